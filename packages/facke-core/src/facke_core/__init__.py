@@ -1,0 +1,94 @@
+"""facke: face swapping with generative models.
+
+Importing this package loads neither torch nor numpy nor PIL; what needs them is loaded on first
+use (PEP 562). The usual way in::
+
+    from facke_core import load
+
+    swapper = load("simswap")
+    result = swapper("source.jpg", "target.jpg")
+    result.save("out.png")
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from facke_core.errors import FackeError
+from facke_core.hookspecs import hookimpl
+from facke_core.methods import (
+    Bundled,
+    CommandSpec,
+    DetectorSpec,
+    EncoderSpec,
+    HubRef,
+    Method,
+    MethodSpec,
+    MetricSpec,
+)
+from facke_core.registry import Registry, default_registry
+from facke_core.types import (
+    AlignedFace,
+    DiscriminatorOutput,
+    Face,
+    FaceBatch,
+    GeneratorOutput,
+    GeneratorSpec,
+    IdentityEncoderSpec,
+    SwapInputs,
+    SwapRequest,
+    SwapResult,
+)
+
+if TYPE_CHECKING:
+    from facke_core.loading import load, load_encoder, save
+    from facke_core.pipeline import SwapPipeline
+    from facke_core.training.trainer import Trainer
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "load": "facke_core.loading",
+    "load_encoder": "facke_core.loading",
+    "save": "facke_core.loading",
+    "SwapPipeline": "facke_core.pipeline",
+    "Trainer": "facke_core.training.trainer",
+}
+
+__all__ = [
+    "AlignedFace",
+    "Bundled",
+    "CommandSpec",
+    "DetectorSpec",
+    "DiscriminatorOutput",
+    "EncoderSpec",
+    "Face",
+    "FaceBatch",
+    "FackeError",
+    "GeneratorOutput",
+    "GeneratorSpec",
+    "HubRef",
+    "IdentityEncoderSpec",
+    "Method",
+    "MethodSpec",
+    "MetricSpec",
+    "Registry",
+    "SwapInputs",
+    "SwapPipeline",
+    "SwapRequest",
+    "SwapResult",
+    "Trainer",
+    "__version__",
+    "default_registry",
+    "hookimpl",
+    "load",
+    "load_encoder",
+    "save",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,80 @@
+"""Every error that facke raises on purpose.
+
+A message has three parts: what was wrong (with the value), why, and what to do next. The command
+line prints the message alone and exits with ``exit_code``; a traceback means a bug in facke.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FackeError(Exception):
+    """Base of all errors a user can meet. ``exit_code`` is what the command line returns."""
+
+    exit_code = 2
+
+
+class UsageError(FackeError):
+    """An argument or option that makes no sense."""
+
+
+class ImageError(FackeError):
+    """A picture that cannot be read or written."""
+
+
+class NoFaceError(FackeError):
+    """No face, or not the face that was asked for, in a photo."""
+
+
+class ConfigError(FackeError):
+    """A configuration file with an unknown key, a wrong type or a missing value."""
+
+
+class DataError(FackeError):
+    """A dataset that cannot be used."""
+
+
+class UnknownNameError(FackeError):
+    """A name that no plugin registered."""
+
+
+class WeightsError(FackeError):
+    """Weights that do not exist or do not fit the network."""
+
+
+class VerificationError(WeightsError):
+    """A file whose content is not what its digest, header or format promises."""
+
+    exit_code = 3
+
+
+class UnavailableError(FackeError):
+    """A plugin, device or optional dependency that is missing here."""
+
+    exit_code = 4
+
+
+class PluginError(FackeError):
+    """A plugin that cannot be registered, or whose target cannot be resolved."""
+
+    exit_code = 4
+
+
+class CompatibilityError(FackeError):
+    """Parts that do not fit together: a sampler, a generator, an encoder."""
+
+
+class TrainingError(FackeError):
+    """A training that cannot go on."""
+
+
+class FackeWarning(UserWarning):
+    """Base of all warnings that facke issues."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`` Did you mean 'simswap'?`` with a leading space, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""
