@@ -1,0 +1,31 @@
+"""Instance normalisation without parameters, and AdaIN driven by an identity."""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+
+def instance_norm(x: Tensor, eps: float = 1e-8) -> Tensor:
+    """Zero mean and unit (biased) variance over the pixels of each channel of (B, C, H, W).
+
+    Statistics are taken in float32 whatever the dtype of ``x`` is.
+    """
+    y = x.float()
+    y = y - y.mean(dim=(2, 3), keepdim=True)
+    return (y * torch.rsqrt(y.square().mean(dim=(2, 3), keepdim=True) + eps)).to(x.dtype)
+
+
+class AdaIN(nn.Module):
+    """Adaptive instance normalisation: ``(gamma + 1) * IN(x) + beta``, gamma and beta linear in
+    the identity (Huang & Belongie, arXiv:1703.06868; SimSwap, arXiv:2106.06340, Eq. (1))."""
+
+    def __init__(self, identity_dim: int, channels: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(identity_dim, 2 * channels)
+
+    def forward(self, x: Tensor, identity: Tensor) -> Tensor:
+        """(B, C, H, W), (B, D) -> (B, C, H, W)."""
+        gamma, beta = rearrange(self.linear(identity), "b (two c) -> two b c 1 1", two=2)
+        return instance_norm(x) * (gamma + 1) + beta

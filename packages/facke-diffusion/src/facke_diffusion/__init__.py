@@ -1,0 +1,1 @@
+"""DDPM and ILVR for facke."""

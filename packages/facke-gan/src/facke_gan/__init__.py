@@ -1,0 +1,1 @@
+"""SimSwap for facke."""

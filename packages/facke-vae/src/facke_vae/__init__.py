@@ -1,0 +1,1 @@
+"""CVAE and CVAE-GAN for facke."""
