@@ -78,3 +78,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`` Did you mean 'simswap'?`` with a leading space, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def check_choice(what: str, value: str, known: Iterable[str]) -> None:
+    """Raise UsageError unless ``value`` is one of ``known``."""
+    known = list(known)
+    if value not in known:
+        raise UsageError(
+            f"{what} {value!r} does not exist.{did_you_mean(value, known)} "
+            f"Choose one of: {', '.join(known)}."
+        )

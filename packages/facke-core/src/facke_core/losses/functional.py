@@ -1,0 +1,246 @@
+"""The equations of the losses: pure functions, each with one value per sample, (B,).
+
+Values are computed in float32 whatever the autocast dtype was (float64 stays float64). Weights,
+masks and the mean over the batch belong to :class:`facke_core.training.step.LossTerm`.
+
+Lists of logits and features have one entry per scale of a discriminator
+(:class:`facke_core.types.DiscriminatorOutput`). Equations as in SimSwap (arXiv:2106.06340,
+Sec. 3.3) and Facke (arXiv:2206.11203, Sec. 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol, get_args, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from facke_core.errors import CompatibilityError, check_choice
+from facke_core.nn.normalize import IMAGENET_STD
+from facke_core.protocols import Discriminator
+
+GanMode = Literal["hinge", "least-squares", "original"]
+FeatureLayers = Literal["w", "o", "w-bar", "n"]
+Units = Literal["rgb", "imagenet"]
+
+_FEATURE_LAYERS: dict[str, slice] = {
+    "w": slice(1, None),
+    "o": slice(None),
+    "w-bar": slice(None, -1),
+}
+
+
+def _full(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _per_sample(x: Tensor) -> Tensor:
+    return x.flatten(1).mean(dim=1)
+
+
+def _adversarial(logits: Sequence[Tensor], equation: Callable[[Tensor], Tensor]) -> Tensor:
+    """Mean over the patches of a scale, then mean over the scales."""
+    if not logits:
+        raise CompatibilityError(
+            "The discriminator returned no logits, so there is nothing to score. "
+            "DiscriminatorOutput.logits needs one (B, 1, h, w) tensor per scale."
+        )
+    return torch.stack([_per_sample(equation(_full(x))) for x in logits]).mean(dim=0)
+
+
+def gan_real(logits: Sequence[Tensor], mode: GanMode = "hinge") -> Tensor:
+    """What the discriminator pays on real images: ``max(0, 1 - D)``, ``(D - 1)^2`` or
+    ``-log sigmoid(D)``."""
+    check_choice("GAN mode", mode, get_args(GanMode))
+    match mode:
+        case "hinge":
+            return _adversarial(logits, lambda x: F.relu(1 - x))
+        case "least-squares":
+            return _adversarial(logits, lambda x: (x - 1).square())
+        case "original":
+            return _adversarial(logits, lambda x: F.softplus(-x))
+
+
+def gan_fake(logits: Sequence[Tensor], mode: GanMode = "hinge") -> Tensor:
+    """What the discriminator pays on fakes: ``max(0, 1 + D)``, ``D^2`` or
+    ``-log(1 - sigmoid(D))``."""
+    check_choice("GAN mode", mode, get_args(GanMode))
+    match mode:
+        case "hinge":
+            return _adversarial(logits, lambda x: F.relu(1 + x))
+        case "least-squares":
+            return _adversarial(logits, torch.square)
+        case "original":
+            return _adversarial(logits, F.softplus)
+
+
+def gan_generator(logits: Sequence[Tensor], mode: GanMode = "hinge") -> Tensor:
+    """What the generator pays for the logits of its fakes: ``-D`` for hinge, else
+    :func:`gan_real`."""
+    if mode == "hinge":
+        return _adversarial(logits, torch.neg)
+    return gan_real(logits, mode)
+
+
+@runtime_checkable
+class ScaleWise(Protocol):
+    """A discriminator whose scales can be scored one by one, each on its own input."""
+
+    def scale_inputs(self, image: Tensor) -> list[Tensor]:
+        """(B, 3, S, S) in [0, 1] -> what each scale's network reads."""
+        ...
+
+    def score(self, scale: int, x: Tensor) -> Tensor:
+        """The logits of one scale for one of those inputs."""
+        ...
+
+
+def gradient_penalty(
+    discriminator: Discriminator,
+    real: Tensor,
+    fake: Tensor,
+    *,
+    rng: torch.Generator | None = None,
+    alpha: Sequence[Tensor] | None = None,
+) -> Tensor:
+    """WGAN-GP (arXiv:1704.00028, Eq. (3)), summed over the scales:
+    ``(||d sum(D_k(x)) / dx||_2 - 1)^2`` at ``x = alpha_k * real + (1 - alpha_k) * fake``.
+
+    A :class:`ScaleWise` discriminator is differentiated with respect to each scale's own
+    (normalised, downsampled) input, as in the original systems; any other one with respect to the
+    image.
+
+    Args:
+        real: (B, 3, S, S) in [0, 1].
+        fake: (B, 3, S, S) in [0, 1]; no gradient reaches it.
+        rng: draws ``alpha``, uniform in [0, 1), one number per sample and scale.
+        alpha: per scale (B, 1, 1, 1), instead of drawing it.
+    """
+    device_type = real.device.type
+    with torch.autocast(device_type, enabled=False), torch.enable_grad():
+        reals, fakes, scores = _scales(discriminator, _full(real.detach()), _full(fake.detach()))
+        if alpha is None:
+            alpha = [
+                torch.rand(len(x), 1, 1, 1, generator=rng, device=rng.device if rng else x.device)
+                for x in reals
+            ]
+        penalties = [
+            _penalty(score, torch.lerp(f, r, a.to(r)))
+            for score, r, f, a in zip(scores, reals, fakes, alpha, strict=True)
+        ]
+    total = torch.stack(penalties).sum(dim=0)
+    return total if torch.is_grad_enabled() else total.detach()
+
+
+def _scales(
+    discriminator: Discriminator, real: Tensor, fake: Tensor
+) -> tuple[list[Tensor], list[Tensor], list[Callable[[Tensor], Tensor]]]:
+    scales = range(discriminator.num_scales)
+    if isinstance(discriminator, ScaleWise):
+        split = discriminator
+
+        def score(k: int) -> Callable[[Tensor], Tensor]:
+            return lambda x: split.score(k, x)
+
+        with torch.no_grad():
+            inputs = split.scale_inputs(real), split.scale_inputs(fake)
+        return *inputs, [score(k) for k in scales]
+
+    def joint(k: int) -> Callable[[Tensor], Tensor]:
+        return lambda x: discriminator(x).logits[k]
+
+    return [real] * len(scales), [fake] * len(scales), [joint(k) for k in scales]
+
+
+def _penalty(score: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    x = x.requires_grad_()
+    (slope,) = torch.autograd.grad(score(x).sum(), x, create_graph=True)
+    return (torch.linalg.vector_norm(slope.flatten(1), dim=1) - 1).square()
+
+
+def feature_matching(
+    real: Sequence[Sequence[Tensor]],
+    fake: Sequence[Sequence[Tensor]],
+    layers: FeatureLayers = "w",
+) -> Tensor:
+    """``4/n * mean over scales of the sum over n layers of mean|real - fake|``; the real features
+    are constants.
+
+    Args:
+        real: per scale, shallow to deep, without the logits.
+        fake: likewise.
+        layers: ``"w"`` all but the first (SimSwap's weak feature matching), ``"o"`` all (oFM),
+            ``"w-bar"`` all but the last, ``"n"`` none: zeros (nFM).
+    """
+    check_choice("Feature matching over layers", layers, get_args(FeatureLayers))
+    if layers == "n":
+        return torch.zeros(len(fake[0][0]), device=fake[0][0].device)
+    scales = []
+    for real_layers, fake_layers in zip(real, fake, strict=True):
+        pairs = list(zip(real_layers, fake_layers, strict=True))
+        chosen = pairs[_FEATURE_LAYERS[layers]]
+        if not chosen:
+            raise CompatibilityError(
+                f"Feature matching {layers!r} leaves no layer of the discriminator's {len(pairs)}. "
+                "Use 'o', or a discriminator that returns more features."
+            )
+        distances = [_per_sample((_full(r.detach()) - _full(f)).abs()) for r, f in chosen]
+        scales.append(4 / len(chosen) * torch.stack(distances).sum(dim=0))
+    return torch.stack(scales).mean(dim=0)
+
+
+def identity_loss(embedding: Tensor, identity: Tensor) -> Tensor:
+    """``1 - cos`` of two sets of embeddings (B, D), normalised or not: 0 same, 2 opposite."""
+    return 1 - F.cosine_similarity(_full(embedding), _full(identity), dim=1)
+
+
+def reconstruction_l1(
+    result: Tensor, reference: Tensor, *, units: Units = "rgb", weight: Tensor | None = None
+) -> Tensor:
+    """Mean absolute difference of two images (B, 3, H, W) in [0, 1].
+
+    Args:
+        units: ``"rgb"``, or ``"imagenet"``: in ImageNet standard deviations per channel, about
+            4.4 times as large, the unit in which the original systems measure.
+        weight: (1 or B, 1, H, W), not negative: the result is the weighted mean over the pixels.
+    """
+    return _weighted_mean(_difference(result, reference, units).abs(), weight)
+
+
+def reconstruction_l2(
+    result: Tensor, reference: Tensor, *, units: Units = "rgb", weight: Tensor | None = None
+) -> Tensor:
+    """Mean squared difference of two images; arguments as in :func:`reconstruction_l1`."""
+    return _weighted_mean(_difference(result, reference, units).square(), weight)
+
+
+def _difference(result: Tensor, reference: Tensor, units: Units) -> Tensor:
+    check_choice("Unit", units, get_args(Units))
+    difference = _full(result) - _full(reference)
+    if units == "imagenet":
+        difference = difference / difference.new_tensor(IMAGENET_STD).view(1, 3, 1, 1)
+    return difference
+
+
+def _weighted_mean(values: Tensor, weight: Tensor | None) -> Tensor:
+    if weight is None:
+        return _per_sample(values)
+    weight = _full(weight).expand(len(values), 1, *values.shape[2:])
+    total = weight.flatten(1).sum(dim=1).clamp_min(torch.finfo(weight.dtype).tiny)
+    return (values.mean(dim=1, keepdim=True) * weight).flatten(1).sum(dim=1) / total
+
+
+def kl_divergence(mu: Tensor, log_var: Tensor) -> Tensor:
+    """``KL(N(mu, exp(log_var)) || N(0, 1))`` in nats, summed over the channels and averaged over
+    the positions (Facke Eq. (4)).
+
+    Args:
+        mu: (B, C, ...), any float dtype.
+        log_var: like ``mu``. In float32 the divergence of one position overflows above 88.
+    """
+    mu, log_var = _full(mu), _full(log_var)
+    # expm1 keeps the digits near log_var = 0; positions first, so that large values stay finite.
+    divergence = 0.5 * (mu.square() + torch.expm1(log_var) - log_var)
+    return divergence.reshape(*mu.shape[:2], -1).mean(dim=2).sum(dim=1)
