@@ -138,7 +138,7 @@ def test_a_clash_names_both_plugins_and_the_remedy() -> None:
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (plugin(facke_method=nothing), "Did you mean 'facke_methods'"),
+        (plugin(facke_method=lambda: None), "Did you mean 'facke_methods'"),
         (plugin(facke_result=lambda result, nonsense: None), "nonsense"),
         (plugin(facke_methods=lambda: [method("new"), "text"]), "must return a list of MethodSpec"),
         (plugin(facke_methods=lambda: [method("new"), method("new")]), "'new' twice"),
