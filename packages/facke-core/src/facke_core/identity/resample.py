@@ -1,0 +1,56 @@
+"""Resampling of crops as two small matrix products: differentiable, antialiased, deterministic.
+
+A crop that is aligned to one upright template becomes a crop aligned to another by a scale and a
+shift alone, and such a map separates into rows and columns. As matrices it needs no ``grid_sample``
+(whose backward pass is not deterministic on CUDA) and filters and shifts in a single step.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+def upright_map(points: Tensor, template: Tensor) -> tuple[float, float, float]:
+    """Least-squares ``(scale, dx, dy)`` with ``template = scale * points + (dx, dy)``, (N, 2) each.
+
+    A rotation is left out on purpose: templates show upright faces.
+    """
+    p, t = points, template
+    p0, t0 = p - p.mean(0), t - t.mean(0)
+    scale = float((p0 * t0).sum() / (p0 * p0).sum())
+    dx, dy = (t.mean(0) - scale * p.mean(0)).tolist()
+    return scale, dx, dy
+
+
+@lru_cache(maxsize=64)
+def _weights(size: int, out: int, scale: float, shift: float) -> Tensor:
+    """(out, size): triangle filter, widened when shrinking; the border pixel is repeated.
+
+    Coordinates are those of pixel centres, ``out = scale * in + shift``.
+    """
+    width = max(1.0, 1.0 / scale)
+    centre = (torch.arange(out, dtype=torch.float64) - shift) / scale
+    reach = int(width) + 1
+    taps = torch.floor(centre)[:, None] + torch.arange(-reach, reach + 2, dtype=torch.float64)
+    value = (1.0 - (taps - centre[:, None]).abs() / width).clamp(min=0.0)
+    value = value / value.sum(1, keepdim=True)
+    weights = torch.zeros(out, size, dtype=torch.float64)
+    weights.scatter_add_(1, taps.long().clamp(0, size - 1), value)
+    return weights.float()
+
+
+def resample(
+    image: Tensor, size: tuple[int, int], scale: tuple[float, float], shift: tuple[float, float]
+) -> Tensor:
+    """Scale and shift ``image`` (B, C, H, W) onto a canvas of ``size`` (height, width).
+
+    ``scale`` and ``shift`` are (y, x) and map pixel centres: ``out = scale * in + shift``. Outside
+    of the image its border is repeated.
+    """
+    height, width = image.shape[-2:]
+    rows = _weights(height, size[0], scale[0], shift[0]).to(image)
+    columns = _weights(width, size[1], scale[1], shift[1]).to(image)
+    return rows @ image @ columns.mT
