@@ -91,6 +91,11 @@ TEMPLATES: dict[str, Template] = {
     "arcface": Template(_ARCFACE, (112, 112)),
     # insightface's looser framing, used for crop sizes that are multiples of 128
     "arcface_128": Template(tuple((x + 8.0, y) for x, y in _ARCFACE), (128, 128)),
+    # our points in the frame of dlib's get_face_chip(size=150, padding=0.25)
+    "dlib_150": Template(
+        ((47.13, 45.23), (100.87, 45.23), (74.00, 79.90), (50.30, 101.54), (97.70, 101.54)),
+        (150, 150),
+    ),
     "sphereface": Template(tuple((x - 8.0, y) for x, y in _ARCFACE), (112, 96)),
 }
 """Name -> template at its native size."""
@@ -135,6 +140,11 @@ def _templates(name: str) -> tuple[str, ...]:
     )
 
 
+def _frontal(name: str) -> str:
+    names = _templates(name)
+    return names[len(names) // 2]
+
+
 def _height_width(size: Size) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
@@ -148,8 +158,7 @@ def template_points(name: str, size: Size) -> Tensor:
     Raises:
         UnknownNameError: no such template.
     """
-    names = _templates(name)
-    template = TEMPLATES[names[len(names) // 2]]
+    template = TEMPLATES[_frontal(name)]
     (height, width), (native_h, native_w) = _height_width(size), template.size
     scale = min(height / native_h, width / native_w)
     margin = torch.tensor([width - scale * native_w, height - scale * native_h]) / 2
@@ -289,11 +298,11 @@ def align(photo: Tensor, face: Face, alignment: Alignment) -> AlignedFace:
 def retemplate(crops: Tensor, alignment: Alignment, template: str, size: Size) -> Tensor:
     """Crops (B, 3, S, S) of ``alignment`` (any S) as crops (B, 3, h, w) of another template.
 
-    This is how an identity encoder sees a method's crops. Crops that have the template already
-    are returned as they are (encoders resize by themselves). A template set counts as its
-    frontal template, since a crop alone does not tell which one was taken.
+    This is how an identity encoder of another template sees a method's crops. Where the template
+    is the same, or the encoder names none, they pass unchanged: encoders resize by themselves.
+    Of a template set the frontal one counts, since a crop does not tell which one was taken.
     """
-    if template in ("", alignment.template):
+    if not template or _frontal(template) == _frontal(alignment.template):
         return crops
     own = template_points(alignment.template, (crops.shape[2], crops.shape[3]))
     matrix = similarity_transform(own[None], template_points(template, size))
