@@ -14,7 +14,7 @@ import os
 import tempfile
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -55,12 +55,23 @@ def from_dict(cls: type[T], data: Any, *, where: str = "config") -> T:
             raise ConfigError(
                 f"{where}.{name}: missing. Add it; expected {_expected(hints[name])}."
             )
-    try:
-        return cls(**values)
-    except FackeError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{where}: {error}") from error
+    return _made(lambda: cls(**values), where)
+
+
+def updated(config: T, settings: Mapping[str, Any], *, where: str = "config") -> T:
+    """A copy of the dataclass instance ``config`` with some fields changed, checked as above.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type, or a value that the class refuses.
+    """
+    hints = get_type_hints(type(config))
+    known = {f.name: f for f in dataclasses.fields(config) if f.init}  # type: ignore[arg-type]
+    values = {}
+    for key, value in settings.items():
+        if key not in known:
+            raise _unknown_key(where, key, known)
+        values[key] = _convert(hints[key], value, f"{where}.{key}")
+    return _made(lambda: dataclasses.replace(config, **values), where)  # type: ignore[type-var]
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -136,6 +147,16 @@ def override(
             raise ConfigError(f"{assignment!r} is not KEY=VALUE. Write, for example, steps=25.")
         _assign(result, key.split("."), text, schema, where)
     return typing.cast("dict[str, Any]", result)
+
+
+def _made(make: Callable[[], T], where: str) -> T:
+    """What ``make`` returns; a value that a class refuses becomes a ConfigError."""
+    try:
+        return make()
+    except FackeError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def _assign(data: dict[str, Any], keys: list[str], text: str, hint: Any, where: str) -> None:
