@@ -16,7 +16,6 @@ import importlib.util
 import json
 import os
 import tempfile
-from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from torch import Tensor, nn
 
 from facke_core.errors import UnavailableError, VerificationError
 from facke_core.identity.frozen import FrozenEncoder
-from facke_core.identity.resample import resample, upright_map
+from facke_core.identity.resample import reframe
 from facke_core.types import IdentityEncoderSpec
 
 FILE = "dlib_face_recognition_resnet_model_v1.dat"
@@ -219,15 +218,6 @@ def mean_descriptor() -> Tensor:
     return torch.tensor(json.loads(text)["mean"])
 
 
-@lru_cache(maxsize=64)
-def _chip_map(template: str, height: int, width: int) -> tuple[float, float, float]:
-    """``(scale, dx, dy)`` from crops of this size, aligned to ``template``, to dlib's chip."""
-    from facke_core.faces.align import template_points
-
-    points = template_points(template, (height, width))
-    return upright_map(points, torch.tensor(TEMPLATE, dtype=torch.float64))
-
-
 class DlibEncoder(FrozenEncoder):
     """Crops (B, 3, H, W) in [0, 1], aligned to ``crop_template`` -> unit embeddings (B, 128).
 
@@ -243,7 +233,9 @@ class DlibEncoder(FrozenEncoder):
         crop_template: str = "simswap_frontal",
         centre: bool = True,
     ) -> None:
-        _chip_map(crop_template, SIZE, SIZE)  # refuses an unknown name now, not in the first batch
+        from facke_core.faces.align import template_points
+
+        template_points(crop_template, SIZE)  # refuses an unknown name before the first batch
         spec = IdentityEncoderSpec(
             name="dlib-resnet29",
             embedding_dim=128,
@@ -257,8 +249,7 @@ class DlibEncoder(FrozenEncoder):
 
     def chip(self, face: Tensor) -> Tensor:
         """(B, 3, 150, 150): the crop in dlib's framing."""
-        scale, dx, dy = _chip_map(self.spec.template, face.shape[-2], face.shape[-1])
-        return resample(face, (SIZE, SIZE), (scale, scale), (dy, dx))
+        return reframe(face, self.spec.template, TEMPLATE, (SIZE, SIZE))
 
     def forward(self, face: Tensor) -> Tensor:
         raw = self.network(self.chip(face)).float()

@@ -17,12 +17,8 @@ class FrozenEncoder(nn.Module):
         super().__init__()
         self.spec = spec
         self.network = network.eval().requires_grad_(False)
-        self.training = False
 
     def train(self, mode: bool = True) -> FrozenEncoder:
-        """Changes nothing: dropout and batch statistics have no place in a measuring device."""
-        return self
-
-    def requires_grad_(self, requires_grad: bool = True) -> FrozenEncoder:
-        """Changes nothing: a loop that unfreezes whole models must not train the encoder."""
+        """Stays in evaluation mode: dropout and batch statistics have no place in a measure."""
+        super().train(False)
         return self

