@@ -19,7 +19,7 @@ from facke_core.errors import (
     VerificationError,
     WeightsError,
 )
-from facke_core.faces.align import template_points, warp
+from facke_core.faces.align import TEMPLATES, alignment_matrix, template_points, warp
 from facke_core.identity import dlib_resnet, iresnet, timm_encoder
 from facke_core.identity.resample import reframe, resample, resize
 from facke_core.protocols import IdentityEncoder
@@ -198,19 +198,20 @@ def test_dlib_refuses_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @needs_dlib_weights
 def test_dlib_sees_the_same_chip_in_crops_of_any_template_and_size() -> None:
-    photo = crops(1, 400)
-    seen = {}
-    for template, size in (("simswap_frontal", 224), ("arcface", 224), ("ffhq", 512)):
-        eyes = torch.tensor([[170.0, 180], [230, 180], [200, 212], [175, 246], [225, 246]])
-        own = template_points(template, size)
-        scale = float((own[1] - own[0]).norm() / 60)
-        shift = own.mean(0) - scale * eyes.double().mean(0)
-        matrix = torch.tensor([[[scale, 0, shift[0]], [0, scale, shift[1]]]])
-        crop = warp(photo, matrix.float(), size)
-        seen[template] = dlib_resnet.build(crop_template=template).chip(crop)
-    middle = (..., slice(30, 120), slice(30, 120))
-    for template in ("arcface", "ffhq"):
-        assert (seen[template][middle] - seen["simswap_frontal"][middle]).abs().mean() < 0.05
+    # a photo whose pixels tell their coordinates, with a face of dlib's proportions in it
+    y, x = torch.meshgrid(torch.arange(400.0), torch.arange(400.0), indexing="ij")
+    photo = torch.stack([x, y, x])[None] / 400
+    face = torch.tensor(dlib_resnet.TEMPLATE)[None] + 125
+    for template, size in (("simswap_frontal", 224), ("arcface", 112), ("ffhq", 512)):
+        crop = warp(photo, alignment_matrix(face, template, size), size)
+        chip = dlib_resnet.build(crop_template=template).chip(crop)[0, :2] * 400
+        offset = chip - torch.stack([x, y])[:, 125:275, 125:275]
+        assert offset[:, 20:130, 20:130].abs().max() < 3, template
+
+
+def test_the_aligner_knows_dlibs_template() -> None:
+    assert TEMPLATES["dlib_150"].points == dlib_resnet.TEMPLATE
+    assert TEMPLATES["dlib_150"].size == (dlib_resnet.SIZE, dlib_resnet.SIZE)
 
 
 @needs_dlib_weights
