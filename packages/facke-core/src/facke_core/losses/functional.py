@@ -118,8 +118,7 @@ def gradient_penalty(
         rng: draws ``alpha``, uniform in [0, 1), one number per sample and scale.
         alpha: per scale (B, 1, 1, 1), instead of drawing it.
     """
-    device_type = real.device.type
-    with torch.autocast(device_type, enabled=False), torch.enable_grad():
+    with torch.autocast(real.device.type, enabled=False), torch.enable_grad():
         reals, fakes, scores = _scales(discriminator, _full(real.detach()), _full(fake.detach()))
         if alpha is None:
             alpha = [
@@ -130,8 +129,7 @@ def gradient_penalty(
             _penalty(score, torch.lerp(f, r, a.to(r)))
             for score, r, f, a in zip(scores, reals, fakes, alpha, strict=True)
         ]
-    total = torch.stack(penalties).sum(dim=0)
-    return total if torch.is_grad_enabled() else total.detach()
+    return torch.stack(penalties).sum(dim=0)
 
 
 def _scales(
