@@ -8,7 +8,7 @@ Weights converted from the original systems stay under their own, non-commercial
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +16,15 @@ from torch import Tensor, nn
 
 from facke_core.errors import ConfigError
 from facke_core.methods import Method
-from facke_core.nn.id_blocks import IDBlock
+from facke_core.nn.id_blocks import IDBlock, Padding
 from facke_core.nn.normalize import Normalize
 from facke_core.sampling import SinglePass
 from facke_core.types import GeneratorOutput, GeneratorSpec
+
+if TYPE_CHECKING:
+    from facke_core.protocols import IdentityEncoder
+    from facke_core.training.recipe import Recipe
+    from facke_core.training.step import Objective
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +37,8 @@ class SimSwapConfig:
     """After the stem, then after each halving; the last one is the width of the ID blocks."""
     num_id_blocks: int = 9
     stem_kernel: int = 7
+    padding: Padding = "reflect"
+    """Of stem, ID blocks and head; zeros are faster."""
     patch: int = 1
     """The stem sees pixels folded p x p into channels, and the head unfolds them (1: pixels)."""
     skips: int = 0
@@ -58,10 +65,10 @@ class SimSwapConfig:
             )
 
 
-def _conv(cin: int, cout: int, kernel: int, stride: int = 1, *, reflect: bool = False) -> nn.Module:
-    return nn.Conv2d(
-        cin, cout, kernel, stride, kernel // 2, padding_mode="reflect" if reflect else "zeros"
-    )
+def _conv(
+    cin: int, cout: int, kernel: int, stride: int = 1, padding: Padding = "zeros"
+) -> nn.Module:
+    return nn.Conv2d(cin, cout, kernel, stride, kernel // 2, padding_mode=padding)
 
 
 class SimSwapGenerator(nn.Module):
@@ -78,14 +85,15 @@ class SimSwapGenerator(nn.Module):
         c, pixels = config.channels, 3 * config.patch**2
         self.normalize = Normalize() if config.normalization == "imagenet" else nn.Identity()
         self.stem = nn.Sequential(
-            _conv(pixels, c[0], config.stem_kernel, reflect=True), nn.BatchNorm2d(c[0]), nn.ReLU()
+            _conv(pixels, c[0], config.stem_kernel, padding=config.padding), nn.BatchNorm2d(c[0]), nn.ReLU()
         )
         self.down = nn.ModuleList(
             nn.Sequential(_conv(a, b, 3, 2), nn.BatchNorm2d(b), nn.ReLU())
             for a, b in zip(c, c[1:], strict=False)
         )
         self.id_blocks = nn.ModuleList(
-            IDBlock(c[-1], config.identity_dim) for _ in range(config.num_id_blocks)
+            IDBlock(c[-1], config.identity_dim, padding=config.padding)
+            for _ in range(config.num_id_blocks)
         )
         wide = list(c[:0:-1])
         self.up = nn.ModuleList(
@@ -94,7 +102,7 @@ class SimSwapGenerator(nn.Module):
             )
             for i, (a, b) in enumerate(zip(wide, c[-2::-1], strict=True))
         )
-        head: list[nn.Module] = [_conv(c[0], pixels, config.stem_kernel, reflect=True)]
+        head: list[nn.Module] = [_conv(c[0], pixels, config.stem_kernel, padding=config.padding)]
         if config.output == "bn-tanh":
             head.append(nn.BatchNorm2d(pixels))
         self.head = nn.Sequential(*head)
@@ -135,3 +143,19 @@ OFFICIAL_512 = SimSwapConfig(image_size=512, channels=(32, 64, 128, 256, 512))
 def build(config: SimSwapConfig) -> Method:
     """A SimSwap generator with fresh weights and its one-pass sampler."""
     return Method(generator=SimSwapGenerator(config), sampler=SinglePass())
+
+
+def objective(method: Method, encoder: IdentityEncoder, recipe: Recipe) -> Objective:
+    """SimSwap's objective: a patch discriminator and the generator, with the recipe's terms."""
+    from facke_core.nn.discriminators import MultiScalePatchDiscriminator
+    from facke_core.training.recipe import terms
+    from facke_core.training.swapping import SwapObjective
+
+    modules: dict[str, Any] = {"generator": method.generator, "identity_encoder": encoder}
+    if recipe.discriminator_loss:
+        modules["discriminator"] = MultiScalePatchDiscriminator(**recipe.discriminator)
+    return SwapObjective(
+        modules,
+        generator_terms=terms(recipe.loss),
+        discriminator_terms=terms(recipe.discriminator_loss),
+    )

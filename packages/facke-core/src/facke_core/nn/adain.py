@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -10,11 +10,10 @@ from torch import Tensor, nn
 def instance_norm(x: Tensor, eps: float = 1e-8) -> Tensor:
     """Zero mean and unit (biased) variance over the pixels of each channel of (B, C, H, W).
 
-    Statistics are taken in float32 whatever the dtype of ``x`` is.
+    Statistics are taken in float32 whatever the dtype of ``x`` is. Group normalisation with one
+    channel per group; its kernel is several times faster in the contiguous layout.
     """
-    y = x.float()
-    y = y - y.mean(dim=(2, 3), keepdim=True)
-    return (y * torch.rsqrt(y.square().mean(dim=(2, 3), keepdim=True) + eps)).to(x.dtype)
+    return F.group_norm(x.contiguous(), x.shape[1], eps=eps)
 
 
 class AdaIN(nn.Module):

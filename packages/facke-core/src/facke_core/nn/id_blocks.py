@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facke_core.nn.adain import AdaIN
 
+Padding = Literal["reflect", "zeros"]
+
 
 class IDBlock(nn.Module):
-    """``x + AdaIN(conv(ReLU(AdaIN(conv(x)))))`` with reflect padding and no activation after the
-    sum (SimSwap, arXiv:2106.06340, Fig. 2; Facke Sec. 2.1)."""
+    """``x + AdaIN(conv(ReLU(AdaIN(conv(x)))))`` without an activation after the sum
+    (SimSwap, arXiv:2106.06340, Fig. 2; Facke Sec. 2.1). The originals pad by reflection."""
 
-    def __init__(self, channels: int, identity_dim: int) -> None:
+    def __init__(self, channels: int, identity_dim: int, *, padding: Padding = "reflect") -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect")
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, padding_mode=padding)
         self.adain1 = AdaIN(identity_dim, channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect")
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, padding_mode=padding)
         self.adain2 = AdaIN(identity_dim, channels)
 
     def forward(self, x: Tensor, identity: Tensor) -> Tensor:

@@ -1,0 +1,178 @@
+"""Loss objects: each reads a :class:`~facke_core.training.step.Step` and returns (B,)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from facke_core.losses import functional as L
+from facke_core.training.step import Step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityLoss:
+    """``1 - cos(E(result), identity)`` with the encoder that conditions the generator.
+
+    ``augment`` changes the result a little and at random before the encoder looks (shift, zoom,
+    brightness, saturation, noise), so that the generator cannot please it with fine patterns that
+    no other recogniser sees.
+    """
+
+    augment: float = 0.0
+    name: str = "identity"
+
+    def __call__(self, step: Step) -> Tensor:
+        image = step.output.image
+        if self.augment:
+            image = perturb(image, self.augment, step.rng)
+        return L.identity_loss(step.modules["identity_encoder"](image), step.batch.identity)
+
+
+def perturb(image: Tensor, amount: float, rng: torch.Generator | None) -> Tensor:
+    """Small random changes that keep a face recognisable, per sample; differentiable.
+
+    Args:
+        image: (B, 3, S, S) in [0, 1].
+        amount: 1 means up to 4 % zoom and shift, 0.1 rad of rotation, 20 % gain, any saturation
+            down to grey, and noise of 0.04.
+        rng: the only source of randomness.
+    """
+    b = len(image)
+
+    def draw(low: float, high: float, *shape: int) -> Tensor:
+        x = torch.rand(b, *shape, generator=rng, device=rng.device if rng else None)
+        return (low + (high - low) * x).to(image.device)
+
+    angle = draw(-0.1, 0.1) * amount
+    zoom = 1 + draw(-0.04, 0.04) * amount
+    shift = draw(-0.04, 0.04, 2) * amount
+    cos, sin = zoom * torch.cos(angle), zoom * torch.sin(angle)
+    matrix = torch.stack(
+        [torch.stack([cos, -sin, shift[:, 0]], 1), torch.stack([sin, cos, shift[:, 1]], 1)], 1
+    )
+    grid = F.affine_grid(matrix, list(image.shape), align_corners=False)
+    image = F.grid_sample(
+        image.float(), grid, padding_mode="reflection", align_corners=False, mode="bilinear"
+    )
+    saturation = 1 - amount * draw(0, 1, 1, 1, 1).pow(2)
+    image = torch.lerp(image.mean(dim=1, keepdim=True).expand_as(image), image, saturation)
+    image = image * (1 + draw(-0.2, 0.2, 1, 1, 1) * amount)
+    noise = torch.randn(image.shape, generator=rng, device=rng.device if rng else None)
+    return image + noise.to(image.device) * (0.04 * amount * draw(0, 1, 1, 1, 1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReconstructionLoss:
+    """Mean absolute difference between the result and the reference.
+
+    ``focus`` in [0, 1) weighs the middle of the face more than the border of the crop, which the
+    paste-back throws away: 0 weighs all pixels alike.
+    """
+
+    units: L.Units = "rgb"
+    focus: float = 0.0
+    name: str = "reconstruction"
+
+    def __call__(self, step: Step) -> Tensor:
+        image = step.output.image
+        weight = face_weight(image.shape[-1], self.focus).to(image.device) if self.focus else None
+        return L.reconstruction_l1(image, step.batch.reference, units=self.units, weight=weight)
+
+
+def face_weight(size: int, focus: float) -> Tensor:
+    """(1, 1, size, size): ``1 - focus`` at the border of a SimSwap crop, 1 around the nose."""
+    axis = (torch.arange(size) + 0.5) / size
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    bump = torch.exp(-((x - 0.5) ** 2 + (y - 0.6) ** 2) / (2 * 0.22**2))
+    return (1 - focus + focus * bump)[None, None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LowPassLoss:
+    """Mean absolute difference between result and *target* after averaging blocks of ``factor``
+    pixels: light and colour must stay, detail may change."""
+
+    factor: int = 16
+    name: str = "low-pass"
+
+    def __call__(self, step: Step) -> Tensor:
+        result = F.avg_pool2d(step.output.image.float(), self.factor)
+        return L.reconstruction_l1(result, F.avg_pool2d(step.batch.target, self.factor))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneratorGanLoss:
+    """What the generator pays the discriminator."""
+
+    mode: L.GanMode = "hinge"
+    name: str = "gan"
+
+    def __call__(self, step: Step) -> Tensor:
+        return L.gan_generator(step.fake.logits, self.mode)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureMatchingLoss:
+    """(Weak) feature matching between the result and the reference."""
+
+    layers: L.FeatureLayers = "w"
+    name: str = "feature-matching"
+
+    def __call__(self, step: Step) -> Tensor:
+        with torch.no_grad():
+            real = step.real.features
+        return L.feature_matching(real, step.fake.features, self.layers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RealLoss:
+    """What the discriminator pays on the reference."""
+
+    mode: L.GanMode = "hinge"
+    name: str = "real"
+
+    def __call__(self, step: Step) -> Tensor:
+        return L.gan_real(step.real.logits, self.mode)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FakeLoss:
+    """What the discriminator pays on the result."""
+
+    mode: L.GanMode = "hinge"
+    name: str = "fake"
+
+    def __call__(self, step: Step) -> Tensor:
+        return L.gan_fake(step.fake.logits, self.mode)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GradientPenalty:
+    """Gradient penalty of the discriminator between reference and result."""
+
+    name: str = "gradient-penalty"
+
+    def __call__(self, step: Step) -> Tensor:
+        discriminator = step.modules["discriminator"]
+        return L.gradient_penalty(
+            discriminator,  # type: ignore[arg-type]
+            step.batch.reference,
+            step.output.image,
+            rng=step.rng,
+        )
+
+
+TERMS = {
+    "identity": IdentityLoss,
+    "reconstruction": ReconstructionLoss,
+    "low-pass": LowPassLoss,
+    "gan": GeneratorGanLoss,
+    "feature-matching": FeatureMatchingLoss,
+    "real": RealLoss,
+    "fake": FakeLoss,
+    "gradient-penalty": GradientPenalty,
+}
+"""The terms that a recipe can name."""

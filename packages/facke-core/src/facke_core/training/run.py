@@ -1,0 +1,219 @@
+"""``facke train``: a recipe and a dataset in, a run folder out.
+
+A run folder is a weights folder (``config.json``, ``model.safetensors``: the moving average, ready
+for ``load("./run")``) with ``log.jsonl``, ``recipe.json`` and ``checkpoints/``, from which
+``--resume`` continues.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from facke_core.config import from_dict, override, read_json, to_dict, write_json
+from facke_core.data.crops import CropSet, SwapBatches
+from facke_core.devices import resolve_device
+from facke_core.errors import DataError, UsageError
+from facke_core.loading import build_method, load_encoder, save
+from facke_core.registry import Registry, default_registry
+from facke_core.training.recipe import Recipe
+from facke_core.training.trainer import STATE, Trainer
+from facke_core.weights import WeightsConfig
+
+LOG = "log.jsonl"
+RECIPE = "recipe.json"
+CHECKPOINTS = "checkpoints"
+KEEP = 2
+"""Checkpoints that stay in a run folder."""
+_PRECISION = {"float32": "no", "bfloat16": "bf16"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSummary:
+    """What a call of :func:`train` did."""
+
+    out: Path
+    step: int
+    steps: int
+    images: int
+    seconds: float
+    finished: bool
+    """False when it was stopped before the last step; ``--resume`` continues."""
+
+
+def read_recipe(recipe: str, overrides: Sequence[str], registry: Registry) -> Recipe:
+    """A registered recipe's name or a JSON file, with ``key=value`` overrides.
+
+    Raises:
+        ConfigError: unknown key, wrong type, missing value.
+        UnknownNameError: neither a file nor a registered recipe.
+    """
+    path = Path(recipe)
+    if path.suffix != ".json":
+        path = registry.resource(registry.recipe(recipe).resource)
+    data = override(read_json(path), *overrides, schema=Recipe)
+    return from_dict(Recipe, data, where="recipe")
+
+
+def train(
+    recipe: str,
+    data: Path,
+    out: Path,
+    *,
+    resume: bool = False,
+    overrides: Sequence[str] = (),
+    device: str = "auto",
+    quiet: bool = False,
+    registry: Registry | None = None,
+    say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
+) -> TrainSummary:
+    """Train ``recipe`` on the crop set ``data`` and write the run folder ``out``.
+
+    Interrupted by SIGINT or SIGTERM it saves a checkpoint and returns.
+
+    Raises:
+        UsageError: ``out`` holds a run already and ``resume`` is false, or the reverse.
+        DataError: the crop set does not fit the recipe.
+        TrainingError: a loss is not finite, or a checkpoint cannot be written.
+    """
+    registry = registry or default_registry()
+    settings = read_recipe(recipe, overrides, registry)
+    checkpoints = out / CHECKPOINTS
+    latest = _latest(checkpoints)
+    if latest and not resume:
+        raise UsageError(
+            f"{out} holds a run already (checkpoint {latest.name}). Continue it with --resume, or "
+            "choose another --out."
+        )
+    if resume and not latest:
+        raise UsageError(f"{out} holds no checkpoint to resume. Start without --resume.")
+
+    place = resolve_device(device)
+    crops = CropSet.load(data)
+    _check_dataset(crops, settings, data)
+    weights = WeightsConfig(
+        method=settings.method,
+        generator=settings.generator,
+        identity_encoder=settings.identity_encoder,
+        alignment=settings.alignment,
+        license="Apache-2.0",
+    )
+    torch.manual_seed(settings.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        method = build_method(weights, registry=registry)
+    encoder = load_encoder(settings.identity_encoder, registry=registry)
+    spec = registry.method(settings.method)
+    if not spec.objective:
+        raise UsageError(f"The method {spec.name!r} cannot be trained: it has no objective.")
+    objective = registry.resolve(spec.objective)(method, encoder, settings)
+    accelerator = Accelerator(
+        cpu=place.type == "cpu", mixed_precision=_PRECISION[settings.precision]
+    )
+    batches = SwapBatches(
+        crops, batch_size=settings.batch_size, config=settings.data, seed=settings.seed
+    )
+    trainer = Trainer(objective, batches, recipe=settings, accelerator=accelerator)
+    if latest:
+        trainer.resume(latest)
+        if not quiet:
+            say(f"resumed at step {trainer.step}")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / RECIPE, to_dict(settings))
+
+    def keep() -> None:
+        if not accelerator.is_main_process:
+            return
+        trainer.save(checkpoints / f"{trainer.step:08d}")
+        for old in sorted(checkpoints.glob("[0-9]*"))[:-KEEP]:
+            shutil.rmtree(old, ignore_errors=True)
+        provenance = {
+            "recipe": recipe if not recipe.endswith(".json") else Path(recipe).stem,
+            "steps": trainer.step,
+            "images": trainer.step * settings.batch_size * accelerator.num_processes,
+            "data": crops.info.get("name", data.name),
+        }
+        averaged = method._replace(generator=trainer.ema.module)
+        save(
+            averaged,
+            out,
+            replace(weights, training=provenance),
+            dtype=torch.float16,
+            overwrite=True,
+            registry=registry,
+        )
+
+    started = time.perf_counter()
+    with _stop_signals() as stopped, (out / LOG).open("a", encoding="utf-8") as log:
+        saved = trainer.step
+        for report in trainer:
+            registry.train_step(report)
+            if report.step % settings.log_every == 0 or report.step == settings.steps:
+                rate = settings.batch_size / report.seconds
+                line = {"step": report.step, "images": report.images, "images_per_s": rate}
+                log.write(json.dumps(_rounded(line | dict(report.losses))) + "\n")
+                log.flush()
+                if not quiet:
+                    terms = "  ".join(f"{k.split('.')[-1]} {v:.3f}" for k, v in report.losses.items())
+                    say(f"step {report.step}/{settings.steps}  {rate:.1f} images/s  {terms}")
+            if report.step % settings.save_every == 0:
+                keep()
+                saved = report.step
+            if stopped:
+                break
+        if trainer.step != saved:
+            keep()
+    return TrainSummary(
+        out=out,
+        step=trainer.step,
+        steps=settings.steps,
+        images=trainer.step * settings.batch_size * accelerator.num_processes,
+        seconds=time.perf_counter() - started,
+        finished=trainer.step >= settings.steps,
+    )
+
+
+def _latest(checkpoints: Path) -> Path | None:
+    """The newest complete checkpoint: its folder got its name only when all was written."""
+    found = [p for p in checkpoints.glob("[0-9]*") if (p / STATE).is_file()]
+    return max(found, default=None, key=lambda p: int(p.name.split(".")[0]))
+
+
+def _check_dataset(crops: CropSet, recipe: Recipe, data: Path) -> None:
+    for key in ("identity_encoder", "alignment"):
+        have, want = crops.info.get(key), dict(getattr(recipe, key))
+        if have != want:
+            raise DataError(
+                f"{data} was made with {key} {have}, the recipe needs {want}. Make the crop set "
+                "again with the recipe's settings."
+            )
+
+
+def _rounded(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: round(v, 5) if isinstance(v, float) else v for k, v in values.items()}
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """A list that is not empty once SIGINT or SIGTERM came; the step in flight ends first."""
+    came: list[int] = []
+    previous = {
+        number: signal.signal(number, lambda n, _: came.append(n))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield came
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

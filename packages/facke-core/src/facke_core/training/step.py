@@ -1,0 +1,102 @@
+"""What a method hands to the trainer: named modules, and phases with weighted loss terms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from facke_core.protocols import Loss
+from facke_core.types import DiscriminatorOutput, FaceBatch, GeneratorOutput
+
+
+@dataclass
+class Step:
+    """What one phase computed; losses read it.
+
+    The discriminator's verdicts are computed on first use, so a phase whose adversarial terms are
+    not active yet does not pay for them.
+    """
+
+    batch: FaceBatch
+    output: GeneratorOutput
+    modules: Mapping[str, nn.Module]
+    rng: torch.Generator | None = None
+
+    @cached_property
+    def fake(self) -> DiscriminatorOutput:
+        """The discriminator on the result."""
+        return self.modules["discriminator"](self.output.image)
+
+    @cached_property
+    def real(self) -> DiscriminatorOutput:
+        """The discriminator on the reference."""
+        return self.modules["discriminator"](self.batch.reference)
+
+
+@dataclass(frozen=True, slots=True)
+class LossTerm:
+    """``weight`` x mean of ``loss`` over the samples where ``batch.<where>`` holds.
+
+    The weight rises linearly from 0 at step ``start`` to its full value ``ramp`` steps later; the
+    loss is not computed before ``start``.
+    """
+
+    loss: Loss
+    weight: float = 1.0
+    where: str | None = None
+    start: int = 0
+    ramp: int = 0
+
+    def weight_at(self, step: int) -> float:
+        if step < self.start:
+            return 0.0
+        return self.weight * min(1.0, (step - self.start + 1) / (self.ramp + 1))
+
+    def mean(self, step: Step) -> Tensor:
+        """The unweighted mean, a float32 scalar; 0 where no sample qualifies."""
+        values = self.loss(step).float()
+        if self.where is None:
+            return values.mean()
+        chosen = getattr(step.batch, self.where).to(values.dtype)
+        return (values * chosen).sum() / chosen.sum().clamp_min(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One optimiser step: which module it trains, what it computes, what it minimises."""
+
+    trains: str
+    forward: Callable[[Mapping[str, nn.Module], FaceBatch, torch.Generator | None], Step]
+    terms: Sequence[LossTerm]
+
+    def active_at(self, step: int) -> bool:
+        """Whether any term counts at this step."""
+        return any(term.weight_at(step) for term in self.terms)
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """What the trainer needs to know of a method."""
+
+    @property
+    def modules(self) -> Mapping[str, nn.Module]: ...
+    @property
+    def phases(self) -> Sequence[Phase]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepReport:
+    """What one training step did."""
+
+    step: int
+    """Steps finished, this one included."""
+    images: int
+    """Images seen so far: steps x batch size x processes."""
+    losses: Mapping[str, float] = field(default_factory=dict)
+    """Unweighted mean per term, ``"generator.identity"``."""
+    seconds: float = 0.0

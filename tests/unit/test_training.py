@@ -1,0 +1,224 @@
+"""The trainer: exactness, phases, checkpoints."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from facke_core.config import from_dict
+from facke_core.errors import ConfigError, TrainingError
+from facke_core.losses.terms import IdentityLoss, ReconstructionLoss
+from facke_core.nn.discriminators import MultiScalePatchDiscriminator
+from facke_core.training.recipe import OptimizerConfig, Recipe, terms
+from facke_core.training.step import LossTerm, Step
+from facke_core.training.swapping import SwapObjective
+from facke_core.training.trainer import Trainer
+from facke_core.types import FaceBatch, GeneratorOutput
+
+SIZE = 48
+
+
+class TinyGenerator(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        self.norm = nn.BatchNorm2d(3)
+        self.identity = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor, *, identity: Tensor) -> GeneratorOutput:
+        y = self.norm(self.conv(x)) + self.identity(identity)[..., None, None]
+        return GeneratorOutput(torch.sigmoid(y), {})
+
+
+class TinyEncoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 4).requires_grad_(False)
+
+    def forward(self, face: Tensor) -> Tensor:
+        return nn.functional.normalize(self.linear(face.mean(dim=(2, 3))), dim=1)
+
+
+class RandomBatches:
+    """Batch k from seed k, as the trainer's contract asks."""
+
+    def __getitem__(self, step: int) -> FaceBatch:
+        rng = torch.Generator().manual_seed(step)
+        source, target = torch.rand(2, 2, 3, SIZE, SIZE, generator=rng)
+        identity = nn.functional.normalize(torch.randn(2, 4, generator=rng), dim=1)
+        return FaceBatch(source, target, identity, torch.tensor([True, False]), target)
+
+
+RECIPE: dict[str, Any] = {
+    "method": "tiny",
+    "steps": 6,
+    "batch_size": 2,
+    "generator": {},
+    "identity_encoder": {"name": "tiny"},
+    "alignment": {"template": "simswap_frontal", "size": SIZE},
+    "loss": {
+        "identity": {"weight": 1.0, "options": {"augment": 1.0}},
+        "reconstruction": {"weight": 10.0, "where": "same_identity"},
+        "gan": {"weight": 1.0, "start": 2},
+        "feature-matching": {"weight": 1.0, "start": 2, "ramp": 2},
+    },
+    "discriminator_loss": {
+        "real": {"weight": 1.0, "start": 2},
+        "fake": {"weight": 1.0, "start": 2},
+        "gradient-penalty": {"weight": 1e-5, "start": 2},
+    },
+    "clip": 1.0,
+}
+
+
+def make_trainer(**changes: Any) -> Trainer:
+    recipe = from_dict(Recipe, RECIPE | changes)
+    torch.manual_seed(0)
+    objective = SwapObjective(
+        {
+            "generator": TinyGenerator(),
+            "identity_encoder": TinyEncoder(),
+            "discriminator": MultiScalePatchDiscriminator(num_scales=1, width=4),
+        },
+        generator_terms=terms(recipe.loss),
+        discriminator_terms=terms(recipe.discriminator_loss),
+    )
+    return Trainer(objective, RandomBatches(), recipe=recipe)
+
+
+def weights(trainer: Trainer) -> Mapping[str, Tensor]:
+    states = {name: module.state_dict() for name, module in trainer.objective.modules.items()}
+    states["ema"] = trainer.ema.module.state_dict()
+    return {f"{m}.{k}": v.clone() for m, state in states.items() for k, v in state.items()}
+
+
+@pytest.mark.parametrize("stop", [1, 3, 5])
+def test_a_resumed_training_is_bit_identical_to_the_uninterrupted_one(
+    stop: int, tmp_path: Path
+) -> None:
+    whole = make_trainer()
+    reports = list(whole)
+
+    first = make_trainer()
+    for report in first:
+        if report.step == stop:
+            break
+    first.save(tmp_path / "checkpoint")
+    torch.manual_seed(123)  # the global random state must not matter
+    second = make_trainer()
+    second.resume(tmp_path / "checkpoint")
+    rest = list(second)
+
+    assert [r.step for r in rest] == list(range(stop + 1, 7))
+    assert rest[-1].losses == reports[-1].losses
+    expected = weights(whole)
+    for name, value in weights(second).items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_a_phase_changes_only_the_module_it_trains() -> None:
+    trainer = make_trainer(loss={}, steps=4)
+    before = weights(trainer)
+    list(trainer)
+    after = weights(trainer)
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    # the generator's BatchNorm statistics follow its forward passes, its parameters stay
+    moved = {n for n in before if n.startswith("generator") and not torch.equal(before[n], after[n])}
+    assert changed - {"ema"} == {"discriminator", "generator"}
+    assert moved <= {f"generator.norm.{n}" for n in _STATISTICS}
+
+
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def test_terms_start_and_ramp() -> None:
+    term = LossTerm(ReconstructionLoss(), weight=8.0, start=10, ramp=3)
+    assert [term.weight_at(s) for s in (0, 9, 10, 11, 12, 13, 99)] == [0, 0, 2, 4, 6, 8, 8]
+
+
+def test_a_term_that_has_not_started_is_not_reported_or_computed() -> None:
+    reports = list(make_trainer(steps=3))
+    assert "generator.gan" not in reports[1].losses
+    assert "discriminator.real" not in reports[1].losses
+    assert {"generator.gan", "discriminator.gradient-penalty"} <= set(reports[2].losses)
+
+
+def test_where_averages_over_the_chosen_samples_only() -> None:
+    batch = RandomBatches()[0]
+    image = batch.target.clone()
+    image[0] += 0.25
+    image[1] += 100.0
+    step = Step(batch=batch, output=GeneratorOutput(image, {}), modules={})
+    term = LossTerm(ReconstructionLoss(), where="same_identity")
+    assert float(term.mean(step)) == pytest.approx(0.25, abs=1e-5)
+    nobody = step.batch._replace(same_identity=torch.tensor([False, False]))
+    assert float(term.mean(replace(step, batch=nobody))) == 0.0
+
+
+def test_the_identity_loss_perturbs_with_its_own_randomness_only() -> None:
+    trainer = make_trainer()
+    batch = RandomBatches()[0]
+
+    def value(seed: int) -> Tensor:
+        rng = torch.Generator().manual_seed(seed)
+        output = GeneratorOutput(batch.source, {})
+        step = Step(batch=batch, output=output, modules=trainer.objective.modules, rng=rng)
+        return IdentityLoss(augment=1.0)(step)
+
+    state = torch.random.get_rng_state()
+    assert torch.equal(value(1), value(1))
+    assert not torch.equal(value(1), value(2))
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_a_loss_that_is_not_finite_stops_before_it_does_harm() -> None:
+    trainer = make_trainer()
+    with torch.no_grad():
+        trainer.objective.modules["generator"].conv.weight[0, 0, 0, 0] = float("nan")
+    with pytest.raises(TrainingError, match=r"generator\.reconstruction"):
+        list(trainer)
+    assert trainer.step == 0
+    assert torch.isfinite(trainer.objective.modules["generator"].identity.weight).all()
+
+
+def test_a_failed_write_leaves_the_previous_checkpoint_and_no_partial_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer()
+    next(iter(trainer))
+    trainer.save(tmp_path / "1")
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "rename", full)
+    with pytest.raises(TrainingError, match="No space left"):
+        trainer.save(tmp_path / "2")
+    monkeypatch.undo()
+    assert [p.name for p in tmp_path.iterdir()] == ["1"]
+    make_trainer().resume(tmp_path / "1")
+
+
+def test_the_learning_rate_schedule_is_a_function_of_the_step() -> None:
+    cosine = OptimizerConfig(lr=1.0, schedule="cosine", warmup=3, final=0.1)
+    assert cosine.lr_at(0, 100) == pytest.approx(0.25)
+    assert cosine.lr_at(50, 100) == pytest.approx(0.55)
+    assert cosine.lr_at(100, 100) == pytest.approx(0.1)
+
+
+def test_an_unknown_term_or_option_is_named() -> None:
+    recipe = from_dict(Recipe, RECIPE | {"loss": {"identitty": {"weight": 1.0}}})
+    with pytest.raises(ConfigError, match="identitty"):
+        terms(recipe.loss)
+    recipe = from_dict(
+        Recipe, RECIPE | {"loss": {"identity": {"weight": 1.0, "options": {"augmnt": 1}}}}
+    )
+    with pytest.raises(ConfigError, match="augmnt"):
+        terms(recipe.loss)
