@@ -1,0 +1,96 @@
+"""The face matrix of the papers: sources down the left, targets along the top, results inside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from facke_core.errors import UsageError
+
+_GAP = 4
+
+
+def face_matrix(
+    sources: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    cells: Sequence[Sequence[Tensor | None]],
+    *,
+    size: int = 192,
+    source_labels: Sequence[str] = (),
+    target_labels: Sequence[str] = (),
+) -> Tensor:
+    """One picture of all results.
+
+    Args:
+        sources: pictures (3, H, W) in [0, 1] of any sizes, one per row.
+        targets: likewise, one per column.
+        cells: ``cells[i][j]`` is source i on target j; None leaves the place white.
+        size: side of a cell in pixels; pictures are fitted into it, keeping their proportions.
+        source_labels: text on the sources, drawn with Pillow; empty: none.
+        target_labels: likewise.
+
+    Returns:
+        (3, H, W) float32 in [0, 1].
+
+    Raises:
+        UsageError: the numbers of sources, targets, cells and labels do not agree.
+    """
+    if len(cells) != len(sources) or any(len(row) != len(targets) for row in cells):
+        raise UsageError(
+            f"A face matrix of {len(sources)} sources and {len(targets)} targets needs "
+            f"{len(sources)} rows of {len(targets)} cells; got rows of "
+            f"{[len(row) for row in cells]}."
+        )
+    for labels, pictures, what in (
+        (source_labels, sources, "source"),
+        (target_labels, targets, "target"),
+    ):
+        if labels and len(labels) != len(pictures):
+            raise UsageError(
+                f"{len(labels)} {what}_labels for {len(pictures)} {what}s. Give one each, or none."
+            )
+    top = [_labelled(_fit(x, size), text) for x, text in _with_labels(targets, target_labels)]
+    left = [_labelled(_fit(x, size), text) for x, text in _with_labels(sources, source_labels)]
+    blank = torch.ones(3, size, size)
+    rows = [[blank, *top]]
+    for source, row in zip(left, cells, strict=True):
+        rows.append([source, *(blank if x is None else _fit(x, size) for x in row)])
+    step = size + _GAP
+    canvas = torch.ones(3, len(rows) * step - _GAP, len(rows[0]) * step - _GAP)
+    for i, pictures in enumerate(rows):
+        for j, picture in enumerate(pictures):
+            canvas[:, i * step : i * step + size, j * step : j * step + size] = picture
+    return canvas
+
+
+def _with_labels(pictures: Sequence[Tensor], labels: Sequence[str]) -> list[tuple[Tensor, str]]:
+    return list(zip(pictures, labels or [""] * len(pictures), strict=True))
+
+
+def _fit(picture: Tensor, size: int) -> Tensor:
+    """(3, size, size): the picture scaled to fit, centred on white."""
+    picture = picture.detach().float().cpu()
+    height, width = picture.shape[-2:]
+    scale = size / max(height, width)
+    h, w = max(1, round(height * scale)), max(1, round(width * scale))
+    small = F.interpolate(picture[None], (h, w), mode="bilinear", antialias=True)[0].clamp(0, 1)
+    top, left = (size - h) // 2, (size - w) // 2
+    return F.pad(small, (left, size - w - left, top, size - h - top), value=1.0)
+
+
+def _labelled(picture: Tensor, text: str) -> Tensor:
+    """The picture with ``text`` in white on a dark strip along its lower edge."""
+    if not text:
+        return picture
+    import numpy as np
+    from PIL import Image, ImageDraw, ImageFont
+
+    size = picture.shape[-1]
+    strip = Image.new("RGB", (size, max(10, size // 10)), (32, 32, 32))
+    font = ImageFont.load_default(strip.height * 0.8)
+    ImageDraw.Draw(strip).text((3, strip.height // 2), text, (255, 255, 255), font, anchor="lm")
+    drawn = torch.from_numpy(np.array(strip)).permute(2, 0, 1).float() / 255
+    return torch.cat([picture[:, : size - strip.height], drawn], 1)
