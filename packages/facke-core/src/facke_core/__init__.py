@@ -28,23 +28,23 @@ from facke_core.methods import (
     MetricSpec,
 )
 from facke_core.registry import Registry, default_registry
-from facke_core.types import (
-    AlignedFace,
-    DiscriminatorOutput,
-    Face,
-    FaceBatch,
-    GeneratorOutput,
-    GeneratorSpec,
-    IdentityEncoderSpec,
-    SwapInputs,
-    SwapRequest,
-    SwapResult,
-)
 
 if TYPE_CHECKING:
     from facke_core.loading import load, load_encoder, save
     from facke_core.pipeline import SwapPipeline
     from facke_core.training.trainer import Trainer
+    from facke_core.types import (
+        AlignedFace,
+        DiscriminatorOutput,
+        Face,
+        FaceBatch,
+        GeneratorOutput,
+        GeneratorSpec,
+        IdentityEncoderSpec,
+        SwapInputs,
+        SwapRequest,
+        SwapResult,
+    )
 
 __version__ = "0.1.0"
 
@@ -54,6 +54,16 @@ _LAZY = {
     "save": "facke_core.loading",
     "SwapPipeline": "facke_core.pipeline",
     "Trainer": "facke_core.training.trainer",
+    "AlignedFace": "facke_core.types",
+    "DiscriminatorOutput": "facke_core.types",
+    "Face": "facke_core.types",
+    "FaceBatch": "facke_core.types",
+    "GeneratorOutput": "facke_core.types",
+    "GeneratorSpec": "facke_core.types",
+    "IdentityEncoderSpec": "facke_core.types",
+    "SwapInputs": "facke_core.types",
+    "SwapRequest": "facke_core.types",
+    "SwapResult": "facke_core.types",
 }
 
 __all__ = [

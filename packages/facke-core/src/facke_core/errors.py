@@ -6,7 +6,6 @@ line prints the message alone and exits with ``exit_code``; a traceback means a 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -76,6 +75,8 @@ class FackeWarning(UserWarning):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`` Did you mean 'simswap'?`` with a leading space, or an empty string."""
+    import difflib
+
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""
 

@@ -12,10 +12,9 @@ import os
 import pkgutil
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import pluggy
 
@@ -31,11 +30,10 @@ from facke_core._plugin_checks import (
 )
 from facke_core.errors import PluginError, UnknownNameError, did_you_mean
 from facke_core.methods import CommandSpec, DetectorSpec, EncoderSpec, MethodSpec, MetricSpec
-from facke_core.types import SwapResult
 
 if TYPE_CHECKING:
     from facke_core.training.step import StepReport
-    from facke_core.types import SwapRequest
+    from facke_core.types import SwapRequest, SwapResult
 
 GROUP = "facke.plugins"
 CORE = "facke-core"
@@ -48,8 +46,7 @@ RESERVED_COMMANDS = frozenset({
 """Subcommands of ``facke`` itself, present or to come; plugins cannot take these names."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PluginFailure:
+class PluginFailure(NamedTuple):
     """A plugin that could not be loaded, and why."""
 
     plugin: str
@@ -59,14 +56,13 @@ class PluginFailure:
     seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PluginInfo:
+class PluginInfo(NamedTuple):
     """One line of ``facke plugins``."""
 
     name: str
     version: str = ""
     distribution: str = ""
-    contributions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    contributions: Mapping[str, tuple[str, ...]] = MappingProxyType({})
     """Kind (``method``, ``encoder``, ``detector``, ``metric``, ``command``, ``recipe``,
     ``event``) -> names."""
     failure: str = ""
@@ -321,6 +317,8 @@ class Registry:
         Raises:
             PluginError: no such package or file, or the package is zipped.
         """
+        from importlib import resources
+
         package, colon, inner = path.partition(":")
         try:
             found = resources.files(package).joinpath(*inner.split("/")) if colon else None
@@ -405,6 +403,8 @@ def _wrapped(
 
 
 def _a_result(impl: pluggy.HookImpl, value: Any) -> SwapResult:
+    from facke_core.types import SwapResult
+
     if not isinstance(value, SwapResult):
         raise PluginError(
             f"The plugin {impl.plugin_name!r}: facke_result must return a SwapResult or None, "
