@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from facke_core.errors import CompatibilityError, UsageError
+from facke_core.errors import CompatibilityError, UnavailableError, UsageError
 from facke_core.losses.functional import ScaleWise, gan_fake, gan_real, gradient_penalty
 from facke_core.nn.discriminators import MultiScalePatchDiscriminator, Norm, PatchDiscriminator
 from facke_core.protocols import Discriminator
@@ -133,3 +134,72 @@ def test_saved_weights_come_back_bit_equal(tmp_path: Path) -> None:
     a, b = model.eval()(images()), other.eval()(images())
     assert torch.equal(a.logits[0], b.logits[0])
     assert torch.equal(a.logits[1], b.logits[1])
+
+
+@pytest.fixture(scope="module")
+def projected() -> nn.Module:
+    pytest.importorskip("timm")
+    from facke_gan.projected import ProjectedDiscriminator
+
+    torch.manual_seed(0)
+    return ProjectedDiscriminator()
+
+
+def test_projected_discriminator_trains_its_heads_only(projected: nn.Module) -> None:
+    out = projected.train()(images(size=128))
+    assert isinstance(projected, Discriminator)
+    assert [x.shape for x in out.logits] == [(2, 1, 1, 1)] * 4
+    assert [[f.shape[1] for f in scale] for scale in out.features] == [[24], [40], [112], [320]]
+    gan_fake(out.logits).mean().backward()
+    trained = {name for name, p in projected.named_parameters() if p.grad is not None}
+    assert trained == {name for name, _ in projected.named_parameters() if "heads" in name}
+
+
+def test_projected_discriminator_keeps_the_statistics_of_its_backbone(projected: nn.Module) -> None:
+    before = {k: v.clone() for k, v in projected.backbone.state_dict().items()}
+    projected.train()(images(size=128))
+    assert all(torch.equal(v, before[k]) for k, v in projected.backbone.state_dict().items())
+    assert projected.heads.training
+    projected.batch_statistics = True
+    projected.train()(images(size=128))
+    after = projected.backbone.state_dict()
+    projected.batch_statistics = False
+    assert any(not torch.equal(v, before[k]) for k, v in after.items())
+
+
+def test_projected_discriminator_passes_gradients_to_the_image(projected: nn.Module) -> None:
+    image = images(size=128).requires_grad_()
+    gan_fake(projected.eval()(image).logits).sum().backward()
+    assert image.grad is not None
+    assert image.grad.abs().sum() > 0
+
+
+def test_projected_discriminator_fetches_weights_only_when_asked(
+    projected: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import timm
+
+    from facke_gan.projected import ProjectedDiscriminator
+
+    asked = []
+
+    def create_model(name: str, *, pretrained: bool) -> nn.Module:
+        asked.append(pretrained)
+        raise OSError("no network")
+
+    monkeypatch.setattr(timm, "create_model", create_model)
+    with pytest.raises(UnavailableError, match="pretrained=True: no network"):
+        ProjectedDiscriminator(pretrained=True)
+    with pytest.raises(UnavailableError):
+        ProjectedDiscriminator()
+    assert asked == [True, False]
+
+
+def test_projected_discriminator_without_timm_says_what_to_install(
+    projected: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from facke_gan.projected import ProjectedDiscriminator
+
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(UnavailableError, match="pip install timm"):
+        ProjectedDiscriminator()
