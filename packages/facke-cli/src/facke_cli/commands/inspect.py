@@ -1,0 +1,37 @@
+"""``facke inspect``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from facke_cli.console import emit, write
+
+
+def inspect(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A picture.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Tell what a picture says about its own making.
+
+    Results of facke say that they are synthetic, and with which method, weights and seed. A
+    picture that says nothing may still be synthetic: metadata is easily lost.
+    """
+    from facke_core.provenance import read_disclosure
+
+    found = read_disclosure(file)
+    kind = found.get("digital_source_type", "").rpartition("/")[2]
+    synthetic = True if "algorithmic" in kind.lower() else None
+    if as_json:
+        seed = found.get("seed", "")
+        number = {"seed": int(seed) if seed.lstrip("-").isdecimal() else None}
+        emit({"file": str(file), "synthetic": synthetic, **found, **number})
+        return
+    if not found:
+        write(f"{file} says nothing about its making. That does not prove it is a photograph.")
+        return
+    write(f"{file}: {'synthetic' if synthetic else 'does not call itself synthetic'}")
+    for key, value in found.items():
+        write(f"  {key.replace('_', ' ')}: {value or '-'}")

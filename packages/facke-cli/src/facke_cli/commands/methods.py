@@ -1,0 +1,58 @@
+"""``facke methods``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from facke_cli.console import emit, say, table, write
+from facke_core.errors import FackeError
+from facke_core.methods import Bundled, MethodSpec
+from facke_core.registry import Registry, default_registry
+from facke_core.weights import read_weights_config
+
+
+def methods(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """List the installed methods."""
+    registry = default_registry()
+    rows = [describe(spec, registry) for spec in registry.methods()]
+    if as_json:
+        emit(rows)
+        return
+    head = ("name", "plugin", "weights", "size", "licence", "summary")
+    keys = ("name", "plugin", "weights", "image_size", "license", "summary")
+    write(table(head, [[row[key] for key in keys] for row in rows]))
+    if not rows:
+        say("No method is installed. Install a plugin: pip install facke-gan, for example.")
+    if registry.failures:
+        say("Some plugins failed to load; see `facke plugins`.")
+
+
+def describe(spec: MethodSpec, registry: Registry) -> dict[str, Any]:
+    """One method as a row of the report; weights are looked at, not loaded."""
+    settings = spec.default_config or {}
+    size, where, license_ = settings.get("image_size"), "none", spec.license
+    if spec.weights:
+        default = next(iter(spec.weights.values()))
+        where = "bundled" if isinstance(default, Bundled) else "hub"
+        if isinstance(default, Bundled):
+            try:
+                config = read_weights_config(registry.resource(default.resource))
+            except FackeError:  # `facke doctor` says what is wrong with them
+                where = "broken"
+            else:
+                size, license_ = config.alignment.get("size"), license_ or config.license
+    return {
+        "name": spec.name,
+        "summary": spec.summary,
+        "plugin": registry.owner("method", spec.name),
+        "weights": where,
+        "tags": list(spec.weights),
+        "image_size": size,
+        "license": license_,
+        "paper": spec.paper,
+        "recipes": list(spec.recipes),
+    }

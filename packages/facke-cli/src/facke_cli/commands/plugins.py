@@ -1,0 +1,40 @@
+"""``facke plugins``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from facke_cli.console import emit, table, write
+from facke_core.registry import default_registry
+
+
+def plugins(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """List the installed plugins: what each contributes, or why it failed to load."""
+    found = default_registry().plugins()
+    if as_json:
+        emit(
+            [
+                {
+                    "name": info.name,
+                    "version": info.version,
+                    "distribution": info.distribution,
+                    "contributions": {
+                        key: list(names) for key, names in info.contributions.items()
+                    },
+                    "failure": info.failure or None,
+                    "seconds": round(info.seconds, 4),
+                }
+                for info in found
+            ]
+        )
+        return
+    rows = []
+    for info in found:
+        what = "; ".join(f"{key}: {', '.join(names)}" for key, names in info.contributions.items())
+        failure = f"FAILED: {info.failure}" if info.failure else ""
+        rows.append((info.name, info.version, f"{1000 * info.seconds:.0f} ms", failure or what))
+    write(table(("name", "version", "import", "contributes"), rows))

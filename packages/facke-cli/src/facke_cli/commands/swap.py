@@ -1,0 +1,177 @@
+"""``facke swap``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+import typer
+
+from facke_cli.console import emit, write
+from facke_cli.samples import sample_or_path
+from facke_core.config import override
+from facke_core.errors import UsageError
+from facke_core.registry import default_registry
+from facke_core.sources import Source, locate
+from facke_core.weights import refuse_foreign
+
+if TYPE_CHECKING:
+    from facke_core.pipeline import SwapPipeline
+
+    from facke_core.types import SwapResult
+
+DEFAULT_METHOD = "simswap"
+_TAG = re.compile(r"[\w-][\w.-]*")
+
+
+def swap(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="The picture that gives the identity.")
+    ],
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="The picture whose face is replaced.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="OUT", help="The picture to write.")
+    ],
+    method: Annotated[
+        str | None, typer.Option(metavar="NAME", help=f"The method. [default: {DEFAULT_METHOD}]")
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REF", help="A tag of the method, hf:org/repo[@revision], or ./folder."
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        typer.Option(help="Precision of the generator; auto is float32."),
+    ] = "auto",
+    face: Annotated[
+        str,
+        typer.Option(
+            metavar="largest|all|N", help="Which faces of TARGET; N counts from the largest, 1."
+        ),
+    ] = "largest",
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**63 - 1, help="Makes random methods repeatable.")
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="A sampler setting of the method; repeatable."
+        ),
+    ] = None,
+    crop: Annotated[
+        bool,
+        typer.Option(
+            "--crop", help="SOURCE and TARGET are aligned crops: no detection, no paste-back."
+        ),
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing.")] = False,
+) -> None:
+    """Put SOURCE's identity on the face in TARGET.
+
+    SOURCE and TARGET are image files, or sample:collins and sample:hopper. The result says in its
+    metadata that it is synthetic; see: facke inspect OUT
+    """
+    pictures = sample_or_path(source), sample_or_path(target)
+    which = _which_face(face)
+    settings = override({}, *(assignments or ()), schema=Mapping, where="sampler")
+    _check_files(pictures, output, force=force)
+    name, found = _find(method, weights)
+
+    from facke_core.loading import load
+
+    pipeline = load(name, device=device, dtype=_torch_dtype(dtype), sampler=settings)
+    if crop:
+        result = pipeline.swap_files(*pictures, seed=seed)
+    else:
+        result = pipeline(*pictures, seed=seed, face=which)
+    result.save(str(output), overwrite=force)
+    _report(result, pipeline, found, output, as_json=as_json, quiet=quiet)
+
+
+def _which_face(text: str) -> Literal["largest", "all"] | int:
+    if text in ("largest", "all"):
+        return cast(Literal["largest", "all"], text)
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise UsageError(f"--face {text!r} is not possible. Use largest, all, or a number from 1.")
+
+
+def _check_files(pictures: tuple[Path, Path], output: Path, *, force: bool) -> None:
+    """Everything that can be known to fail before torch is imported."""
+    from facke_core.data.files import check_input, check_output
+
+    check_output(output, overwrite=force)
+    for picture in pictures:
+        check_input(picture)
+        if output.exists() and output.samefile(picture):
+            raise UsageError(
+                f"OUT {output} is one of the input pictures, and those are never changed. "
+                "Choose another name."
+            )
+
+
+def _find(method: str | None, weights: str | None) -> tuple[str, Source]:
+    """The name for ``load``, and what it means."""
+    if method is not None:
+        default_registry().method(method)
+    chosen = method or DEFAULT_METHOD
+    name = chosen
+    if weights is not None:
+        refuse_foreign(Path(weights))
+        # a tag, alone or as reports print it: "mini" or "simswap.mini"
+        tag = weights.removeprefix(f"{chosen}.")
+        name = f"{chosen}.{tag}" if _TAG.fullmatch(tag) else weights
+    found = locate(name)
+    if method is not None and found.config.method != method:
+        raise UsageError(
+            f"{weights} are weights of the method {found.config.method!r}, not of {method!r}. "
+            "Leave --method out, or give other weights."
+        )
+    return name, found
+
+
+def _torch_dtype(name: str) -> Any:
+    import torch
+
+    return torch.float32 if name == "auto" else getattr(torch, name)
+
+
+def _report(
+    result: SwapResult,
+    pipeline: SwapPipeline,
+    found: Source,
+    output: Path,
+    *,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    if as_json:
+        emit(
+            {
+                "output": str(output),
+                "method": found.config.method,
+                "weights": found.weights or None,
+                "revision": found.revision or None,
+                "device": str(pipeline.device),
+                "seed": result.request.seed,
+                "faces": [
+                    {"box": face.box.tolist(), "landmarks": face.landmarks.tolist()}
+                    for face in result.faces
+                ],
+                "seconds": {key: round(value, 4) for key, value in result.seconds.items()},
+            }
+        )
+    elif not quiet:
+        faces = f"{len(result.faces)} faces" if len(result.faces) != 1 else "1 face"
+        total = result.seconds.get("total", 0.0)
+        by = found.weights or found.config.method
+        write(f"{output}: {faces} swapped by {by} on {pipeline.device} in {total:.1f} s")

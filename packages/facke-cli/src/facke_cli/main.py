@@ -1,0 +1,168 @@
+"""The ``facke`` command: its subcommands, its errors and its exit codes.
+
+The first word is looked up by hand and the rest is left to typer, so that ``facke --help`` and
+``facke --version`` import neither typer nor anything heavy.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import TextIO
+
+from facke_cli.console import say, write
+from facke_core.errors import FackeError, FackeWarning, UnknownNameError, UsageError, did_you_mean
+from facke_core.methods import CommandSpec
+from facke_core.registry import GROUP, default_registry
+
+OWN = {
+    "swap": "Put the identity of one face on another picture.",
+    "inspect": "Tell what a picture says about its own making.",
+    "methods": "List the installed methods.",
+    "plugins": "List the installed plugins, and those that failed.",
+    "train": "Train a recipe on a dataset.",
+    "doctor": "Check the installation and say how to repair it.",
+}
+
+HELP = """\
+Usage: facke [OPTIONS] COMMAND [ARGS]...
+
+  Swap faces in pictures with generative models.
+
+  Try: facke swap sample:collins sample:hopper -o out.png
+
+Options:
+  --version   Show the versions of facke's packages and exit.
+  --debug     Show the traceback of an error, and all warnings.
+  -h, --help  Show this message and exit. Also after a command.
+
+Commands:
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run ``facke`` with these arguments and return its exit code.
+
+    0 done, 1 an unexpected fault, 2 wrong usage or bad input, 3 failed verification, 4 something
+    is missing, 130 interrupted.
+    """
+    debug = "--debug" in arguments
+    _show_warnings(everything=debug)
+    try:
+        # --debug is accepted anywhere, because it is added to a command that failed
+        _dispatch([word for word in arguments if word != "--debug"])
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if debug:
+            import traceback
+
+            say(traceback.format_exc().rstrip())
+        if isinstance(error, FackeError):
+            say(f"facke: {error}")
+            return error.exit_code
+        say(
+            f"facke: unexpected {type(error).__name__}: {error}. "
+            "This is a fault of facke or of a plugin; repeat with --debug to see where."
+        )
+        return 1
+    return 0
+
+
+def run() -> None:
+    """The entry point of the ``facke`` script."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # file names need not be text
+            stream.reconfigure(errors="backslashreplace")
+    sys.exit(main(sys.argv[1:]))
+
+
+def _dispatch(words: list[str]) -> None:
+    if not words or words[0] in ("--help", "-h", "help"):
+        write(HELP + _command_list())
+    elif words[0] == "--version":
+        for name, version in installed_packages().items():
+            write(f"{name} {version}")
+    elif words[0].startswith("-"):
+        raise UsageError(f"Unknown option {words[0]!r} before a command. See: facke --help")
+    else:
+        _run(_find(words[0]), words[1:])
+
+
+def _own() -> list[CommandSpec]:
+    return [
+        CommandSpec(name=name, target=f"facke_cli.commands.{name}:{name}", help=text)
+        for name, text in OWN.items()
+    ]
+
+
+def _command_list() -> str:
+    specs = [*_own(), *default_registry().commands()]
+    width = max(len(spec.name) for spec in specs)
+    return "\n".join(f"  {spec.name:<{width}}  {spec.help}" for spec in specs)
+
+
+def _find(name: str) -> CommandSpec:
+    """facke's own command, or a plugin's: only then are plugins looked for."""
+    own = {spec.name: spec for spec in _own()}
+    if name in own:
+        return own[name]
+    registry = default_registry()
+    known = own | {spec.name: spec for spec in registry.commands()}
+    if name in known:
+        return known[name]
+    message = f"Unknown command {name!r}.{did_you_mean(name, known)} Commands: {', '.join(known)}."
+    if registry.failures:
+        message += " Some plugins failed to load; see: facke plugins"
+    raise UnknownNameError(message)
+
+
+def _run(spec: CommandSpec, words: list[str]) -> None:
+    """Import the function that ``spec`` names and let typer call it."""
+    import typer
+
+    # plain help and errors: rich ones cost more than the rest of a short command
+    app = typer.Typer(
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.command(spec.name)(default_registry().resolve(spec.target))
+    typer.main.get_command(app).main(args=words, prog_name=f"facke {spec.name}")
+
+
+def installed_packages() -> dict[str, str]:
+    """facke-cli, facke-core and every distribution with a facke plugin -> version."""
+    from importlib.metadata import PackageNotFoundError, entry_points, version
+
+    plugins = {entry.dist.name for entry in entry_points(group=GROUP) if entry.dist}
+    found = {}
+    for name in ["facke-cli", "facke-core", *sorted(plugins - {"facke-cli", "facke-core"})]:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # run from a source tree that is not installed
+            continue
+    return found
+
+
+def _show_warnings(*, everything: bool) -> None:
+    """facke's own warnings as one line each; those of libraries only with ``--debug``."""
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if issubclass(category, FackeWarning):
+            say(f"facke: warning: {message}")
+        elif everything:
+            say(warnings.formatwarning(message, category, filename, lineno, line).rstrip())
+
+    warnings.showwarning = show
