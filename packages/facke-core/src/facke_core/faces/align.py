@@ -229,15 +229,17 @@ def warp(
     matrices: Tensor,
     size: Size,
     *,
+    mode: str = "bilinear",
     border: str = "reflection",
     antialias: bool = True,
 ) -> Tensor:
-    """Sample crops bilinearly: ``crop(M x) = image(x)``.
+    """Sample crops: ``crop(M x) = image(x)``.
 
     Args:
         images: (B, C, H, W).
         matrices: (B, 2, 3) or (1, 2, 3), image pixels -> crop pixels.
         size: of the crops.
+        mode: ``bilinear`` or ``bicubic`` (sharper where crops are larger; overshoots a little).
         border: ``reflection``, ``border`` or ``zeros``.
         antialias: where all maps shrink by 2 or more, average n x n pixels first (n = whole part
             of the reduction), because bilinear sampling would skip pixels.
@@ -250,7 +252,9 @@ def warp(
         scale = float(torch.linalg.det(matrices[:, :, :2].detach().double()).abs().max().sqrt())
         if 0 < scale <= 0.5:
             images, matrices = _reduce(images, matrices, size, math.floor(1 / scale + 1e-6))
-    return warp_affine(images, matrices.to(images.dtype), _height_width(size), padding_mode=border)
+    return warp_affine(
+        images, matrices.to(images.dtype), _height_width(size), mode, padding_mode=border
+    )
 
 
 def _reduce(images: Tensor, matrices: Tensor, size: Size, n: int) -> tuple[Tensor, Tensor]:
