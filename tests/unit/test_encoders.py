@@ -20,7 +20,8 @@ from facke_core.errors import (
     WeightsError,
 )
 from facke_core.faces.align import TEMPLATES, alignment_matrix, template_points, warp
-from facke_core.identity import dlib_resnet, iresnet, timm_encoder
+from facke_core.hub import HubFiles, HubLocation
+from facke_core.identity import dlib_resnet, files, iresnet, timm_encoder
 from facke_core.identity.resample import reframe, resample, resize
 from facke_core.protocols import IdentityEncoder
 
@@ -261,6 +262,22 @@ def test_unpinned_encoders_are_refused(reference: str) -> None:
     with pytest.raises(UsageError, match="not pinned") as caught:
         timm_encoder.build(model=reference)
     assert "vit_tiny_patch8_112.cosface_ms1mv3@COMMIT" in str(caught.value)
+
+
+def test_a_pinned_encoder_is_fetched_at_its_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, asked = timm_folder(tmp_path / "tiny"), []
+
+    def fetch(location: HubLocation, names: list[str], *, local_files_only: bool) -> HubFiles:
+        asked.append((location.repo_id, location.revision, names, local_files_only))
+        return HubFiles(folder, str(location.revision))
+
+    monkeypatch.setattr(files, "fetch", fetch)
+    timm_encoder.build(model=f"hf:org/vit@{'a' * 40}")
+    timm_encoder.build(model="hf:org/vit", revision="b" * 40, local_files_only=True)
+    names = ["config.json", "model.safetensors"]
+    assert asked == [("org/vit", "a" * 40, names, False), ("org/vit", "b" * 40, names, True)]
 
 
 def test_a_bare_hub_name_is_explained() -> None:

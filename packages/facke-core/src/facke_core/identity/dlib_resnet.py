@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facke_core.cache import cache_folder
 from facke_core.errors import UnavailableError, VerificationError
 from facke_core.identity.frozen import FrozenEncoder
 from facke_core.identity.resample import reframe
@@ -172,14 +173,6 @@ def available() -> str:
     )
 
 
-def _cache_file() -> Path:
-    root = os.environ.get("FACKE_CACHE")
-    if not root:
-        home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-        root = os.path.join(home, "facke")
-    return Path(root) / f"dlib-resnet29-{SHA256[:16]}.safetensors"
-
-
 def load_state() -> dict[str, Tensor]:
     """The weights, from the cache or else from the installed package.
 
@@ -190,7 +183,7 @@ def load_state() -> dict[str, Tensor]:
     import safetensors
     from safetensors.torch import load_file, save_file
 
-    cache = _cache_file()
+    cache = cache_folder() / f"dlib-resnet29-{SHA256[:16]}.safetensors"
     with contextlib.suppress(OSError, safetensors.SafetensorError):
         return load_file(cache)
     file = weights_file()

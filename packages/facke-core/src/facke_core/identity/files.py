@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def encoder_folder(reference: str, revision: str | None, names: Iterable[str]) -> Path:
+def encoder_folder(
+    reference: str, revision: str | None, names: Iterable[str], *, local_files_only: bool = False
+) -> Path:
     """The folder with the files ``names``, fetched where ``reference`` is ``hf:org/repo``.
 
     Raises:
@@ -35,7 +37,7 @@ def encoder_folder(reference: str, revision: str | None, names: Iterable[str]) -
                 f"{PREFIX}{location.repo_id}@COMMIT with the 40 digits from "
                 f"https://huggingface.co/{location.repo_id}/commits/main."
             )
-        return fetch(location, names).folder
+        return fetch(location, names, local_files_only=local_files_only).folder
     folder = Path(reference)
     if not folder.is_dir():
         hub = re.fullmatch(r"[\w.-]+/[\w.-]+", reference)
@@ -47,7 +49,9 @@ def encoder_folder(reference: str, revision: str | None, names: Iterable[str]) -
     return folder
 
 
-def encoder_tensors(reference: str, revision: str | None) -> dict[str, Tensor]:
+def encoder_tensors(
+    reference: str, revision: str | None, *, local_files_only: bool = False
+) -> dict[str, Tensor]:
     """The tensors of a ``.safetensors`` file, or of ``model.safetensors`` beside a config.
 
     Raises:
@@ -59,7 +63,8 @@ def encoder_tensors(reference: str, revision: str | None) -> dict[str, Tensor]:
 
     file = Path(reference)
     if not file.is_file():
-        file = encoder_folder(reference, revision, [MODEL]) / MODEL
+        folder = encoder_folder(reference, revision, [MODEL], local_files_only=local_files_only)
+        file = folder / MODEL
     refuse_foreign(file)
     try:
         return load_file(file)

@@ -178,6 +178,7 @@ def build_arcface(
     crop_template: str = "",
     resize: str = "antialias",
     normalize: str = "imagenet",
+    local_files_only: bool = False,
 ) -> CropEncoder:
     """ArcFace as SimSwap and Facke use it, 512-d.
 
@@ -190,12 +191,14 @@ def build_arcface(
         crop_template: see :class:`~facke_core.identity.crops.CropEncoder`.
         resize: ``antialias``, ``nearest`` or ``bicubic``.
         normalize: ``imagenet`` or ``half``.
+        local_files_only: never contact the Hub.
     """
     spec = IdentityEncoderSpec(
         name="arcface", embedding_dim=512, input_size=(112, 112), template=crop_template
     )
+    tensors = encoder_tensors(weights, revision, local_files_only=local_files_only)
     return CropEncoder(
-        arcface_network(encoder_tensors(weights, revision), source=weights),
+        arcface_network(tensors, source=weights),
         spec,
         template="arcface",
         normalize=NORMALIZE[choose("normalize", normalize, tuple(NORMALIZE))],
@@ -210,6 +213,7 @@ def build_cosface(
     crop_template: str = "simswap_frontal",
     resize: str = "antialias",
     normalize: str = "half",
+    local_files_only: bool = False,
 ) -> CropEncoder:
     """CosFace sphere network, 512-d, with the framing and range that it was trained on.
 
@@ -219,8 +223,9 @@ def build_cosface(
     spec = IdentityEncoderSpec(
         name="cosface-sphere", embedding_dim=512, input_size=(112, 96), template=crop_template
     )
+    tensors = encoder_tensors(weights, revision, local_files_only=local_files_only)
     return CropEncoder(
-        cosface_network(encoder_tensors(weights, revision), source=weights),
+        cosface_network(tensors, source=weights),
         spec,
         template="sphereface",
         normalize=NORMALIZE[choose("normalize", normalize, tuple(NORMALIZE))],

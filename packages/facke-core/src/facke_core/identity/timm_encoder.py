@@ -20,6 +20,7 @@ def build(
     revision: str | None = None,
     crop_template: str = "simswap_frontal",
     template: str = "arcface",
+    local_files_only: bool = False,
 ) -> CropEncoder:
     """An identity encoder out of a timm model whose output is the embedding.
 
@@ -29,13 +30,16 @@ def build(
         revision: the commit, where ``model`` does not say it.
         crop_template: alignment of the crops that come in; empty: stretch them as they are.
         template: alignment that the model was trained on.
+        local_files_only: never contact the Hub.
 
     Raises:
         UsageError: the reference is not pinned to a commit, or no such folder.
         WeightsError: files are missing or do not fit.
         UnavailableError: timm does not work here, or the Hub is not reached.
     """
-    folder = encoder_folder(model, revision, ["config.json", MODEL])
+    folder = encoder_folder(
+        model, revision, ["config.json", MODEL], local_files_only=local_files_only
+    )
     try:
         import timm
     except ImportError as error:
