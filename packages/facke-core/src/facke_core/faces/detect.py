@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
+import types
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -75,7 +77,7 @@ def mediapipe_available() -> str:
 
 
 def _solutions() -> Any:
-    with _quiet():
+    with _quiet(), _without_pyplot():
         import mediapipe
         from mediapipe.python import solutions
 
@@ -83,6 +85,24 @@ def _solutions() -> Any:
     if not (models / "face_landmark" / "face_landmark_with_attention.tflite").is_file():
         raise ImportError("this version carries no models (0.10.14 is the last one that does)")
     return solutions
+
+
+@contextmanager
+def _without_pyplot() -> Iterator[None]:
+    """Keep mediapipe from importing matplotlib for its drawing helpers: half of its import."""
+    names = ("matplotlib", "matplotlib.pyplot")
+    if any(name in sys.modules for name in names):
+        yield
+        return
+    stand_ins = {name: types.ModuleType(name) for name in names}
+    stand_ins["matplotlib"].pyplot = stand_ins["matplotlib.pyplot"]  # type: ignore[attr-defined]
+    sys.modules.update(stand_ins)
+    try:
+        yield
+    finally:
+        for name, module in stand_ins.items():
+            if sys.modules.get(name) is module:
+                del sys.modules[name]
 
 
 def build_mediapipe(*, threshold: float = 0.6, max_faces: int = 64) -> MediaPipeDetector:
