@@ -1,0 +1,429 @@
+"""From names to pipelines and back: strict, and never executing what a folder holds."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import types
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from facke_core import Bundled, EncoderSpec, HubRef, Method, MethodSpec, Registry, hookimpl, hub
+from facke_core.card import model_card
+from facke_core.errors import (
+    CompatibilityError,
+    ConfigError,
+    FackeError,
+    PluginError,
+    UnavailableError,
+    UnknownNameError,
+    UsageError,
+    VerificationError,
+    WeightsError,
+)
+from facke_core.loading import build_method, load, load_encoder, save
+from facke_core.types import GeneratorOutput, GeneratorSpec, IdentityEncoderSpec, SwapInputs
+from facke_core.weights import CONFIG, MODEL, WeightsConfig, sha256_of
+
+COMMIT = "0123456789" * 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinyConfig:
+    image_size: int = 16
+    width: int = 3
+    fail: bool = False
+
+
+class Tiny(nn.Module):
+    def __init__(self, config: TinyConfig) -> None:
+        super().__init__()
+        if config.fail:
+            raise RuntimeError("no such layer")
+        self.spec = GeneratorSpec(
+            image_size=config.image_size, identity_dim=8, conditions=frozenset({"identity"})
+        )
+        self.conv = nn.Conv2d(3, config.width, 1)
+        self.linear = nn.Linear(8, config.width)
+        self.norm = nn.BatchNorm2d(config.width)
+        self.out = nn.Conv2d(config.width, 3, 1)
+
+    def forward(self, x: Tensor, *, identity: Tensor) -> GeneratorOutput:
+        h = self.norm(self.conv(x) + self.linear(identity.to(x.dtype))[:, :, None, None])
+        return GeneratorOutput(torch.sigmoid(self.out(h)), {})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blend:
+    """A sampler with a setting."""
+
+    strength: float = 1.0
+    supplies = frozenset({"identity"})
+
+    def __call__(
+        self, generator: Tiny, inputs: SwapInputs, *, rng: torch.Generator | None = None
+    ) -> Tensor:
+        image = generator(inputs.target, identity=inputs.identity).image
+        return inputs.target + self.strength * (image - inputs.target)
+
+
+def build(config: TinyConfig) -> Method:
+    return Method(Tiny(config), Blend())
+
+
+class MeanEncoder(nn.Module):
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.spec = IdentityEncoderSpec(
+            name="mean", embedding_dim=dim, input_size=(4, 4), template=""
+        )
+
+    def forward(self, face: Tensor) -> Tensor:
+        pooled = nn.functional.adaptive_avg_pool2d(face, (4, 4)).flatten(1)[
+            :, : self.spec.embedding_dim
+        ]
+        return nn.functional.normalize(pooled - 0.5, dim=1)
+
+
+def build_encoder(*, dim: int = 8) -> MeanEncoder:
+    return MeanEncoder(dim)
+
+
+def unavailable() -> str:
+    return "its data are missing. Run: pip install data"
+
+
+def make_registry(**more: Any) -> Registry:
+    here = __name__
+    tiny = MethodSpec(
+        name="tiny",
+        summary="",
+        config=f"{here}:TinyConfig",
+        build=f"{here}:build",
+        **{"default_config": {"image_size": 16}, **more},
+    )
+    encoders = [
+        EncoderSpec(name="mean", summary="", build=f"{here}:build_encoder"),
+        EncoderSpec(
+            name="gone", summary="", build=f"{here}:build_encoder", available=f"{here}:unavailable"
+        ),
+    ]
+    registry = Registry()
+    registry.register(
+        types.SimpleNamespace(
+            facke_methods=hookimpl(lambda: [tiny]),
+            facke_identity_encoders=hookimpl(lambda: encoders),
+        ),
+        "tiny-plugin",
+        version="1.5",
+    )
+    return registry
+
+
+@pytest.fixture
+def registry() -> Registry:
+    return make_registry()
+
+
+CONFIGURATION = WeightsConfig(
+    method="tiny",
+    generator={"image_size": 16, "width": 3},
+    identity_encoder={"name": "mean"},
+    alignment={"template": "ffhq", "size": 16},
+    training={"steps": 3},
+    license="CC0-1.0",
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, registry: Registry) -> Path:
+    torch.manual_seed(1)
+    method = build_method(CONFIGURATION, registry=registry)
+    save(method, tmp_path / "run", CONFIGURATION, registry=registry)
+    return tmp_path / "run"
+
+
+def crops() -> tuple[Tensor, Tensor]:
+    rng = torch.Generator().manual_seed(0)
+    return torch.rand(2, 3, 16, 16, generator=rng), torch.rand(2, 3, 16, 16, generator=rng)
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    data = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps({**data, **changes}))
+
+
+def test_what_is_saved_is_loaded_bit_for_bit(folder: Path, registry: Registry) -> None:
+    torch.manual_seed(1)
+    built = Tiny(TinyConfig()).state_dict()
+    pipeline = load(folder, registry=registry)
+    loaded = pipeline.method.generator.state_dict()  # type: ignore[attr-defined]
+    assert all(torch.equal(built[key], loaded[key]) for key in built)
+    again = folder.parent / "again"
+    save(pipeline, again, registry=registry)
+    assert torch.equal(
+        load(again, registry=registry).swap_crops(*crops()), pipeline.swap_crops(*crops())
+    )
+
+
+def test_a_folder_says_who_wrote_it_and_what_it_is(folder: Path) -> None:
+    config = json.loads((folder / CONFIG).read_text())
+    assert config["facke"] == {"format": 1, "written_by": "tiny-plugin 1.5"}
+    assert config["files"][MODEL] == {"sha256": sha256_of(folder / MODEL), "dtype": "float32"}
+    card = (folder / "README.md").read_text()
+    assert "license: cc0-1.0" in card
+    assert "| steps | 3 |" in card
+
+
+def test_half_precision_files_are_cast_to_the_dtype_asked_for(
+    tmp_path: Path, registry: Registry
+) -> None:
+    method = build_method(CONFIGURATION, registry=registry)
+    config = save(method, tmp_path, CONFIGURATION, dtype=torch.float16, registry=registry)
+    assert config.files[MODEL].dtype == "float16"
+    for dtype in (torch.float32, torch.bfloat16):
+        generator: Any = load(tmp_path, dtype=dtype, registry=registry).method.generator
+        assert generator.conv.weight.dtype == dtype
+        assert generator.norm.num_batches_tracked.dtype == torch.int64
+        assert torch.allclose(
+            generator.conv.weight.float(), method.generator.conv.weight, atol=1e-2
+        )
+
+
+def test_a_loaded_generator_is_frozen_and_in_evaluation_mode(
+    folder: Path, registry: Registry
+) -> None:
+    generator: Any = load(folder, registry=registry).method.generator
+    assert not generator.training
+    assert not any(p.requires_grad for p in generator.parameters())
+
+
+def test_loading_leaves_the_random_state_alone(folder: Path, registry: Registry) -> None:
+    before = torch.get_rng_state()
+    load(folder, registry=registry)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_name_means_a_method_a_tag_or_a_folder(folder: Path, monkeypatch: Any) -> None:
+    registry = make_registry(weights={"one": Bundled("pkg:w"), "two": Bundled("pkg:w")})
+    monkeypatch.setattr(registry, "resource", lambda path: folder)
+    monkeypatch.chdir(folder.parent)
+    digest = sha256_of(folder / MODEL)[:12]
+    for name, label in {
+        "tiny": "tiny.one",
+        "tiny.two": "tiny.two",
+        "./run": "run",
+        folder: "run",
+        Path("run"): "run",
+    }.items():
+        source = load(name, registry=registry).source
+        assert (source.weights, source.revision) == (label, digest)
+
+
+def test_a_method_without_weights_works_from_its_default_configuration() -> None:
+    registry = make_registry(default_config={"image_size": 32})
+    with pytest.raises(UnknownNameError, match="dlib-resnet29"):  # the default encoder
+        load("tiny", registry=registry)
+    with pytest.raises(WeightsError, match="comes without weights"):
+        load("tiny", registry=make_registry(default_config=None))
+
+
+def test_hub_weights_are_loaded_at_the_commit_that_was_fetched(
+    folder: Path, monkeypatch: Any
+) -> None:
+    asked = []
+
+    def fetch(location: hub.HubLocation, names: Any, *, local_files_only: bool) -> hub.HubFiles:
+        asked.append((location, tuple(names), local_files_only))
+        return hub.HubFiles(folder, COMMIT)
+
+    monkeypatch.setattr(hub, "fetch", fetch)
+    registry = make_registry(weights={"paper": HubRef("org/tiny", COMMIT)})
+    source = load("hf:org/tiny", revision="v1", registry=registry).source
+    assert (source.weights, source.revision) == ("hf:org/tiny", COMMIT)
+    assert asked[0] == (hub.HubLocation("org/tiny", "v1"), (CONFIG,), False)
+    assert asked[1][0].revision == COMMIT
+    source = load("tiny", local_files_only=True, registry=registry).source
+    assert (source.weights, source.revision) == ("tiny.paper", COMMIT)
+    assert asked[2] == (hub.HubLocation("org/tiny", COMMIT), (CONFIG,), True)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "error", "message"),
+    [
+        ("org/repo", {}, UsageError, r"Write hf:org/repo for the Hub, or \./org/repo for a folder"),
+        ("hf:repo", {}, UsageError, "Write hf:org/repo"),
+        ("tinny", {}, UnknownNameError, "Did you mean 'tiny'"),
+        ("run", {}, UnknownNameError, r"For the folder 'run' write \./run"),
+        ("tiny.nine", {}, UnknownNameError, "Unknown weights 'nine'.*Known: none"),
+        ("./absent", {}, WeightsError, "absent does not exist"),
+        ("./run", {"revision": "v1"}, UsageError, "no meaning for the folder"),
+        ("./run", {"device": "gpu"}, UsageError, "Unknown device 'gpu'"),
+        ("./run", {"device": "cuda:99"}, UnavailableError, "here.*cpu"),
+        ("./run", {"sampler": {"strenght": 1}}, ConfigError, "did you mean 'strength'"),
+        ("./run", {"sampler": {"strength": "a"}}, ConfigError, "sampler.strength: expected a num"),
+    ],
+)
+def test_a_wrong_name_or_option_is_explained(
+    name: str,
+    options: dict[str, Any],
+    error: type[FackeError],
+    message: str,
+    folder: Path,
+    registry: Registry,
+    monkeypatch: Any,
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    with pytest.raises(error, match=message):
+        load(name, registry=registry, **options)
+
+
+def test_sampler_settings_come_from_the_config_and_then_from_the_caller(
+    folder: Path, registry: Registry
+) -> None:
+    edit(folder, sampler={"strength": 0.25})
+    assert load(folder, registry=registry).method.sampler.strength == 0.25
+    pipeline = load(folder, sampler={"strength": 0}, registry=registry)
+    source, target = crops()
+    assert torch.equal(pipeline.swap_crops(source, target), target)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"generator": {"widht": 3}}, ConfigError, "generator.widht: unknown key; did you mean"),
+        ({"generator": {"width": "3"}}, ConfigError, "generator.width: expected an integer"),
+        ({"generator": {"width": 4}}, VerificationError, "was changed after"),
+        ({"generator": {"fail": True}}, PluginError, "'tiny-plugin' cannot build.*no such layer"),
+        ({"metod": "tiny"}, ConfigError, "config.json.metod: unknown key; did you mean 'method'"),
+        ({"method": "cvae"}, UnknownNameError, "Unknown method 'cvae'"),
+        ({"facke": {"format": 2, "written_by": "x 9"}}, WeightsError, "format 2.*Upgrade: pip"),
+        ({"files": {}}, WeightsError, "lists no model.safetensors"),
+        ({"files": {"../x.safetensors": {"sha256": ""}}}, WeightsError, "Only plain names"),
+        ({"files": {MODEL: {"sha256": "0" * 64}}}, VerificationError, "expected 00000"),
+        ({"alignment": {"template": "fhq", "size": 16}}, UnknownNameError, "'ffhq'"),
+        ({"alignment": {"template": "ffhq"}}, ConfigError, "alignment.size: missing"),
+        ({"identity_encoder": {"name": "maen"}}, UnknownNameError, "Did you mean 'mean'"),
+        ({"identity_encoder": {"name": "mean", "dmi": 8}}, ConfigError, "identity_encoder.dmi"),
+        (
+            {"identity_encoder": {"name": "mean", "dim": 4}},
+            CompatibilityError,
+            "8 numbers.*gives 4",
+        ),
+        ({"identity_encoder": {"name": "gone"}}, UnavailableError, "Run: pip install data"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_explained(
+    changes: dict[str, Any],
+    error: type[FackeError],
+    message: str,
+    folder: Path,
+    registry: Registry,
+) -> None:
+    edit(folder, **changes)
+    with pytest.raises(error, match=message):
+        load(folder, registry=registry)
+
+
+def rewrite(folder: Path, change: Any) -> None:
+    """Replace the tensors, with a digest that fits."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / MODEL)
+    change(tensors)
+    save_file(tensors, folder / MODEL)
+    edit(folder, files={MODEL: {"sha256": sha256_of(folder / MODEL)}})
+
+
+def test_missing_unexpected_and_misshapen_tensors_are_listed(
+    folder: Path, registry: Registry
+) -> None:
+    def change(tensors: dict[str, Tensor]) -> None:
+        tensors["more"] = tensors.pop("conv.bias")
+        tensors["linear.bias"] = torch.zeros(5)
+
+    rewrite(folder, change)
+    with pytest.raises(WeightsError) as caught:
+        load(folder, registry=registry)
+    text = str(caught.value)
+    assert "missing: conv.bias" in text
+    assert "unexpected: more" in text
+    assert "linear.bias is (5,), the network has (3,)" in text
+    assert "'width': 3" in text
+
+
+def test_a_changed_byte_is_found(folder: Path, registry: Registry) -> None:
+    data = bytearray((folder / MODEL).read_bytes())
+    data[-1] ^= 1
+    (folder / MODEL).write_bytes(data)
+    with pytest.raises(VerificationError, match="damaged or was replaced") as caught:
+        load(folder, registry=registry)
+    assert caught.value.exit_code == 3
+
+
+class Bomb:
+    """Unpickling it would leave a mark."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.mark,))
+
+
+@pytest.mark.parametrize("name", ["arcface.pth", "x.pt", "x.ckpt", "x.tar", "x.bin", "x.onnx"])
+def test_foreign_weights_are_never_opened(name: str, tmp_path: Path, registry: Registry) -> None:
+    file = tmp_path / name
+    file.write_bytes(pickle.dumps(Bomb(tmp_path / "mark")))
+    for given in (file, str(file), tmp_path):
+        with pytest.raises(WeightsError, match=r"is not opened.*safetensors only"):
+            load(given, registry=registry)
+    assert not (tmp_path / "mark").exists()
+
+
+def test_a_pickle_under_the_name_of_safetensors_is_never_unpickled(
+    folder: Path, registry: Registry
+) -> None:
+    (folder / MODEL).write_bytes(pickle.dumps(Bomb(folder / "mark")))
+    edit(folder, files={MODEL: {"sha256": sha256_of(folder / MODEL)}})
+    with pytest.raises(VerificationError, match="is not a safetensors file"):
+        load(folder, registry=registry)
+    assert not (folder / "mark").exists()
+
+
+def test_save_keeps_what_is_there_unless_told(folder: Path, registry: Registry) -> None:
+    method = build_method(CONFIGURATION, registry=registry)
+    with pytest.raises(WeightsError, match="holds weights already"):
+        save(method, folder, CONFIGURATION, registry=registry)
+    extra = {"discriminator": nn.Linear(2, 2)}
+    changed = replace(CONFIGURATION, training={"steps": 4})
+    save(method, folder, changed, extra=extra, overwrite=True, registry=registry)
+    config = load(folder, registry=registry).source.config
+    assert set(config.files) == {MODEL, "discriminator.safetensors"}
+    assert config.training == {"steps": 4}
+    assert not list(folder.glob(".*"))
+
+
+def test_save_needs_a_configuration_for_a_bare_method(tmp_path: Path, registry: Registry) -> None:
+    with pytest.raises(UsageError, match="config=WeightsConfig"):
+        save(build_method(CONFIGURATION, registry=registry), tmp_path, registry=registry)
+
+
+def test_an_encoder_is_loaded_by_name_or_settings(registry: Registry) -> None:
+    assert load_encoder("mean", registry=registry).spec.embedding_dim == 8
+    assert load_encoder({"name": "mean", "dim": 4}, registry=registry).spec.embedding_dim == 4
+    with pytest.raises(ConfigError, match=r"identity_encoder.name: missing"):
+        load_encoder({}, registry=registry)
+    with pytest.raises(UnknownNameError, match="Unknown encoder 'timm'"):
+        load_encoder(f"hf:org/repo@{COMMIT}", registry=registry)
+
+
+def test_a_card_shows_the_evaluation() -> None:
+    card = model_card(CONFIGURATION, {"identity": {"value": 0.51234, "n": 60}, "recon": 0.1})
+    assert "| identity | 0.5123 (n = 60) |" in card
+    assert "| recon | 0.1 |" in card
