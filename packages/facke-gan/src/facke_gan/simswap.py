@@ -47,9 +47,11 @@ class SimSwapConfig:
     """
     normalization: Literal["imagenet", "none"] = "none"
     """What the network does to its [0, 1] input."""
-    output: Literal["tanh", "bn-tanh", "imagenet"] = "tanh"
+    output: Literal["tanh", "bn-tanh", "imagenet", "residual"] = "tanh"
     """``tanh``: (tanh + 1) / 2. ``bn-tanh``: with a BatchNorm before it (Facke). ``imagenet``: a
-    linear output in ImageNet-normalised units (official ``fix``), brought back to [0, 1]."""
+    linear output in ImageNet-normalised units (official ``fix``), brought back to [0, 1].
+    ``residual``: the target plus a linear output that starts at zero; like skips, for training
+    with composites only (docs/adr/0001)."""
 
     def __post_init__(self) -> None:
         factor = self.patch * 2 ** (len(self.channels) - 1)
@@ -67,7 +69,7 @@ class SimSwapConfig:
 
 def _conv(
     cin: int, cout: int, kernel: int, stride: int = 1, padding: Padding = "zeros"
-) -> nn.Module:
+) -> nn.Conv2d:
     return nn.Conv2d(cin, cout, kernel, stride, kernel // 2, padding_mode=padding)
 
 
@@ -75,8 +77,8 @@ class SimSwapGenerator(nn.Module):
     """Target crop and source identity in, swapped crop out.
 
     Stem, halvings, ID blocks at the coarsest scale, doublings, head. ``forward`` takes the target
-    (B, 3, S, S) in [0, 1] and ``identity`` (B, D) and returns ``image`` in [0, 1] (for
-    ``output="imagenet"`` not clamped). Any S that the halvings divide is accepted.
+    (B, 3, S, S) in [0, 1] and ``identity`` (B, D) and returns ``image`` in [0, 1] (for the linear
+    outputs not clamped). Any S that the halvings divide is accepted.
     """
 
     def __init__(self, config: SimSwapConfig) -> None:
@@ -102,9 +104,13 @@ class SimSwapGenerator(nn.Module):
             )
             for i, (a, b) in enumerate(zip(wide, c[-2::-1], strict=True))
         )
-        head: list[nn.Module] = [_conv(c[0], pixels, config.stem_kernel, padding=config.padding)]
+        last = _conv(c[0], pixels, config.stem_kernel, padding=config.padding)
+        head: list[nn.Module] = [last]
         if config.output == "bn-tanh":
             head.append(nn.BatchNorm2d(pixels))
+        elif config.output == "residual":
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
         self.head = nn.Sequential(*head)
         self.denormalize = Normalize() if config.output == "imagenet" else None
 
@@ -127,7 +133,10 @@ class SimSwapGenerator(nn.Module):
             h = F.interpolate(h, scale_factor=2.0, mode="bilinear", align_corners=False)
             h = up(torch.cat([h, encoded[-2 - i]], dim=1) if i < self.config.skips else h)
         y = F.pixel_shuffle(self.head(h), self.config.patch).float()
-        image = self.denormalize.inverse(y) if self.denormalize else (torch.tanh(y) + 1) / 2
+        if self.config.output == "residual":
+            image = x + y
+        else:
+            image = self.denormalize.inverse(y) if self.denormalize else (torch.tanh(y) + 1) / 2
         return GeneratorOutput(image=image, aux={})
 
 

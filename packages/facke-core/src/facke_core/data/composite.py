@@ -19,7 +19,7 @@ EXPRESSION = 0.35
 """Share of the donor's geometry that eyes and lips take: their shape is expression as well."""
 
 
-def thin_plate_grid(points: Tensor, values: Tensor, size: int, coarse: int = 32) -> Tensor:
+def thin_plate_grid(points: Tensor, values: Tensor, size: int, coarse: int = 16) -> Tensor:
     """A thin-plate spline through ``points -> values``, as a sampling grid.
 
     Args:

@@ -8,6 +8,7 @@ for ``load("./run")``) with ``log.jsonl``, ``recipe.json`` and ``checkpoints/``,
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import sys
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from accelerate import Accelerator
@@ -130,7 +131,8 @@ def train(
         if not quiet:
             say(f"resumed at step {trainer.step}")
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / RECIPE, to_dict(settings))
+    if accelerator.is_main_process:
+        write_json(out / RECIPE, to_dict(settings))
 
     def keep() -> None:
         if not accelerator.is_main_process:
@@ -155,12 +157,13 @@ def train(
         )
 
     started = time.perf_counter()
-    with _stop_signals() as stopped, (out / LOG).open("a", encoding="utf-8") as log:
+    quiet = quiet or not accelerator.is_main_process
+    with _stop_signals() as stopped, _log(out, accelerator.is_main_process) as log:
         saved = trainer.step
         for report in trainer:
             registry.train_step(report)
             if report.step % settings.log_every == 0 or report.step == settings.steps:
-                rate = settings.batch_size / report.seconds
+                rate = settings.batch_size * accelerator.num_processes / report.seconds
                 line = {"step": report.step, "images": report.images, "images_per_s": rate}
                 log.write(json.dumps(_rounded(line | dict(report.losses))) + "\n")
                 log.flush()
@@ -198,6 +201,10 @@ def _check_dataset(crops: CropSet, recipe: Recipe, data: Path) -> None:
                 f"{data} was made with {key} {have}, the recipe needs {want}. Make the crop set "
                 "again with the recipe's settings."
             )
+
+
+def _log(out: Path, main_process: bool) -> IO[str]:
+    return (out / LOG if main_process else Path(os.devnull)).open("a", encoding="utf-8")
 
 
 def _rounded(values: dict[str, Any]) -> dict[str, Any]:
