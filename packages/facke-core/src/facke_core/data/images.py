@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import PIL.Image
 import torch
+import torch.nn.functional as F
 from PIL import ImageCms, ImageOps, PngImagePlugin
 from torch import Tensor
 
@@ -208,6 +209,32 @@ def _from_values(values: Tensor, name: str) -> Photo:
         image = _unit_range(values.float(), name)
     alpha = image[3:].contiguous() if image.shape[0] == 4 else None
     return Photo(_rgb(image[:3]).contiguous(), alpha, name)
+
+
+def resize(images: Tensor, size: tuple[int, int], *, mode: str = "antialias") -> Tensor:
+    """Images (B, C, H, W) at ``size`` (height, width).
+
+    ``antialias`` is bilinear and averages where it shrinks. ``nearest``, ``bilinear`` and
+    ``bicubic`` skip pixels then; the original systems resize so.
+    """
+    if mode == "antialias":
+        return F.interpolate(images, size, mode="bilinear", antialias=True)
+    return F.interpolate(images, size, mode=mode)
+
+
+def center_crop(picture: PIL.Image.Image, size: int) -> PIL.Image.Image:
+    """The middle square of a picture, ``size`` pixels wide, as guided-diffusion prepares data.
+
+    Halved by averaging while the shorter side is at least twice ``size``, then bicubic.
+    """
+    while min(picture.size) >= 2 * size:
+        half = (picture.width // 2, picture.height // 2)
+        picture = picture.resize(half, PIL.Image.Resampling.BOX)
+    scale = size / min(picture.size)
+    scaled = (round(picture.width * scale), round(picture.height * scale))
+    picture = picture.resize(scaled, PIL.Image.Resampling.BICUBIC)
+    left, top = (picture.width - size) // 2, (picture.height - size) // 2
+    return picture.crop((left, top, left + size, top + size))
 
 
 def to_pil(image: Tensor, alpha: Tensor | None = None) -> PIL.Image.Image:

@@ -13,6 +13,7 @@ import torch
 from kornia.color import lab_to_rgb, rgb_to_lab
 from torch import Tensor
 
+from facke_core.data.images import resize
 from facke_core.faces.align import invert_affine, transform_points, warp
 from facke_core.types import AlignedFace
 
@@ -153,12 +154,8 @@ def paste(
 
 def _fit(image: Tensor, like: Tensor) -> Tensor:
     """``image`` at the size of ``like``."""
-    if image.shape[1:] == like.shape[1:]:
-        return image
-    size = (like.shape[1], like.shape[2])
-    resize = torch.nn.functional.interpolate
-    fitted: Tensor = resize(image[None], size, mode="bilinear", antialias=True)[0]
-    return fitted
+    same = image.shape[1:] == like.shape[1:]
+    return image if same else resize(image[None], (like.shape[1], like.shape[2]))[0]
 
 
 def _box(matrix: Tensor, mask: Tensor, photo: Tensor) -> tuple[int, int, int, int] | None:

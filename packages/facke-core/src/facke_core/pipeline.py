@@ -1,0 +1,289 @@
+"""From two photos to a result: detect, align, encode, sample, paste."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+
+from facke_core.data.images import ImageLike, Photo, read_image, resize
+from facke_core.errors import CompatibilityError, ImageError, NoFaceError, UsageError
+from facke_core.faces.align import Alignment, align, retemplate
+from facke_core.faces.paste import paste
+from facke_core.methods import Method
+from facke_core.protocols import FaceDetector, IdentityEncoder
+from facke_core.registry import default_registry
+from facke_core.sampling import check_compatible
+from facke_core.types import AlignedFace, Face, SwapInputs, SwapRequest, SwapResult
+
+if TYPE_CHECKING:
+    from facke_core.registry import Registry
+    from facke_core.sources import Source
+
+FaceChoice = Literal["largest", "all"] | int
+"""Which faces of the target: a number counts from the largest, which is 1."""
+
+
+class SwapPipeline:
+    """Puts the identity of one photo on the face of another. Made by :func:`facke_core.load`.
+
+    Every stage is a public method and can be used alone. Photos and results are on the CPU; the
+    networks run on ``device`` in the dtype of the generator's parameters.
+
+    Args:
+        method: generator and sampler.
+        identity_encoder: the one the generator was trained with; None if it takes no identity.
+        detector: finds faces in photos.
+        alignment: how the generator wants its crops.
+        registry: whose ``facke_result`` hooks see the results; default: everything installed.
+        source: where the weights come from, for the disclosure in results.
+        device: where generator and encoder are.
+
+    Raises:
+        CompatibilityError: sampler, generator, encoder or alignment do not fit together.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        *,
+        identity_encoder: IdentityEncoder | None,
+        detector: FaceDetector,
+        alignment: Alignment,
+        registry: Registry | None = None,
+        source: Source | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        check_compatible(*method, identity_encoder)
+        size = method.generator.spec.image_size
+        if alignment.size != size:
+            raise CompatibilityError(
+                f"The generator takes crops of {size} pixels, but the alignment makes crops of "
+                f"{alignment.size}. Give Alignment(template={alignment.template!r}, size={size})."
+            )
+        self.method = method
+        self.identity_encoder = identity_encoder
+        self.detector = detector
+        self.alignment = alignment
+        self.registry = registry or default_registry()
+        self.source = source
+        self.device = torch.device(device)
+
+    def __call__(
+        self,
+        source: ImageLike,
+        target: ImageLike,
+        *,
+        seed: int | None = None,
+        face: FaceChoice = "largest",
+    ) -> SwapResult:
+        """Swap faces in a photo.
+
+        Args:
+            source: gives the identity, by its largest face.
+            target: the photo that is changed.
+            seed: of the noise, for methods that draw any; default: a fresh one, which the result
+                names. The global random state is neither read nor changed.
+            face: which faces of the target: ``largest``, ``all``, or a number counted from the
+                largest, 1.
+
+        Raises:
+            ImageError: a picture cannot be read.
+            NoFaceError: no face, or fewer than ``face`` asks for.
+        """
+        clock = _Clock()
+        source_photo, target_photo = read_image(source), read_image(target)
+        with clock.stage("detect"):
+            source_face = self._faces(source_photo, "largest")[0]
+            faces = self._faces(target_photo, face)
+        with clock.stage("align"):
+            source_crop = self.align(source_photo.image, source_face).crop
+            aligned = [self.align(target_photo.image, one) for one in faces]
+        with clock.stage("encode"):
+            identity = self.encode(source_crop[None])
+        with clock.stage("generate"):
+            rng, start = _random(seed)
+            n = len(aligned)
+            crops = self.swap_crops(
+                source_crop.expand(n, -1, -1, -1),
+                torch.stack([one.crop for one in aligned]),
+                identity=identity.expand(n, -1),
+                rng=rng,
+            )
+        with clock.stage("paste"):
+            image = target_photo.image
+            for crop, one in reversed(list(zip(crops, aligned, strict=True))):
+                image = self.paste(image, crop, one)  # the largest face, in front, comes last
+        result = SwapResult(
+            image=image,
+            faces=tuple(faces),
+            seconds=clock.seconds(),
+            request=self._request(seed, rng, start),
+            alpha=target_photo.alpha,
+        )
+        return self.registry.apply_result(result, result.request)
+
+    def swap_files(
+        self, source: ImageLike, target: ImageLike, *, seed: int | None = None
+    ) -> SwapResult:
+        """Swap pictures that are aligned crops already: nothing is detected, aligned or pasted.
+
+        Square crops of another size than the generator's are resized to it. The result has the
+        generator's size; no ``facke_result`` hook sees it.
+
+        Raises:
+            ImageError: a picture cannot be read or is not square.
+        """
+        clock = _Clock()
+        crops = [self._as_crop(read_image(one)) for one in (source, target)]
+        with clock.stage("encode"):
+            identity = self.encode(crops[0])
+        with clock.stage("generate"):
+            rng, start = _random(seed)
+            image = self.swap_crops(*crops, identity=identity, rng=rng)[0]
+        return SwapResult(
+            image=image, faces=(), seconds=clock.seconds(), request=self._request(seed, rng, start)
+        )
+
+    def detect(self, photo: Tensor) -> list[Face]:
+        """The faces of a photo (3, H, W), largest first."""
+        return self.detector(photo)
+
+    def align(self, photo: Tensor, face: Face) -> AlignedFace:
+        """The crop (3, S, S) of a face, and the map (2, 3) from photo to crop pixels."""
+        return align(photo, face, self.alignment)
+
+    def encode(self, crops: Tensor) -> Tensor:
+        """Identities (B, D), unit norm, of crops (B, 3, S, S) that :meth:`align` made; any S.
+
+        (B, 0) where the generator takes no identity.
+        """
+        if self.identity_encoder is None:
+            return crops.new_zeros(len(crops), 0)
+        spec = self.identity_encoder.spec
+        with torch.inference_mode():
+            framed = retemplate(
+                crops.to(self.device, torch.float32), self.alignment, spec.template, spec.input_size
+            )
+            identity = self.identity_encoder(framed).to(crops.device)
+        return identity.clone()  # an ordinary tensor again
+
+    def swap_crops(
+        self,
+        source: Tensor,
+        target: Tensor,
+        *,
+        identity: Tensor | None = None,
+        rng: torch.Generator | None = None,
+    ) -> Tensor:
+        """The results (B, 3, S, S) in [0, 1], on the device of ``target``.
+
+        Args:
+            source: (B, 3, S, S), gives the identity.
+            target: (B, 3, S, S), gives everything else.
+            identity: (B, D); default: the encoding of ``source``.
+            rng: for methods that draw noise. Give one on the CPU to get the same result on every
+                device.
+        """
+        if identity is None:
+            identity = self.encode(source)
+        generator, sampler = self.method
+        with torch.inference_mode():
+            tensors = (source, target, identity)
+            inputs = SwapInputs(*(tensor.to(self.device, self.dtype) for tensor in tensors))
+            result = sampler(generator, inputs, rng=rng).to(target.device, torch.float32)
+        return result.clone()  # an ordinary tensor again
+
+    def paste(self, photo: Tensor, crop: Tensor, face: AlignedFace) -> Tensor:
+        """The photo (3, H, W) with the swapped crop (3, S, S) blended into the face region."""
+        return paste(photo, crop, face)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the generator's parameters; float32 where it has none."""
+        generator = self.method.generator
+        parameters = generator.parameters() if isinstance(generator, nn.Module) else iter(())
+        first = next(parameters, None)
+        return torch.float32 if first is None else first.dtype
+
+    def _faces(self, photo: Photo, choice: FaceChoice) -> list[Face]:
+        if isinstance(choice, bool) or not (
+            choice in ("largest", "all") or (isinstance(choice, int) and choice >= 1)
+        ):
+            raise UsageError(
+                f"face={choice!r} is not possible. Use 'largest', 'all', or a number from 1, "
+                "which counts from the largest face."
+            )
+        faces = self.detect(photo.image)
+        height, width = photo.image.shape[1:]
+        if not faces:
+            raise NoFaceError(
+                f"No face was found in {photo.name} ({width} x {height} pixels; the detector's "
+                f"threshold is {self.detector.threshold:g}). Use a picture that shows a face "
+                "upright, not in full profile, and at least about 20 pixels wide."
+            )
+        if choice == "all":
+            return faces
+        number = 1 if choice == "largest" else int(choice)
+        if number > len(faces):
+            there = "is 1 face" if len(faces) == 1 else f"are {len(faces)} faces"
+            raise NoFaceError(
+                f"There is no face {number} in {photo.name} ({width} x {height} pixels): there "
+                f"{there}. Count from the largest, 1, or ask for largest or all."
+            )
+        return [faces[number - 1]]
+
+    def _as_crop(self, photo: Photo) -> Tensor:
+        height, width = photo.image.shape[1:]
+        if height != width:
+            raise ImageError(
+                f"{photo.name} has {width} x {height} pixels, but aligned crops are square. "
+                "Give a square crop, or let the face be detected in the photo."
+            )
+        size = self.alignment.size
+        return photo.image[None] if width == size else resize(photo.image[None], (size, size))
+
+    def _request(self, seed: int | None, rng: torch.Generator, start: Tensor) -> SwapRequest:
+        """What results record; a seed that was drawn here only if noise was drawn with it."""
+        used = not torch.equal(rng.get_state(), start)
+        sampler = self.method.sampler
+        settings = getattr(sampler, "__dataclass_fields__", {})
+        return SwapRequest(
+            method=self.source.config.method
+            if self.source
+            else type(self.method.generator).__name__,
+            weights=self.source.weights if self.source else "",
+            revision=self.source.revision if self.source else "",
+            seed=rng.initial_seed() if seed is None and used else seed,
+            settings={name: getattr(sampler, name) for name in settings},
+        )
+
+
+def _random(seed: int | None) -> tuple[torch.Generator, Tensor]:
+    """A generator of its own on the CPU, and its state before anything was drawn."""
+    if seed is not None and not 0 <= seed < 2**63:
+        raise UsageError(f"seed={seed} is not possible. Use a number from 0 to 2**63 - 1.")
+    rng = torch.Generator().manual_seed(secrets.randbits(63) if seed is None else seed)
+    return rng, rng.get_state()
+
+
+class _Clock:
+    """Wall times of the stages."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self._stages = dict.fromkeys(("detect", "align", "encode", "generate", "paste"), 0.0)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._stages[name] += time.perf_counter() - start
+
+    def seconds(self) -> dict[str, float]:
+        return {**self._stages, "total": time.perf_counter() - self._start}

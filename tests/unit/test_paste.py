@@ -1,0 +1,189 @@
+"""Paste-back: only the face, no seam, any size."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from facke_core.faces.align import Alignment, align, template_points
+from facke_core.faces.paste import face_mask, match_color, paste
+from facke_core.types import AlignedFace, Face
+
+SIZE = 128
+
+
+def oval(x: float, y: float, eyes: float) -> Tensor:
+    """A mesh: 478 points in an oval around the eyes, nose and mouth of a frontal face."""
+    angles = torch.arange(478) * (2 * math.pi / 478)
+    return torch.stack([x + 1.1 * eyes * angles.cos(), y + 1.35 * eyes * angles.sin()], 1)
+
+
+def face_at(x: float, y: float, eyes: float, *, mesh: bool = True, angle: float = 0) -> Face:
+    """A frontal face whose eyes are ``eyes`` pixels apart, around (x, y), turned by ``angle``."""
+    points = template_points("simswap_frontal", 112)
+    points = ((points - points.mean(0)) * eyes / 32.54).float()
+    outline = oval(0, 0, eyes)
+    turn = torch.tensor([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+    centre = torch.tensor([x, y])
+    points, outline = points @ turn + centre, outline @ turn + centre
+    box = torch.cat([outline.amin(0), outline.amax(0)])
+    return Face(box, points, 0.9, outline if mesh else None)
+
+
+def aligned_at(photo: Tensor, face: Face, size: int = SIZE) -> AlignedFace:
+    return align(photo, face, Alignment(template="simswap_frontal", size=size))
+
+
+def noise(*shape: int) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(0))
+
+
+# The mask
+
+
+@pytest.mark.parametrize("mesh", [True, False])
+def test_the_mask_is_one_inside_and_fades_to_zero_at_the_outline(mesh: bool) -> None:
+    mask = face_mask(aligned_at(noise(3, 300, 300), face_at(150, 150, 40, mesh=mesh)))
+    assert mask.shape == (1, 128, 128)
+    assert mask.min() == 0
+    assert mask.max() == 1
+    assert mask[0, 78, 64] == 1  # the nose
+    assert mask[0, :6].max() == mask[0, -1].max() == mask[0, :, :12].max() == 0
+    step = torch.maximum(mask.diff(dim=1).abs().max(), mask.diff(dim=2).abs().max())
+    assert step < 0.15
+
+
+@pytest.mark.parametrize("mesh", [True, False])
+def test_the_mask_follows_the_face_and_not_its_size_in_the_photo(mesh: bool) -> None:
+    small = face_mask(aligned_at(noise(3, 90, 90), face_at(45, 45, 12, mesh=mesh, angle=0.5)))
+    large = face_mask(aligned_at(noise(3, 900, 900), face_at(450, 450, 120, mesh=mesh)))
+    assert (small - large).abs().max() < 1e-3
+
+
+def test_a_turned_head_without_mesh_moves_the_mask_against_the_nose() -> None:
+    face = face_at(150, 150, 40, mesh=False)
+    turned = face._replace(
+        landmarks=face.landmarks + torch.tensor([[0.0, 0], [0, 0], [15, 0], [0, 0], [0, 0]])
+    )
+
+    def middle(face: Face) -> float:
+        columns = face_mask(aligned_at(noise(3, 300, 300), face))[0].sum(0)
+        return float((columns * torch.arange(128.0)).sum() / columns.sum())
+
+    assert middle(turned) < middle(face) - 5
+
+
+def test_the_mask_is_zero_at_the_border_of_a_tight_crop() -> None:
+    face = face_at(150, 150, 40)
+    tight = align(noise(3, 300, 300), face, Alignment(template="arcface", size=SIZE))
+    tight = tight._replace(face=face._replace(mesh=oval(150, 150, 80)))
+    mask = face_mask(tight)[0]
+    assert mask[[0, -1]].max() == 0
+    assert mask[:, [0, -1]].max() == 0
+    assert mask[64, 64] == 1
+
+
+# Pasting
+
+
+@pytest.mark.parametrize("eyes", [6, 25, 60, 150])
+def test_pasting_the_crop_itself_changes_almost_nothing(eyes: float) -> None:
+    smooth = F.interpolate(noise(1, 3, 12, 15), (480, 600), mode="bicubic")[0].clamp(0, 1)
+    aligned = aligned_at(smooth, face_at(290, 240, eyes, angle=0.3), 256)
+    assert (paste(smooth, aligned.crop, aligned) - smooth).abs().max() < 0.03
+
+
+def test_pixels_outside_the_mask_keep_their_bits() -> None:
+    photo = noise(3, 400, 500)
+    before = photo.clone()
+    aligned = aligned_at(photo, face_at(250, 200, 40))
+    result = paste(photo, torch.zeros(3, SIZE, SIZE), aligned, color=False)
+    touched = (result != photo).any(0).nonzero()
+    (top, left), (bottom, right) = touched.amin(0).tolist(), touched.amax(0).tolist()
+    assert left > 250 - 46
+    assert right < 250 + 46
+    assert top > 200 - 56
+    assert bottom < 200 + 56
+    assert torch.equal(photo, before)
+    assert result[:, 200, 250].max() < 0.01
+
+
+@pytest.mark.parametrize("size", [64, SIZE, 256])
+def test_what_is_pasted_lands_where_it_belongs(size: int) -> None:
+    """A cross on the nose of the crop is on the nose of the photo, whatever the crop's size."""
+    photo = torch.full((3, 400, 500), 0.5)
+    face = face_at(250, 200, 50, angle=-0.4)
+    aligned = aligned_at(photo, face)
+    ticks = (torch.arange(size) + 0.5) * SIZE / size - 0.5
+    nose = aligned.matrix[:, :2] @ face.landmarks[2] + aligned.matrix[:, 2]
+    distance = torch.hypot(ticks[None, :] - nose[0], ticks[:, None] - nose[1])
+    crop = (1 - distance / 12).clamp(min=0).expand(3, -1, -1)
+    result = paste(photo, crop, aligned, color=False)[0]
+    y, x = torch.meshgrid(torch.arange(400.0), torch.arange(500.0), indexing="ij")
+    weight = (result - 0.5).clamp(min=0)
+    found = torch.stack([(weight * x).sum(), (weight * y).sum()]) / weight.sum()
+    assert (found - face.landmarks[2]).norm() < 0.2
+
+
+def test_a_face_at_the_border_of_the_photo_is_pasted() -> None:
+    photo = torch.full((3, 200, 200), 0.5)
+    aligned = aligned_at(photo, face_at(5, 100, 40))
+    result = paste(photo, torch.ones(3, SIZE, SIZE), aligned, color=False)
+    assert result[:, 100, 2].min() > 0.99
+    assert result[:, 100, 150].max() == 0.5
+
+
+def test_a_face_outside_of_the_photo_changes_nothing() -> None:
+    photo = torch.full((3, 100, 100), 0.5)
+    aligned = aligned_at(photo, face_at(400, 400, 20))
+    assert torch.equal(paste(photo, torch.ones(3, SIZE, SIZE), aligned), photo)
+
+
+def test_an_own_mask_of_any_size_is_used() -> None:
+    photo = noise(3, 300, 300)
+    aligned = aligned_at(photo, face_at(150, 150, 40))
+    crop = torch.ones(3, SIZE, SIZE)
+    assert torch.equal(paste(photo, crop, aligned, torch.zeros(1, 32, 32)), photo)
+    result = paste(photo, crop, aligned, torch.ones(1, 32, 32), color=False)
+    assert result[:, 150 - 50, 150 - 50].min() > 0.99
+
+
+# Colours
+
+
+def test_colours_are_moved_to_the_targets() -> None:
+    target = 0.6 + 0.1 * noise(3, SIZE, SIZE)
+    crop = (0.8 * target + torch.tensor([0.15, 0.0, -0.1])[:, None, None]).clamp(0, 1)
+    mask = torch.zeros(1, SIZE, SIZE)
+    mask[:, 30:100, 30:100] = 1
+    inside = mask[0].bool()
+    before = (crop - target)[:, inside].mean(1).abs().max()
+    after = (match_color(crop, target, mask) - target)[:, inside].mean(1).abs().max()
+    assert before > 0.1
+    assert after < 0.01
+
+
+def test_matching_a_crop_with_itself_changes_nothing() -> None:
+    crop = noise(3, SIZE, SIZE)
+    assert (match_color(crop, crop, torch.ones(1, SIZE, SIZE)) - crop).abs().max() < 1e-4
+
+
+def test_a_flat_crop_stays_flat() -> None:
+    flat = torch.full((3, SIZE, SIZE), 0.3)
+    matched = match_color(flat, noise(3, SIZE, SIZE), torch.ones(1, SIZE, SIZE))
+    assert torch.isfinite(matched).all()
+    assert matched.flatten(1).std(1).max() < 1e-5
+
+
+def test_pasting_with_colours_keeps_the_surroundings_tone() -> None:
+    photo = 0.55 + 0.1 * noise(3, 300, 300)
+    aligned = aligned_at(photo, face_at(150, 150, 40))
+    dark = aligned.crop * 0.6
+    plain = paste(photo, dark, aligned, color=False)[:, 140:160, 140:160].mean()
+    matched = paste(photo, dark, aligned)[:, 140:160, 140:160].mean()
+    assert plain < 0.4
+    assert matched == pytest.approx(0.6, abs=0.02)

@@ -1,0 +1,395 @@
+"""The pipeline with small real networks and a detector that knows where the faces are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from facke_core import hookimpl
+from facke_core.errors import CompatibilityError, ImageError, NoFaceError, UsageError
+from facke_core.faces.align import Alignment, template_points
+from facke_core.methods import Method
+from facke_core.pipeline import SwapPipeline
+from facke_core.provenance import read_disclosure
+from facke_core.registry import Registry
+from facke_core.sampling import SinglePass, check_compatible
+from facke_core.types import (
+    Face,
+    GeneratorOutput,
+    GeneratorSpec,
+    IdentityEncoderSpec,
+    SwapInputs,
+    SwapResult,
+)
+
+SIZE = 32
+
+
+class Tint(nn.Module):
+    """Colours the target with the identity: enough of a face swap to see who went where."""
+
+    def __init__(self, conditions: frozenset[str] = frozenset({"identity"})) -> None:
+        super().__init__()
+        self.share = nn.Parameter(torch.tensor(0.75))
+        self.spec = GeneratorSpec(image_size=SIZE, identity_dim=3, conditions=conditions)
+        self.batches: list[int] = []
+
+    def forward(self, x: Tensor, *, identity: Tensor) -> GeneratorOutput:
+        self.batches.append(len(x))
+        colour = identity[:, :, None, None].clamp(0, 1)
+        return GeneratorOutput(x * (1 - self.share) + colour * self.share, {})
+
+
+class MeanColour(nn.Module):
+    """An identity encoder: who you are is your mean colour."""
+
+    def __init__(self, template: str = "arcface", dim: int = 3) -> None:
+        super().__init__()
+        self.spec = IdentityEncoderSpec(
+            name="mean-colour", embedding_dim=dim, input_size=(24, 24), template=template
+        )
+        self.seen: list[tuple[int, ...]] = []
+
+    def forward(self, face: Tensor) -> Tensor:
+        self.seen.append(tuple(face.shape))
+        return nn.functional.normalize(face.mean((2, 3)), dim=1)
+
+
+@dataclass(frozen=True)
+class Noisy:
+    """A sampler that draws noise."""
+
+    strength: float = 0.1
+
+    @property
+    def supplies(self) -> frozenset[str]:
+        return frozenset({"identity"})
+
+    def __call__(
+        self, generator: Any, inputs: SwapInputs, *, rng: torch.Generator | None = None
+    ) -> Tensor:
+        noise = torch.rand(inputs.target.shape, generator=rng) * self.strength
+        image: Tensor = generator(inputs.target, identity=inputs.identity).image
+        return (image + noise).clamp(0, 1)
+
+
+class Detector:
+    """Finds what each photo was registered with."""
+
+    threshold = 0.6
+
+    def __init__(self) -> None:
+        self.faces: dict[tuple[int, ...], list[Face]] = {}
+
+    def __call__(self, photo: Tensor) -> list[Face]:
+        return self.faces.get(tuple(photo.shape), [])
+
+
+def face_at(x: float, y: float, size: float) -> Face:
+    points = (template_points("arcface", 100) / 100 * size + torch.tensor([x, y])).float()
+    return Face(torch.tensor([x, y, x + size, y + size]), points, 0.9)
+
+
+@pytest.fixture
+def detector() -> Detector:
+    found = Detector()
+    found.faces[(3, 90, 80)] = [face_at(10, 10, 60)]
+    found.faces[(3, 150, 260)] = [face_at(150, 30, 90), face_at(20, 50, 60), face_at(100, 5, 30)]
+    return found
+
+
+def make(detector: Detector, **changes: Any) -> SwapPipeline:
+    parts: dict[str, Any] = {
+        "method": Method(Tint(), SinglePass()),
+        "identity_encoder": MeanColour(),
+        "detector": detector,
+        "alignment": Alignment(template="arcface", size=SIZE),
+        "registry": Registry(),
+    }
+    method = changes.pop("method", parts.pop("method"))
+    return SwapPipeline(method, **{**parts, **changes})
+
+
+@pytest.fixture
+def red() -> Tensor:
+    """A source photo with one face, all red."""
+    return torch.tensor([1.0, 0, 0])[:, None, None].expand(3, 90, 80).contiguous()
+
+
+@pytest.fixture
+def group() -> Tensor:
+    """A target photo with three faces."""
+    return 0.5 + 0.1 * torch.rand(3, 150, 260, generator=torch.Generator().manual_seed(0))
+
+
+def changed(result: SwapResult, photo: Tensor, face: Face) -> bool:
+    x, y = ((face.box[:2] + face.box[2:]) / 2).long().tolist()
+    return bool((result.image[:, y, x] - photo[:, y, x]).abs().max() > 0)
+
+
+# The whole way
+
+
+def test_the_largest_face_is_swapped_and_nothing_else(
+    detector: Detector, red: Tensor, group: Tensor
+) -> None:
+    before = group.clone()
+    result = make(detector)(red, group)
+    faces = detector.faces[(3, 150, 260)]
+    assert [changed(result, group, f) for f in faces] == [True, False, False]
+    assert torch.equal(result.image[:, :, :120], group[:, :, :120])
+    assert torch.equal(group, before)
+    assert result.image.shape == group.shape
+    assert result.image.dtype == torch.float32
+    assert 0 <= float(result.image.min()) <= float(result.image.max()) <= 1
+    assert len(result.faces) == 1
+    assert torch.equal(result.faces[0].landmarks, faces[0].landmarks)
+
+
+def test_all_faces_are_swapped_in_one_batch(detector: Detector, red: Tensor, group: Tensor) -> None:
+    generator = Tint()
+    result = make(detector, method=Method(generator, SinglePass()))(red, group, face="all")
+    assert all(changed(result, group, f) for f in detector.faces[(3, 150, 260)])
+    assert generator.batches == [3]
+    assert len(result.faces) == 3
+
+
+def test_a_face_is_chosen_by_its_number(detector: Detector, red: Tensor, group: Tensor) -> None:
+    result = make(detector)(red, group, face=2)
+    faces = detector.faces[(3, 150, 260)]
+    assert [changed(result, group, f) for f in faces] == [False, True, False]
+
+
+def test_every_kind_of_image_gives_the_same_result(
+    detector: Detector, tmp_path: Path, red: Tensor, group: Tensor
+) -> None:
+    pipeline = make(detector)
+    array = (group * 255).round().byte().permute(1, 2, 0).numpy()
+    Image.fromarray(array).save(tmp_path / "target.png")
+    source = Image.new("RGB", (80, 90), (255, 0, 0))
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    results = [
+        pipeline(source, target).image
+        for target in (tmp_path / "target.png", Image.fromarray(array), array, tensor)
+    ]
+    assert all(torch.equal(result, results[0]) for result in results)
+
+
+def test_transparency_of_the_target_is_kept(detector: Detector, red: Tensor) -> None:
+    rgba = np.full((90, 80, 4), 128, np.uint8)
+    rgba[..., 3] = np.arange(80)
+    result = make(detector)(red, rgba)
+    assert result.alpha is not None
+    assert torch.equal(result.alpha[0, 7] * 255, torch.arange(80.0))
+    assert result.to_pil().mode == "RGBA"
+
+
+def test_times_of_all_stages_are_reported(detector: Detector, red: Tensor, group: Tensor) -> None:
+    seconds = make(detector)(red, group).seconds
+    stages = ["detect", "align", "encode", "generate", "paste"]
+    assert list(seconds) == [*stages, "total"]
+    assert all(seconds[stage] > 0 for stage in stages)
+    assert seconds["total"] >= sum(seconds[stage] for stage in stages)
+
+
+def test_a_saved_result_says_what_it_is(
+    detector: Detector, tmp_path: Path, red: Tensor, group: Tensor
+) -> None:
+    source: Any = SimpleNamespace(
+        config=SimpleNamespace(method="tint"), weights="tint.best", revision="abc"
+    )
+    result = make(detector, source=source)(red, group, seed=5)
+    result.save(str(tmp_path / "out.png"))
+    said = read_disclosure(tmp_path / "out.png")
+    assert said["digital_source_type"].endswith("compositeWithTrainedAlgorithmicMedia")
+    expected = {"method": "tint", "weights": "tint.best", "revision": "abc", "seed": "5"}
+    assert expected.items() <= said.items()
+
+
+def test_hooks_see_full_pictures_only(detector: Detector, red: Tensor, group: Tensor) -> None:
+    seen = []
+
+    class Watermark:
+        @hookimpl
+        def facke_result(self, result: SwapResult, request: Any) -> SwapResult:
+            from dataclasses import replace
+
+            seen.append(request.method)
+            return replace(result, image=torch.zeros_like(result.image))
+
+    registry = Registry()
+    registry.register(Watermark(), "watermark")
+    pipeline = make(detector, registry=registry)
+    assert pipeline(red, group).image.max() == 0
+    assert seen == ["Tint"]
+    crops = torch.rand(2, 3, SIZE, SIZE)
+    assert pipeline.swap_crops(crops, crops).max() > 0
+    assert pipeline.swap_files(crops[0], crops[1]).image.max() > 0
+    assert seen == ["Tint"]
+
+
+# What can go wrong
+
+
+def test_a_photo_without_a_face_is_named(detector: Detector, red: Tensor, tmp_path: Path) -> None:
+    Image.new("RGB", (77, 55)).save(tmp_path / "empty.png")
+    pipeline = make(detector)
+    message = r"No face was found in .*empty.png \(77 x 55 pixels; the detector's threshold is 0.6"
+    with pytest.raises(NoFaceError, match=message):
+        pipeline(tmp_path / "empty.png", red)
+    with pytest.raises(NoFaceError, match=message):
+        pipeline(red, tmp_path / "empty.png", face="all")
+
+
+def test_a_missing_face_says_how_many_there_are(
+    detector: Detector, red: Tensor, group: Tensor
+) -> None:
+    with pytest.raises(NoFaceError, match=r"no face 4 in .* there are 3 faces"):
+        make(detector)(red, group, face=4)
+    with pytest.raises(NoFaceError, match=r"no face 2 in .* there is 1 face"):
+        make(detector)(red, red, face=2)
+
+
+@pytest.mark.parametrize("face", [0, -1, "biggest", True, 1.0])
+def test_impossible_choices_are_explained(
+    detector: Detector, red: Tensor, group: Tensor, face: Any
+) -> None:
+    with pytest.raises(UsageError, match="Use 'largest', 'all', or a number from 1"):
+        make(detector)(red, group, face=face)
+
+
+def test_parts_that_do_not_fit_are_refused(detector: Detector) -> None:
+    with pytest.raises(CompatibilityError, match="'mean-colour' gives 4"):
+        make(detector, identity_encoder=MeanColour(dim=4))
+    with pytest.raises(CompatibilityError, match="no identity encoder was given"):
+        make(detector, identity_encoder=None)
+    with pytest.raises(CompatibilityError, match="timestep is missing"):
+        make(detector, method=Method(Tint(frozenset({"identity", "timestep"})), SinglePass()))
+    with pytest.raises(CompatibilityError, match=r"size=32\)"):
+        make(detector, alignment=Alignment(template="arcface", size=64))
+    check_compatible(Tint(), SinglePass(), MeanColour())
+
+
+# Randomness
+
+
+def test_a_seed_repeats_a_result_and_the_global_state_is_left_alone(
+    detector: Detector, red: Tensor, group: Tensor
+) -> None:
+    pipeline = make(detector, method=Method(Tint(), Noisy()))
+    state = torch.get_rng_state()
+    first, second, other = (pipeline(red, group, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(first.image, second.image)
+    assert not torch.equal(first.image, other.image)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert first.request.seed == 1
+    assert first.request.settings == {"strength": 0.1}
+    with pytest.raises(UsageError, match="seed=-1"):
+        pipeline(red, group, seed=-1)
+
+
+def test_a_seed_that_was_drawn_repeats_the_result(
+    detector: Detector, red: Tensor, group: Tensor
+) -> None:
+    pipeline = make(detector, method=Method(Tint(), Noisy()))
+    result = pipeline(red, group)
+    assert result.request.seed is not None
+    again = pipeline(red, group, seed=result.request.seed)
+    assert torch.equal(result.image, again.image)
+
+
+def test_a_method_without_noise_names_no_seed(
+    detector: Detector, red: Tensor, group: Tensor
+) -> None:
+    first, second = (make(detector)(red, group) for _ in range(2))
+    assert first.request.seed is None
+    assert torch.equal(first.image, second.image)
+
+
+# The stages alone
+
+
+def test_the_encoder_sees_crops_in_its_own_framing(detector: Detector) -> None:
+    crops = torch.rand(2, 3, SIZE, SIZE)
+    other = MeanColour("ffhq")
+    identity = make(detector, identity_encoder=other).encode(crops)
+    assert other.seen == [(2, 3, 24, 24)]
+    assert torch.allclose(identity.norm(dim=1), torch.ones(2))
+    own = MeanColour()
+    make(detector, identity_encoder=own).encode(crops)
+    assert own.seen == [(2, 3, SIZE, SIZE)]
+
+
+def test_a_batch_gives_what_its_crops_give_alone(detector: Detector) -> None:
+    pipeline = make(detector)
+    source, target = torch.rand(3, 3, SIZE, SIZE), torch.rand(3, 3, SIZE, SIZE)
+    together = pipeline.swap_crops(source, target)
+    for i in range(3):
+        alone = pipeline.swap_crops(source[i : i + 1], target[i : i + 1])
+        assert torch.allclose(together[i : i + 1], alone, atol=1e-6)
+    identity = pipeline.encode(source)
+    assert torch.equal(pipeline.swap_crops(source, target, identity=identity), together)
+
+
+def test_results_are_ordinary_tensors(detector: Detector, red: Tensor, group: Tensor) -> None:
+    pipeline = make(detector)
+    crops = pipeline.swap_crops(torch.rand(1, 3, SIZE, SIZE), torch.rand(1, 3, SIZE, SIZE))
+    for tensor in (crops, pipeline(red, group).image, pipeline.encode(crops)):
+        assert not tensor.requires_grad
+        tensor.add_(0.0)
+        assert (tensor * torch.ones(1, requires_grad=True)).sum().requires_grad
+
+
+def test_a_generator_in_half_precision_gets_what_it_takes(detector: Detector) -> None:
+    pipeline = make(detector, method=Method(Tint().bfloat16(), SinglePass()))
+    assert pipeline.dtype == torch.bfloat16
+    result = pipeline.swap_crops(torch.rand(1, 3, SIZE, SIZE), torch.rand(1, 3, SIZE, SIZE))
+    assert result.dtype == torch.float32
+
+
+def test_aligned_crops_are_swapped_without_a_detector(detector: Detector) -> None:
+    pipeline = make(detector)
+    source, target = torch.rand(3, SIZE, SIZE), torch.rand(3, SIZE, SIZE)
+    result = pipeline.swap_files(source, target, seed=3)
+    assert torch.equal(result.image, pipeline.swap_crops(source[None], target[None])[0])
+    assert result.request.seed == 3
+    assert result.faces == ()
+    assert pipeline.swap_files(torch.rand(3, 100, 100), target).image.shape == (3, SIZE, SIZE)
+    with pytest.raises(ImageError, match="40 x 30 pixels, but aligned crops are square"):
+        pipeline.swap_files(source, torch.rand(3, 30, 40))
+
+
+class Mirror(nn.Module):
+    """A method that takes no identity."""
+
+    spec = GeneratorSpec(image_size=SIZE, identity_dim=0, conditions=frozenset())
+
+    def forward(self, x: Tensor) -> GeneratorOutput:
+        return GeneratorOutput(x.flip(3), {})
+
+
+def test_a_method_without_identity_needs_no_encoder(
+    detector: Detector, red: Tensor, group: Tensor
+) -> None:
+    pipeline = make(detector, method=Method(Mirror(), SinglePass()), identity_encoder=None)
+    crop = torch.rand(1, 3, SIZE, SIZE)
+    assert torch.equal(pipeline.swap_crops(crop, crop), crop.flip(3))
+    assert pipeline(red, group).image.shape == group.shape
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cpu_and_cuda_agree(detector: Detector, red: Tensor, group: Tensor) -> None:
+    method = Method(Tint().cuda(), SinglePass())
+    encoder = MeanColour().cuda()
+    cuda = make(detector, method=method, identity_encoder=encoder, device="cuda")(red, group)
+    assert cuda.image.device.type == "cpu"
+    assert (cuda.image - make(detector)(red, group).image).abs().max() < 1e-4
