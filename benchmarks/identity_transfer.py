@@ -40,6 +40,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # before cv2: it reports an unused setting
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: do not burn a busy machine
 
 import numpy as np
 import torch
@@ -369,20 +370,6 @@ def draw(people: Sequence[Person], shown: dict[tuple[int, int], Tensor], crops: 
     )
 
 
-def swapper(pipeline: SwapPipeline) -> SwapCrops:
-    """The pipeline's sampler on prepared identities: each person is encoded once."""
-    from facke_core.types import SwapInputs
-
-    generator, sampler = pipeline.method
-
-    def swap_crops(source: Tensor, target: Tensor, identity: Tensor) -> Tensor:
-        device = pipeline.device
-        inputs = SwapInputs(source.to(device), target.to(device), identity.to(device))
-        return sampler(generator, inputs, rng=torch.Generator(device).manual_seed(0))
-
-    return swap_crops
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--method", default="simswap", help="a registered method")
@@ -400,6 +387,8 @@ def main() -> None:
 
     import facke_core
     from facke_core.data.images import write_image
+    from facke_core.provenance import disclosure
+    from facke_core.types import SwapRequest
 
     name = args.method
     if args.weights:
@@ -411,7 +400,9 @@ def main() -> None:
     people = people_of(pipeline, shared, judge, crops=args.crops)
     left = max(1.0, QUICK_SECONDS - (time.monotonic() - started))
     report = measure(
-        swapper(pipeline),
+        lambda source, target, identity: pipeline.swap_crops(
+            source, target, identity=identity, rng=torch.Generator().manual_seed(0)
+        ),
         people,
         judge,
         paste=None if args.crops else pipeline.paste,
@@ -422,12 +413,21 @@ def main() -> None:
         progress=_progress if sys.stderr.isatty() else None,
     )
     picture = args.picture or Path(f"identity_transfer-{args.method}.png")
-    write_image(str(picture), draw(people, report.pop("shown"), args.crops), overwrite=True)
+    matrix = draw(people, report.pop("shown"), args.crops)
+    source = pipeline.source
+    request = SwapRequest(
+        method=args.method,
+        weights=source.weights if source else "",
+        revision=source.revision if source else "",
+        seed=0,
+    )
+    write_image(picture, matrix, xmp=disclosure(request), overwrite=True)
     report |= {
         "judge": JUDGE,
         "picture": str(picture),
         "method": args.method,
-        "weights": args.weights,
+        "weights": request.weights,
+        "revision": request.revision,
         "judged": "crops" if args.crops else "photos",
     }
     for key, value in report.items():
