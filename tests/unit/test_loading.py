@@ -80,7 +80,7 @@ class MeanEncoder(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.spec = IdentityEncoderSpec(
-            name="mean", embedding_dim=dim, input_size=(4, 4), template=""
+            name="mean", embedding_dim=dim + 0, input_size=(4, 4), template=""
         )
 
     def forward(self, face: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ class MeanEncoder(nn.Module):
         return nn.functional.normalize(pooled - 0.5, dim=1)
 
 
-def build_encoder(*, dim: int = 8) -> MeanEncoder:
+def build_encoder(*, dim: int) -> MeanEncoder:
     return MeanEncoder(dim)
 
 
@@ -133,7 +133,7 @@ def registry() -> Registry:
 CONFIGURATION = WeightsConfig(
     method="tiny",
     generator={"image_size": 16, "width": 3},
-    identity_encoder={"name": "mean"},
+    identity_encoder={"name": "mean", "dim": 8},
     alignment={"template": "ffhq", "size": 16},
     training={"steps": 3},
     license="CC0-1.0",
@@ -415,8 +415,12 @@ def test_save_needs_a_configuration_for_a_bare_method(tmp_path: Path, registry: 
 
 
 def test_an_encoder_is_loaded_by_name_or_settings(registry: Registry) -> None:
-    assert load_encoder("mean", registry=registry).spec.embedding_dim == 8
+    assert load_encoder({"name": "mean", "dim": 8}, registry=registry).spec.input_size == (4, 4)
     assert load_encoder({"name": "mean", "dim": 4}, registry=registry).spec.embedding_dim == 4
+    with pytest.raises(ConfigError, match=r"identity_encoder.dim: missing. The encoder 'mean'"):
+        load_encoder("mean", registry=registry)
+    with pytest.raises(PluginError, match="'tiny-plugin' cannot build the encoder 'mean': TypeErr"):
+        load_encoder({"name": "mean", "dim": "x"}, registry=registry)
     with pytest.raises(ConfigError, match=r"identity_encoder.name: missing"):
         load_encoder({}, registry=registry)
     with pytest.raises(UnknownNameError, match="Unknown encoder 'timm'"):

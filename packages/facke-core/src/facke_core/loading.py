@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +18,6 @@ from facke_core.card import model_card
 from facke_core.config import from_dict, to_dict, updated, write_json
 from facke_core.devices import resolve_device
 from facke_core.errors import (
-    CompatibilityError,
     ConfigError,
     FackeError,
     PluginError,
@@ -68,6 +68,7 @@ def load(
         UnknownNameError: no such method, encoder or tag.
         ConfigError: a key or value in ``config.json`` or ``sampler`` that does not belong there.
         WeightsError: the weights do not exist or do not fit; VerificationError: they are damaged.
+        CompatibilityError: generator, sampler and encoder do not fit together.
         UnavailableError: the device, the network or a dependency is missing.
     """
     registry = registry or default_registry()
@@ -95,12 +96,6 @@ def load(
         encoder = load_encoder(
             wanted, device=on, local_files_only=local_files_only, registry=registry
         )
-        if needs and encoder.spec.embedding_dim != needs:
-            raise CompatibilityError(
-                f"The generator of {source.weights} takes identities of {needs} numbers, but the "
-                f"encoder {encoder.spec.name!r} gives {encoder.spec.embedding_dim}. "
-                "Name the encoder it was trained with in config.json."
-            )
     return SwapPipeline(
         method,
         identity_encoder=encoder,
@@ -124,21 +119,26 @@ def build_method(
     spec = registry.method(config.method)
     generator = from_dict(registry.resolve(spec.config), config.generator, where="generator")
     build = registry.resolve(spec.build)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            method = Method(*build(generator))
-    except FackeError:
-        raise
-    except Exception as error:
-        owner = registry.owner("method", spec.name)
-        raise PluginError(
-            f"The plugin {owner!r} cannot build the method {spec.name!r} from "
-            f"{dict(config.generator)}: {type(error).__name__}: {error}"
-        ) from error
+    what = f"method {spec.name!r} from {dict(config.generator)}"
+    with _blaming(registry.owner("method", spec.name), what), torch.random.fork_rng(devices=[]):
+        method = Method(*build(generator))
     settings = {**config.sampler, **(sampler or {})}
     if settings:
         method = method._replace(sampler=_with_settings(spec.name, method.sampler, settings))
     return method
+
+
+@contextmanager
+def _blaming(plugin: str, what: str) -> Iterator[None]:
+    """Name the plugin whose code raises something that is no FackeError."""
+    try:
+        yield
+    except FackeError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"The plugin {plugin!r} cannot build the {what}: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _with_settings(method: str, sampler: Any, settings: Mapping[str, Any]) -> Any:
@@ -179,20 +179,32 @@ def load_encoder(
         raise UnavailableError(f"The encoder {spec.name!r} cannot be used here: {reason}")
     build = registry.resolve(spec.build)
     parameters = inspect.signature(build).parameters
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        known = [key for key in parameters if key != "local_files_only"]
-        for key in settings:
-            if key not in known:
-                raise ConfigError(
-                    f"identity_encoder.{key}: unknown key.{did_you_mean(key, known)} "
-                    f"The encoder {spec.name!r} knows: {', '.join(known) or 'none'}."
-                )
     if "local_files_only" in parameters:
         settings["local_files_only"] = local_files_only
-    encoder = build(**settings)
+    _check_settings(spec.name, settings, parameters)
+    with _blaming(registry.owner("encoder", spec.name), f"encoder {spec.name!r}"):
+        encoder = build(**settings)
     if isinstance(encoder, nn.Module):
         encoder.to(resolve_device(device))
     return cast(IdentityEncoder, encoder)
+
+
+def _check_settings(
+    encoder: str, settings: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]
+) -> None:
+    """Compare settings with the keywords that the encoder's ``build`` takes."""
+    known = [key for key, p in parameters.items() if p.kind is not p.VAR_KEYWORD]
+    for key in settings:
+        if key not in known and len(known) == len(parameters):
+            raise ConfigError(
+                f"identity_encoder.{key}: unknown key.{did_you_mean(key, known)} "
+                f"The encoder {encoder!r} knows: {', '.join(known) or 'none'}."
+            )
+    for key in known:
+        if key not in settings and parameters[key].default is inspect.Parameter.empty:
+            raise ConfigError(
+                f"identity_encoder.{key}: missing. The encoder {encoder!r} cannot do without it."
+            )
 
 
 def _encoder_settings(name: str | Mapping[str, Any]) -> dict[str, Any]:
