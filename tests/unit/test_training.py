@@ -130,7 +130,9 @@ def test_a_phase_changes_only_the_module_it_trains() -> None:
     after = weights(trainer)
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     # the generator's BatchNorm statistics follow its forward passes, its parameters stay
-    moved = {n for n in before if n.startswith("generator") and not torch.equal(before[n], after[n])}
+    moved = {
+        n for n in before if n.startswith("generator") and not torch.equal(before[n], after[n])
+    }
     assert changed - {"ema"} == {"discriminator", "generator"}
     assert moved <= {f"generator.norm.{n}" for n in _STATISTICS}
 

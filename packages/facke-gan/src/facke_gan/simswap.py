@@ -7,6 +7,7 @@ Weights converted from the original systems stay under their own, non-commercial
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -50,8 +51,12 @@ class SimSwapConfig:
     output: Literal["tanh", "bn-tanh", "imagenet", "residual"] = "tanh"
     """``tanh``: (tanh + 1) / 2. ``bn-tanh``: with a BatchNorm before it (Facke). ``imagenet``: a
     linear output in ImageNet-normalised units (official ``fix``), brought back to [0, 1].
-    ``residual``: the target plus a linear output that starts at zero; like skips, for training
-    with composites only (docs/adr/0001)."""
+    ``residual``: the (veiled) target plus a linear output that starts at zero; like skips, for
+    training with composites only (docs/adr/0001)."""
+    veil: float = 0.0
+    """Blur of the inner face of the target before the network sees it: standard deviation as a
+    share of the image size. The target's fine features, which carry its identity, are then not
+    there to be copied; pose, expression and light remain (docs/adr/0001)."""
 
     def __post_init__(self) -> None:
         factor = self.patch * 2 ** (len(self.channels) - 1)
@@ -73,6 +78,35 @@ def _conv(
     return nn.Conv2d(cin, cout, kernel, stride, kernel // 2, padding_mode=padding)
 
 
+class Veil(nn.Module):
+    """Blurs what a crop in the SimSwap frontal template shows inside an ellipse from the brows to
+    the chin, with a soft edge. ``amount``: standard deviation over image size."""
+
+    CENTRE = (0.5, 0.64)
+    RADII = (0.29, 0.37)
+    EDGE = 0.1
+
+    def __init__(self, amount: float) -> None:
+        super().__init__()
+        self.amount = amount
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = x.shape[-1]
+        sigma = self.amount * size
+        reach = round(3 * sigma)
+        taps = torch.arange(-reach, reach + 1, device=x.device, dtype=x.dtype)
+        kernel = torch.exp(-taps.square() / (2 * sigma**2))
+        kernel = (kernel / kernel.sum()).view(1, 1, 1, -1).expand(3, 1, 1, -1)
+        padded = F.pad(x, (reach, reach, reach, reach), mode="replicate")
+        with torch.autocast(x.device.type, enabled=False):
+            blurred = F.conv2d(F.conv2d(padded, kernel, groups=3), kernel.mT, groups=3)
+        axis = (torch.arange(size, device=x.device, dtype=x.dtype) + 0.5) / size
+        dx = (axis - self.CENTRE[0]) / self.RADII[0]
+        dy = (axis - self.CENTRE[1]) / self.RADII[1]
+        radius = (dx.square()[None, :] + dy.square()[:, None]).sqrt()
+        return torch.lerp(x, blurred, ((1 + self.EDGE - radius) / (2 * self.EDGE)).clamp(0, 1))
+
+
 class SimSwapGenerator(nn.Module):
     """Target crop and source identity in, swapped crop out.
 
@@ -85,13 +119,16 @@ class SimSwapGenerator(nn.Module):
         super().__init__()
         self.config = config
         c, pixels = config.channels, 3 * config.patch**2
+        self.veil = Veil(config.veil) if config.veil else nn.Identity()
         self.normalize = Normalize() if config.normalization == "imagenet" else nn.Identity()
         self.stem = nn.Sequential(
-            _conv(pixels, c[0], config.stem_kernel, padding=config.padding), nn.BatchNorm2d(c[0]), nn.ReLU()
+            _conv(pixels, c[0], config.stem_kernel, padding=config.padding),
+            nn.BatchNorm2d(c[0]),
+            nn.ReLU(),
         )
         self.down = nn.ModuleList(
             nn.Sequential(_conv(a, b, 3, 2), nn.BatchNorm2d(b), nn.ReLU())
-            for a, b in zip(c, c[1:], strict=False)
+            for a, b in itertools.pairwise(c)
         )
         self.id_blocks = nn.ModuleList(
             IDBlock(c[-1], config.identity_dim, padding=config.padding)
@@ -123,6 +160,7 @@ class SimSwapGenerator(nn.Module):
         )
 
     def forward(self, x: Tensor, *, identity: Tensor) -> GeneratorOutput:
+        x = self.veil(x)
         h = self.stem(F.pixel_unshuffle(self.normalize(x), self.config.patch))
         encoded = [h]
         for down in self.down:

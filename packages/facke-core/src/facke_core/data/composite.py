@@ -51,7 +51,7 @@ def thin_plate_grid(points: Tensor, values: Tensor, size: int, coarse: int = 16)
     where = torch.stack([x, y], dim=-1).view(1, -1, 2).expand(b, -1, -1)
     grid = (basis(where) @ weights).view(b, coarse, coarse, 2)
     return F.interpolate(
-        grid.permute(0, 3, 1, 2), size=(size, size), mode="bicubic", align_corners=False
+        grid.permute(0, 3, 1, 2), size=(size, size), mode="bilinear", align_corners=False
     ).permute(0, 2, 3, 1)
 
 

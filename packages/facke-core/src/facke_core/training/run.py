@@ -168,7 +168,9 @@ def train(
                 log.write(json.dumps(_rounded(line | dict(report.losses))) + "\n")
                 log.flush()
                 if not quiet:
-                    terms = "  ".join(f"{k.split('.')[-1]} {v:.3f}" for k, v in report.losses.items())
+                    terms = "  ".join(
+                        f"{k.split('.')[-1]} {v:.3f}" for k, v in report.losses.items()
+                    )
                     say(f"step {report.step}/{settings.steps}  {rate:.1f} images/s  {terms}")
             if report.step % settings.save_every == 0:
                 keep()
