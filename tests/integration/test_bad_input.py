@@ -162,11 +162,14 @@ def test_an_unexpected_fault_is_one_line_and_a_traceback_on_demand(
         assert "Traceback" in run.err
 
 
-def test_an_interrupt_exits_with_130(facke: Facke, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("where", ["facke_core.data.files.check_output", "facke_cli.main._find"])
+def test_an_interrupt_exits_with_130(
+    where: str, facke: Facke, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("facke_core.data.files.check_output", interrupt)
+    monkeypatch.setattr(where, interrupt)
     assert facke("swap", HOPPER, HOPPER, "-o", "out.png").code == 130
 
 
