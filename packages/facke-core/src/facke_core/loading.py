@@ -288,7 +288,7 @@ def save(
     header = FormatInfo(written_by=_author(config.method, registry or default_registry()))
     config = replace(config, files=files, facke=header)
     write_json(folder / weights.CONFIG, to_dict(config))
-    (folder / weights.CARD).write_text(model_card(config), encoding="utf-8")
+    (folder / weights.CARD).write_text(model_card(config, folder=folder.name), encoding="utf-8")
     return config
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from facke_cli.console import emit, write
+from facke_cli.console import emit, say, write
 
 
 def train(
@@ -38,7 +38,13 @@ def train(
 
     overrides = [*(assignments or ()), *([f"steps={steps}"] if steps else ())]
     summary = run_training(
-        recipe, data, out, resume=resume, overrides=overrides, device=device, quiet=quiet
+        recipe,
+        data,
+        out,
+        resume=resume,
+        overrides=overrides,
+        device=device,
+        say=None if quiet else say,
     )
     if as_json:
         emit(
