@@ -18,7 +18,7 @@ def facke_identity_encoders() -> list[EncoderSpec]:
         ),
         EncoderSpec(
             name="timm",
-            summary="any timm face recogniser on the Hub, e.g. hf:gaunernst/vit_tiny_patch8_112.cosface_ms1mv3",
+            summary="any timm face recogniser on the Hub: hf:org/repo@COMMIT",
             build="facke_core.identity.timm_encoder:build",
             license="",
         ),
@@ -30,7 +30,7 @@ def facke_identity_encoders() -> list[EncoderSpec]:
         ),
         EncoderSpec(
             name="cosface-sphere",
-            summary="CosFace sphere20/sphere64, the original retrieval judge (converted checkpoints)",
+            summary="CosFace sphere20 and 64, the original judge (converted checkpoints)",
             build="facke_core.identity.iresnet:build_cosface",
             license="",
         ),

@@ -145,6 +145,4 @@ class SwapResult:
         from facke_core.data.images import write_image
         from facke_core.provenance import disclosure
 
-        write_image(
-            path, self.image, self.alpha, xmp=disclosure(self.request), overwrite=overwrite
-        )
+        write_image(path, self.image, self.alpha, xmp=disclosure(self.request), overwrite=overwrite)

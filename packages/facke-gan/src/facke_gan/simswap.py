@@ -146,8 +146,8 @@ class SimSwapGenerator(nn.Module):
         if config.output == "bn-tanh":
             head.append(nn.BatchNorm2d(pixels))
         elif config.output == "residual":
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+            for parameter in last.parameters():
+                nn.init.zeros_(parameter)
         self.head = nn.Sequential(*head)
         self.denormalize = Normalize() if config.output == "imagenet" else None
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from facke_core.losses import functional as L
+from facke_core.protocols import Loss
 from facke_core.training.step import Step
 
 
@@ -104,14 +108,18 @@ class LowPassLoss:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GeneratorGanLoss:
-    """What the generator pays the discriminator."""
+class GanLoss:
+    """An adversarial term: what the generator pays for the result (``gan``), or the
+    discriminator for the reference (``real``) and for the result (``fake``)."""
 
+    name: Literal["gan", "real", "fake"]
     mode: L.GanMode = "hinge"
-    name: str = "gan"
 
     def __call__(self, step: Step) -> Tensor:
-        return L.gan_generator(step.fake.logits, self.mode)
+        if self.name == "real":
+            return L.gan_real(step.real.logits, self.mode)
+        equation = L.gan_generator if self.name == "gan" else L.gan_fake
+        return equation(step.fake.logits, self.mode)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,28 +133,6 @@ class FeatureMatchingLoss:
         with torch.no_grad():
             real = step.real.features
         return L.feature_matching(real, step.fake.features, self.layers)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RealLoss:
-    """What the discriminator pays on the reference."""
-
-    mode: L.GanMode = "hinge"
-    name: str = "real"
-
-    def __call__(self, step: Step) -> Tensor:
-        return L.gan_real(step.real.logits, self.mode)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FakeLoss:
-    """What the discriminator pays on the result."""
-
-    mode: L.GanMode = "hinge"
-    name: str = "fake"
-
-    def __call__(self, step: Step) -> Tensor:
-        return L.gan_fake(step.fake.logits, self.mode)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,14 +151,14 @@ class GradientPenalty:
         )
 
 
-TERMS = {
+TERMS: dict[str, Callable[..., Loss]] = {
     "identity": IdentityLoss,
     "reconstruction": ReconstructionLoss,
     "low-pass": LowPassLoss,
-    "gan": GeneratorGanLoss,
+    "gan": partial(GanLoss, name="gan"),
     "feature-matching": FeatureMatchingLoss,
-    "real": RealLoss,
-    "fake": FakeLoss,
+    "real": partial(GanLoss, name="real"),
+    "fake": partial(GanLoss, name="fake"),
     "gradient-penalty": GradientPenalty,
 }
 """The terms that a recipe can name."""

@@ -25,5 +25,5 @@ class EMA:
         decay = min(self.decay, (1 + step) / (10 + step))
         for mean, value in zip(self.module.parameters(), module.parameters(), strict=True):
             mean.lerp_(value, 1 - decay)
-        for mean, value in zip(self.module.buffers(), module.buffers(), strict=True):
-            mean.copy_(value)
+        for held, now in zip(self.module.buffers(), module.buffers(), strict=True):
+            held.copy_(now)

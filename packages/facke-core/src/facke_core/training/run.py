@@ -11,13 +11,12 @@ import json
 import os
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -27,6 +26,7 @@ from facke_core.data.crops import CropSet, SwapBatches
 from facke_core.devices import resolve_device
 from facke_core.errors import DataError, UsageError
 from facke_core.loading import build_method, load_encoder, save
+from facke_core.protocols import Generator
 from facke_core.registry import Registry, default_registry
 from facke_core.training.recipe import Recipe
 from facke_core.training.trainer import STATE, Trainer
@@ -75,13 +75,13 @@ def train(
     resume: bool = False,
     overrides: Sequence[str] = (),
     device: str = "auto",
-    quiet: bool = False,
+    say: Callable[[str], None] | None = None,
     registry: Registry | None = None,
-    say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
 ) -> TrainSummary:
     """Train ``recipe`` on the crop set ``data`` and write the run folder ``out``.
 
-    Interrupted by SIGINT or SIGTERM it saves a checkpoint and returns.
+    Interrupted by SIGINT or SIGTERM it saves a checkpoint and returns. ``say`` gets a line of
+    progress now and then.
 
     Raises:
         UsageError: ``out`` holds a run already and ``resume`` is false, or the reverse.
@@ -128,7 +128,7 @@ def train(
     trainer = Trainer(objective, batches, recipe=settings, accelerator=accelerator)
     if latest:
         trainer.resume(latest)
-        if not quiet:
+        if say:
             say(f"resumed at step {trainer.step}")
     out.mkdir(parents=True, exist_ok=True)
     if accelerator.is_main_process:
@@ -144,9 +144,12 @@ def train(
             "recipe": recipe if not recipe.endswith(".json") else Path(recipe).stem,
             "steps": trainer.step,
             "images": trainer.step * settings.batch_size * accelerator.num_processes,
+            "processes": accelerator.num_processes,
             "data": crops.info.get("name", data.name),
+            "sources": [f"{count} {name}" for name, count in crops.info.get("sources", {}).items()],
+            "log": _curve(out / LOG),
         }
-        averaged = method._replace(generator=trainer.ema.module)
+        averaged = method._replace(generator=cast(Generator, trainer.ema.module))
         save(
             averaged,
             out,
@@ -157,7 +160,6 @@ def train(
         )
 
     started = time.perf_counter()
-    quiet = quiet or not accelerator.is_main_process
     with _stop_signals() as stopped, _log(out, accelerator.is_main_process) as log:
         saved = trainer.step
         for report in trainer:
@@ -167,7 +169,7 @@ def train(
                 line = {"step": report.step, "images": report.images, "images_per_s": rate}
                 log.write(json.dumps(_rounded(line | dict(report.losses))) + "\n")
                 log.flush()
-                if not quiet:
+                if say and accelerator.is_main_process:
                     terms = "  ".join(
                         f"{k.split('.')[-1]} {v:.3f}" for k, v in report.losses.items()
                     )
@@ -207,6 +209,12 @@ def _check_dataset(crops: CropSet, recipe: Recipe, data: Path) -> None:
 
 def _log(out: Path, main_process: bool) -> IO[str]:
     return (out / LOG if main_process else Path(os.devnull)).open("a", encoding="utf-8")
+
+
+def _curve(log: Path, lines: int = 40) -> str:
+    """At most about ``lines`` evenly spaced lines of the log."""
+    text = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+    return "\n".join(text[:: max(1, len(text) // lines)])
 
 
 def _rounded(values: dict[str, Any]) -> dict[str, Any]:

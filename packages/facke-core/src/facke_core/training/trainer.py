@@ -130,7 +130,7 @@ class Trainer:
             with self.accelerator.autocast():
                 total, means = module(batch, rng, self.step)
             values = {name: float(mean) for name, mean in means.items()}
-            self._check(values, float(total))
+            self._check(values, float(total.detach()))
             losses |= values
             self.accelerator.backward(total)
             if self.recipe.clip:

@@ -1,0 +1,143 @@
+"""``facke_core.training.run``: from a recipe and a crop set to weights that load."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from facke_core import load
+from facke_core.config import write_json
+from facke_core.data.crops import CropSet
+from facke_core.data.mesh import POINTS
+from facke_core.errors import ConfigError, DataError, UsageError
+from facke_core.training.run import read_recipe, train
+
+SIZE = 64
+RECIPE: dict[str, Any] = {
+    "method": "simswap",
+    "steps": 4,
+    "batch_size": 4,
+    "generator": {
+        "image_size": SIZE,
+        "identity_dim": 128,
+        "channels": [4, 8],
+        "num_id_blocks": 1,
+        "patch": 2,
+        "stem_kernel": 3,
+        "skips": 1,
+        "output": "residual",
+        "veil": 0.03,
+    },
+    "discriminator": {"num_scales": 1, "width": 4},
+    "identity_encoder": {"name": "dlib-resnet29"},
+    "alignment": {"template": "simswap_frontal", "size": SIZE},
+    "data": {"composite": 0.5, "intra": 0.25},
+    "loss": {
+        "identity": {"weight": 1.0, "options": {"augment": 1.0}},
+        "reconstruction": {"weight": 10.0, "where": "same_identity"},
+        "gan": {"weight": 1.0, "start": 2},
+    },
+    "discriminator_loss": {"real": {"weight": 1.0}, "fake": {"weight": 1.0}},
+    "save_every": 2,
+    "log_every": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rng = torch.Generator().manual_seed(0)
+    n, points = 8, torch.rand(len(POINTS), 2, generator=torch.Generator().manual_seed(1))
+    masks = torch.zeros(n, 1, SIZE, SIZE, dtype=torch.uint8)
+    masks[:, :, 12:52, 16:48] = 255
+    folder = tmp_path_factory.mktemp("data") / "crops"
+    CropSet(
+        images=torch.randint(0, 256, (n, 3, SIZE, SIZE), generator=rng, dtype=torch.uint8),
+        masks=masks,
+        points=points * 40 + 12 + torch.randn(n, len(POINTS), 2, generator=rng),
+        embeddings=torch.nn.functional.normalize(torch.randn(n, 2, 128, generator=rng), dim=-1),
+        people=torch.arange(n),
+        weights=torch.ones(n),
+        info={"name": "noise"} | {k: RECIPE[k] for k in ("identity_encoder", "alignment")},
+    ).save(folder)
+    return folder
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> str:
+    write_json(tmp_path / "tiny.json", RECIPE)
+    return str(tmp_path / "tiny.json")
+
+
+def test_a_run_folder_is_a_folder_of_weights(recipe: str, dataset: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    summary = train(recipe, dataset, tmp_path / "run", device="cpu", say=lines.append)
+    assert summary.finished
+    assert summary.images == 16
+    assert len(lines) == 4
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log] == [1, 2, 3, 4]
+    assert "generator.gan" not in log[1]
+    assert "generator.gan" in log[2]
+
+    swapper = load(tmp_path / "run")
+    crops = CropSet.load(dataset).images[:2].float() / 255
+    result = swapper.swap_crops(crops, crops.flip(0))
+    assert result.shape == (2, 3, SIZE, SIZE)
+    assert swapper.source is not None
+    assert swapper.source.config.training["steps"] == 4
+    assert "step" in (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+
+
+def test_an_interrupted_and_resumed_run_gives_the_same_weights(
+    recipe: str, dataset: Path, tmp_path: Path
+) -> None:
+    train(recipe, dataset, tmp_path / "whole", device="cpu")
+    train(recipe, dataset, tmp_path / "parts", device="cpu", overrides=["steps=2"])
+    with pytest.raises(UsageError, match="--resume"):
+        train(recipe, dataset, tmp_path / "parts", device="cpu")
+    summary = train(recipe, dataset, tmp_path / "parts", device="cpu", resume=True)
+    assert summary.step == 4
+    whole, parts = (
+        (tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "parts")
+    )
+    assert whole == parts
+
+
+def test_a_dataset_of_another_alignment_is_refused(
+    recipe: str, dataset: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match="alignment"):
+        train(
+            recipe,
+            dataset,
+            tmp_path / "run",
+            device="cpu",
+            overrides=["alignment.size=128", "generator.image_size=128"],
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_registered_recipe_reads(registry_recipes: list[str]) -> None:
+    from facke_core import default_registry
+
+    assert registry_recipes
+    for name in registry_recipes:
+        assert read_recipe(name, [], default_registry()).steps > 0
+
+
+@pytest.fixture
+def registry_recipes() -> list[str]:
+    from facke_core import default_registry
+
+    return list(default_registry().recipes())
+
+
+def test_a_mistyped_override_is_named() -> None:
+    from facke_core import default_registry
+
+    with pytest.raises(ConfigError, match="batch_size"):
+        read_recipe("simswap-mini", ["batchsize=4"], default_registry())
