@@ -124,8 +124,8 @@ def _explaining(location: HubLocation) -> Iterator[None]:
         raise UsageError(f"hf:{repo} is not a possible name on the Hub: {error}") from error
     except (http_error, ConnectionError) as error:
         raise UnavailableError(
-            f"The Hub did not answer for hf:{repo}{at}: {_first_line(error)}. Try again later, check "
-            "HF_TOKEN, or work from the cache with HF_HUB_OFFLINE=1."
+            f"The Hub did not answer for hf:{repo}{at}: {_first_line(error)}. Try again later, "
+            "check HF_TOKEN, or work from the cache with HF_HUB_OFFLINE=1."
         ) from error
     except OSError as error:
         raise UnavailableError(
