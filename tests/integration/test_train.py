@@ -73,11 +73,13 @@ def recipe(tmp_path: Path) -> str:
 
 
 def test_a_run_folder_is_a_folder_of_weights(recipe: str, dataset: Path, tmp_path: Path) -> None:
-    lines: list[str] = []
-    summary = train(recipe, dataset, tmp_path / "run", device="cpu", say=lines.append)
+    steps: list[int] = []
+    summary = train(
+        recipe, dataset, tmp_path / "run", device="cpu", on_step=lambda r, _: steps.append(r.step)
+    )
     assert summary.finished
     assert summary.images == 16
-    assert len(lines) == 4
+    assert steps == [1, 2, 3, 4]
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in log] == [1, 2, 3, 4]
     assert "generator.gan" not in log[1]
@@ -141,3 +143,17 @@ def test_a_mistyped_override_is_named() -> None:
 
     with pytest.raises(ConfigError, match="batch_size"):
         read_recipe("simswap-mini", ["batchsize=4"], default_registry())
+
+
+def test_the_command_reports_progress_on_stderr_and_the_summary_on_stdout(
+    recipe: str, dataset: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from facke_cli.main import main
+
+    words = ["train", recipe, "--data", str(dataset), "--out", str(tmp_path / "run")]
+    assert main([*words, "--device", "cpu", "--steps", "2", "--json"]) == 0
+    out, err = capfd.readouterr()
+    assert json.loads(out)["finished"] is True
+    assert "step 2/2" in err
+    assert main(words) == 2
+    assert "--resume" in capfd.readouterr().err

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from facke_cli.console import emit, say, write
+
+if TYPE_CHECKING:
+    from facke_core.training.recipe import Recipe
+    from facke_core.training.step import StepReport
 
 
 def train(
@@ -37,15 +44,16 @@ def train(
     from facke_core.training.run import train as run_training
 
     overrides = [*(assignments or ()), *([f"steps={steps}"] if steps else ())]
-    summary = run_training(
-        recipe,
-        data,
-        out,
-        resume=resume,
-        overrides=overrides,
-        device=device,
-        say=None if quiet else say,
-    )
+    with _progress(quiet) as on_step:
+        summary = run_training(
+            recipe,
+            data,
+            out,
+            resume=resume,
+            overrides=overrides,
+            device=device,
+            on_step=on_step,
+        )
     if as_json:
         emit(
             {
@@ -62,3 +70,36 @@ def train(
         write(f"{summary.out}: step {summary.step} of {summary.steps}, {state}")
     if not summary.finished:
         raise typer.Exit(130)
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[StepReport, Recipe], None] | None]:
+    """A bar on a terminal, a line every ``log_every`` steps elsewhere."""
+    if quiet:
+        yield None
+        return
+    if not sys.stderr.isatty():
+        yield _line
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    columns = (BarColumn(), MofNCompleteColumn(), Remaining(), TextColumn("{task.description}"))
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("")
+
+        def show(report: StepReport, recipe: Recipe) -> None:
+            bar.update(task, completed=report.step, total=recipe.steps, description=_losses(report))
+
+        yield show
+
+
+def _line(report: StepReport, recipe: Recipe) -> None:
+    if report.step % recipe.log_every == 0 or report.step == recipe.steps:
+        say(f"step {report.step}/{recipe.steps}  {_losses(report)}")
+
+
+def _losses(report: StepReport) -> str:
+    terms = "  ".join(f"{name.split('.')[-1]} {value:.3f}" for name, value in report.losses.items())
+    return f"{report.images_per_second:.1f} images/s  {terms}"

@@ -29,6 +29,7 @@ from facke_core.loading import build_method, load_encoder, save
 from facke_core.protocols import Generator
 from facke_core.registry import Registry, default_registry
 from facke_core.training.recipe import Recipe
+from facke_core.training.step import StepReport
 from facke_core.training.trainer import STATE, Trainer
 from facke_core.weights import WeightsConfig
 
@@ -75,13 +76,13 @@ def train(
     resume: bool = False,
     overrides: Sequence[str] = (),
     device: str = "auto",
-    say: Callable[[str], None] | None = None,
+    on_step: Callable[[StepReport, Recipe], None] | None = None,
     registry: Registry | None = None,
 ) -> TrainSummary:
     """Train ``recipe`` on the crop set ``data`` and write the run folder ``out``.
 
-    Interrupted by SIGINT or SIGTERM it saves a checkpoint and returns. ``say`` gets a line of
-    progress now and then.
+    Interrupted by SIGINT or SIGTERM it saves a checkpoint and returns. ``on_step`` is called
+    after every step, in the main process only.
 
     Raises:
         UsageError: ``out`` holds a run already and ``resume`` is false, or the reverse.
@@ -128,8 +129,6 @@ def train(
     trainer = Trainer(objective, batches, recipe=settings, accelerator=accelerator)
     if latest:
         trainer.resume(latest)
-        if say:
-            say(f"resumed at step {trainer.step}")
     out.mkdir(parents=True, exist_ok=True)
     if accelerator.is_main_process:
         write_json(out / RECIPE, to_dict(settings))
@@ -165,15 +164,15 @@ def train(
         for report in trainer:
             registry.train_step(report)
             if report.step % settings.log_every == 0 or report.step == settings.steps:
-                rate = settings.batch_size * accelerator.num_processes / report.seconds
-                line = {"step": report.step, "images": report.images, "images_per_s": rate}
+                line = {
+                    "step": report.step,
+                    "images": report.images,
+                    "images_per_s": report.images_per_second,
+                }
                 log.write(json.dumps(_rounded(line | dict(report.losses))) + "\n")
                 log.flush()
-                if say and accelerator.is_main_process:
-                    terms = "  ".join(
-                        f"{k.split('.')[-1]} {v:.3f}" for k, v in report.losses.items()
-                    )
-                    say(f"step {report.step}/{settings.steps}  {rate:.1f} images/s  {terms}")
+            if on_step and accelerator.is_main_process:
+                on_step(report, settings)
             if report.step % settings.save_every == 0:
                 keep()
                 saved = report.step

@@ -100,3 +100,9 @@ class StepReport:
     losses: Mapping[str, float] = field(default_factory=dict)
     """Unweighted mean per term, ``"generator.identity"``."""
     seconds: float = 0.0
+    """Wall time of this step."""
+
+    @property
+    def images_per_second(self) -> float:
+        """Of all processes together, in this step."""
+        return self.images / self.step / self.seconds if self.seconds else 0.0
