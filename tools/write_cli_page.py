@@ -19,9 +19,9 @@ HEAD = """\
 
 <!-- Written by tools/write_cli_page.py; the tests compare. Do not edit. -->
 
-Plugins can add commands; these are facke's own. Exit codes: 0 done, 1 an unexpected fault (repeat with
-`--debug`), 2 wrong usage or bad input, 3 weights or files failed verification, 4 a plugin, device or
-dependency is missing, 130 interrupted.
+Plugins can add commands; these are facke's own. Exit codes: 0 done, 1 an unexpected fault (repeat
+with `--debug`), 2 wrong usage or bad input, 3 weights or files failed verification, 4 a plugin,
+device or dependency is missing, 130 interrupted.
 """
 
 
