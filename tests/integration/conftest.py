@@ -1,8 +1,10 @@
-"""A third-party plugin as pip would install it, and a way to run ``facke`` in this process."""
+"""A third-party plugin, built and installed, and a way to run ``facke`` in this process."""
 
 from __future__ import annotations
 
 import importlib
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -101,16 +103,36 @@ def levels(size: int):
 '''
 
 
-def write_distribution(site: Path, name: str, modules: dict[str, str]) -> None:
-    """Lay out a package and its metadata as an installer does."""
+PROJECT = """\
+[build-system]
+requires = ["setuptools"]
+build-backend = "setuptools.build_meta"
+
+[project]
+name = "{name}"
+version = "1.2"
+dependencies = ["facke-core"]
+
+[project.entry-points."facke.plugins"]
+{name} = "{package}.plugin"
+"""
+
+
+def install_plugin(site: Path, source: Path, name: str, modules: dict[str, str]) -> None:
+    """Write a plugin package, build its wheel and install that into the folder ``site``."""
     package = name.replace("-", "_")
-    (site / package).mkdir()
+    (source / package).mkdir(parents=True)
+    (source / "pyproject.toml").write_text(PROJECT.format(name=name, package=package))
     for module, code in {"__init__": "", **modules}.items():
-        (site / package / f"{module}.py").write_text(code)
-    info = site / f"{package}-1.2.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n")
-    (info / "entry_points.txt").write_text(f"[facke.plugins]\n{name} = {package}.plugin\n")
+        (source / package / f"{module}.py").write_text(code)
+    build = "from setuptools.build_meta import build_wheel; build_wheel('dist')"
+    subprocess.run([sys.executable, "-c", build], cwd=source, check=True, capture_output=True)
+    (wheel,) = (source / "dist").glob("*.whl")
+    uv = shutil.which("uv")
+    if uv is None:
+        pytest.skip("uv is not on the PATH; run the tests as ./dev pytest")
+    command = [uv, "pip", "install", "--offline", "--no-deps", "--target", str(site), str(wheel)]
+    subprocess.run(command, check=True, capture_output=True)
 
 
 @pytest.fixture(scope="session")
@@ -118,9 +140,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the plugins ``facke-pyramid`` and ``facke-broken``."""
     folder = tmp_path_factory.mktemp("site")
     modules = {"plugin": PLUGIN, "pyramid": METHOD, "command": COMMAND}
-    write_distribution(folder, "facke-pyramid", modules)
+    source = tmp_path_factory.mktemp("source")
+    install_plugin(folder, source / "pyramid", "facke-pyramid", modules)
     broken = "raise RuntimeError('compiled against another CUDA')\n"
-    write_distribution(folder, "facke-broken", {"plugin": broken})
+    install_plugin(folder, source / "broken", "facke-broken", {"plugin": broken})
     return folder
 
 
