@@ -311,3 +311,13 @@ def test_every_encoder_and_detector_is_documented() -> None:
     names = [spec.name for spec in registry.encoders()]
     names += [spec.name for spec in registry.detectors()]
     assert [name for name in names if f"`{name}`" not in text] == []
+
+
+def test_the_cosines_of_the_default_encoder_are_those_that_were_measured() -> None:
+    from facke_core.identity import dlib_resnet
+
+    measured = json.loads(Path(dlib_resnet.__file__).with_name("dlib_mean.json").read_text())
+    text = (ROOT / "docs" / "concepts.md").read_text("utf-8")
+    for key in ("cosine_raw", "cosine_centred"):
+        assert f"{measured[key]['different']:.2f} and" in text
+        assert f"one person {measured[key]['same']:.2f}" in text
