@@ -298,11 +298,11 @@ class Checkout:
         self.log = folder / "log"
         self.uv()
 
-    def uv(self, *, fails_at: str = "never") -> None:
+    def uv(self, *, fails_at: str = "never", status: int = 1) -> None:
         script = self.bin / "uv"
         script.write_text(
             f'#!/bin/sh\necho "$*" >>"{self.log}"\n'
-            f'case "$*" in *{fails_at}*) exit 1;; venv*) mkdir -p .venv/bin;; esac\n'
+            f'case "$*" in *{fails_at}*) exit {status};; venv*) mkdir -p .venv/bin;; esac\n'
         )
         script.chmod(0o755)
 
@@ -354,14 +354,17 @@ def test_dev_sets_up_again_after_a_change(checkout: Checkout, file: str) -> None
     assert checkout.setups == 2
 
 
-def test_dev_starts_over_after_an_interrupted_set_up(checkout: Checkout) -> None:
-    checkout.uv(fails_at="require-hashes")
-    assert checkout.dev("echo", "ran").stdout == ""
-    assert checkout.dev("echo", "ran").returncode != 0
-    (checkout.root / ".venv" / "half").touch()
+@pytest.mark.parametrize(("status", "kept"), [(130, False), (2, True)])
+def test_dev_starts_over_after_an_interruption_but_not_after_a_failure(
+    checkout: Checkout, status: int, kept: bool
+) -> None:
+    checkout.uv(fails_at="require-hashes", status=status)
+    failed = checkout.dev("echo", "ran")
+    assert (failed.stdout, failed.returncode) == ("", status)
+    (checkout.root / ".venv" / "before").touch()
     checkout.uv()
     assert checkout.dev("echo", "ran").stdout == "ran\n"
-    assert not (checkout.root / ".venv" / "half").exists()
+    assert (checkout.root / ".venv" / "before").exists() is kept
 
 
 def test_dev_notices_that_the_checkout_was_moved(checkout: Checkout) -> None:
