@@ -110,10 +110,6 @@ class Reader:
             from facke_cli.main import main
 
             assert main(words[1:]) == 0, f"{block.place}: {line}"
-            if words[1] == "train":  # Accelerate keeps its settings for the life of a process
-                from accelerate.state import AcceleratorState
-
-                AcceleratorState._reset_state(reset_partial_state=True)
         elif words[:2] == ["pip", "install"]:
             self.install(self.folder / words[2])
         elif words:
@@ -143,6 +139,13 @@ class Reader:
         default_registry.cache_clear()
 
 
+def _new_process() -> None:
+    """Accelerate keeps its precision for the life of a process, here that of all tests."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
 @pytest.fixture
 def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
     """In a folder with two pictures, photographs of two people, and the repository's tools."""
@@ -159,7 +162,9 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     modules = set(sys.modules)
+    _new_process()
     yield Reader(tmp_path, monkeypatch)
+    _new_process()
     default_registry.cache_clear()
     for name in set(sys.modules) - modules:
         if name.startswith("facke_bands"):
