@@ -89,6 +89,7 @@ def make_trainer(**changes: Any) -> Trainer:
         },
         generator_terms=terms(recipe.loss),
         discriminator_terms=terms(recipe.discriminator_loss),
+        discriminator_every=recipe.discriminator_every,
     )
     return Trainer(objective, RandomBatches(), recipe=recipe)
 
@@ -150,6 +151,12 @@ def test_a_term_that_has_not_started_is_not_reported_or_computed() -> None:
     assert "generator.gan" not in reports[1].losses
     assert "discriminator.real" not in reports[1].losses
     assert {"generator.gan", "discriminator.gradient-penalty"} <= set(reports[2].losses)
+
+
+def test_the_discriminator_can_learn_in_every_nth_step_only() -> None:
+    trainer = make_trainer(discriminator_every=3, steps=6)
+    turns = ["discriminator.real" in report.losses for report in trainer]
+    assert turns == [False, False, False, True, False, False]  # its terms start at step 2
 
 
 def test_where_averages_over_the_chosen_samples_only() -> None:

@@ -205,4 +205,5 @@ def objective(method: Method, encoder: IdentityEncoder, recipe: Recipe) -> Objec
         modules,
         generator_terms=terms(recipe.loss),
         discriminator_terms=terms(recipe.discriminator_loss),
+        discriminator_every=recipe.discriminator_every,
     )

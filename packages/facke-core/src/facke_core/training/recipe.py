@@ -60,6 +60,8 @@ class Recipe:
     loss: Mapping[str, TermConfig] = field(default_factory=dict)
     """Terms of the generator, by the names in :data:`facke_core.losses.terms.TERMS`."""
     discriminator_loss: Mapping[str, TermConfig] = field(default_factory=dict)
+    discriminator_every: int = 1
+    """The discriminator learns in every n-th step."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     ema: float = 0.999
     clip: float = 0.0

@@ -73,10 +73,12 @@ class Phase:
     trains: str
     forward: Callable[[Mapping[str, nn.Module], FaceBatch, torch.Generator | None], Step]
     terms: Sequence[LossTerm]
+    every: int = 1
+    """The phase takes part in every n-th step."""
 
     def active_at(self, step: int) -> bool:
-        """Whether any term counts at this step."""
-        return any(term.weight_at(step) for term in self.terms)
+        """Whether it is the phase's turn and any of its terms counts."""
+        return step % self.every == 0 and any(term.weight_at(step) for term in self.terms)
 
 
 @runtime_checkable

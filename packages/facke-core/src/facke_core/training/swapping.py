@@ -34,6 +34,7 @@ class SwapObjective:
         modules: ``generator``, ``identity_encoder``, and ``discriminator`` for a GAN.
         generator_terms: what the generator minimises.
         discriminator_terms: what the discriminator minimises; empty without one.
+        discriminator_every: train the discriminator in every n-th step.
     """
 
     def __init__(
@@ -42,8 +43,12 @@ class SwapObjective:
         *,
         generator_terms: Sequence[LossTerm],
         discriminator_terms: Sequence[LossTerm] = (),
+        discriminator_every: int = 1,
     ) -> None:
         self.modules = dict(modules)
         self.phases = [Phase("generator", generate, tuple(generator_terms))]
         if discriminator_terms:
-            self.phases.insert(0, Phase("discriminator", discriminate, tuple(discriminator_terms)))
+            terms = tuple(discriminator_terms)
+            self.phases.insert(
+                0, Phase("discriminator", discriminate, terms, every=discriminator_every)
+            )
