@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from facke_core import load
+from facke_core import load, load_encoder
 from facke_core.config import write_json
 from facke_core.data.crops import CropSet
 from facke_core.data.mesh import POINTS
@@ -103,10 +104,10 @@ def test_an_interrupted_and_resumed_run_gives_the_same_weights(
         train(recipe, dataset, tmp_path / "parts", device="cpu")
     summary = train(recipe, dataset, tmp_path / "parts", device="cpu", resume=True)
     assert summary.step == 4
-    whole, parts = (
-        (tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "parts")
-    )
-    assert whole == parts
+    whole, parts = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
+    assert whole.keys() == parts.keys()
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, parts[name]), name
 
 
 def test_a_dataset_of_another_alignment_is_refused(
@@ -157,3 +158,22 @@ def test_the_command_reports_progress_on_stderr_and_the_summary_on_stdout(
     assert "step 2/2" in err
     assert main(words) == 2
     assert "--resume" in capfd.readouterr().err
+
+
+def test_a_second_training_in_one_process_may_have_another_precision(
+    recipe: str, dataset: Path, tmp_path: Path
+) -> None:
+    for precision in ("float32", "bfloat16"):
+        overrides = [f"precision={precision}", "steps=1"]
+        train(recipe, dataset, tmp_path / precision, device="cpu", overrides=overrides)
+    first, second = (
+        load_file(tmp_path / name / "model.safetensors") for name in ("float32", "bfloat16")
+    )
+    assert any(not torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+def test_a_training_can_follow_a_swap(recipe: str, dataset: Path, tmp_path: Path) -> None:
+    """What the encoder cached in inference mode must not break autograd."""
+    with torch.inference_mode():
+        load_encoder("dlib-resnet29")(torch.rand(1, 3, SIZE, SIZE))
+    train(recipe, dataset, tmp_path / "run", device="cpu", overrides=["steps=1"])

@@ -26,6 +26,7 @@ def upright_map(points: Tensor, template: Tensor) -> tuple[float, float, float]:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # what a swap computed must serve a later training too
 def _weights(size: int, out: int, scale: float, shift: float) -> Tensor:
     """(out, size): triangle filter, widened when shrinking; the border pixel is repeated.
 

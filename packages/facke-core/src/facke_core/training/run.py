@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 import torch
-from accelerate import Accelerator
 
 from facke_core.config import from_dict, override, read_json, to_dict, write_json
 from facke_core.data.crops import CropSet, SwapBatches
@@ -30,7 +29,7 @@ from facke_core.protocols import Generator
 from facke_core.registry import Registry, default_registry
 from facke_core.training.recipe import Recipe
 from facke_core.training.step import StepReport
-from facke_core.training.trainer import STATE, Trainer
+from facke_core.training.trainer import STATE, Trainer, make_accelerator
 from facke_core.weights import WeightsConfig
 
 LOG = "log.jsonl"
@@ -38,7 +37,6 @@ RECIPE = "recipe.json"
 CHECKPOINTS = "checkpoints"
 KEEP = 2
 """Checkpoints that stay in a run folder."""
-_PRECISION = {"float32": "no", "bfloat16": "bf16"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,9 +118,7 @@ def train(
     if not spec.objective:
         raise UsageError(f"The method {spec.name!r} cannot be trained: it has no objective.")
     objective = registry.resolve(spec.objective)(method, encoder, settings)
-    accelerator = Accelerator(
-        cpu=place.type == "cpu", mixed_precision=_PRECISION[settings.precision]
-    )
+    accelerator = make_accelerator(settings, place)
     batches = SwapBatches(
         crops, batch_size=settings.batch_size, config=settings.data, seed=settings.seed
     )

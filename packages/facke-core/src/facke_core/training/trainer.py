@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -58,6 +59,16 @@ class _PhaseModule(nn.Module):
         return total, means
 
 
+def make_accelerator(recipe: Recipe, device: torch.device) -> Accelerator:
+    """Placement, precision and processes as the recipe and the environment ask for.
+
+    Accelerate keeps the precision of a process's first training; it is set anew here, so that a
+    notebook can train twice.
+    """
+    AcceleratorState._reset_state()
+    return Accelerator(cpu=device.type == "cpu", mixed_precision=_PRECISION[recipe.precision])
+
+
 class Trainer:
     """Trains an objective; ``for report in trainer`` runs it, the caller logs and saves.
 
@@ -79,9 +90,7 @@ class Trainer:
         recipe: Recipe,
         accelerator: Accelerator | None = None,
     ) -> None:
-        self.accelerator = accelerator or Accelerator(
-            cpu=True, mixed_precision=_PRECISION[recipe.precision]
-        )
+        self.accelerator = accelerator or make_accelerator(recipe, torch.device("cpu"))
         self.objective, self.batches, self.recipe = objective, batches, recipe
         self.step = 0
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
