@@ -14,7 +14,7 @@ from facke_core import load, load_encoder
 from facke_core.config import write_json
 from facke_core.data.crops import CropSet
 from facke_core.data.mesh import POINTS
-from facke_core.errors import ConfigError, DataError, UsageError
+from facke_core.errors import ConfigError, DataError, UsageError, WeightsError
 from facke_core.training.run import read_recipe, train
 
 SIZE = 64
@@ -177,3 +177,19 @@ def test_a_training_can_follow_a_swap(recipe: str, dataset: Path, tmp_path: Path
     with torch.inference_mode():
         load_encoder("dlib-resnet29")(torch.rand(1, 3, SIZE, SIZE))
     train(recipe, dataset, tmp_path / "run", device="cpu", overrides=["steps=1"])
+
+
+def test_a_training_can_begin_with_given_weights(
+    recipe: str, dataset: Path, tmp_path: Path
+) -> None:
+    train(recipe, dataset, tmp_path / "first", device="cpu")
+    init = str(tmp_path / "first")
+    frozen = ["steps=1", "optimizer.lr=0.0"]
+    train(recipe, dataset, tmp_path / "again", device="cpu", init=init, overrides=frozen)
+    first, again = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "again"))
+    for name, tensor in first.items():
+        if "running" not in name and "num_batches" not in name:
+            assert torch.allclose(tensor.float(), again[name].float(), atol=1e-3), name
+    other = ["generator.num_id_blocks=2"]
+    with pytest.raises(WeightsError, match="id_blocks"):
+        train(recipe, dataset, tmp_path / "other", device="cpu", init=init, overrides=other)

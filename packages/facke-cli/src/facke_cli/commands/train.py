@@ -26,6 +26,10 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue from the run's last checkpoint.")
     ] = False,
+    init: Annotated[
+        str | None,
+        typer.Option(metavar="REF", help="Begin with these weights, not with random ones."),
+    ] = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; repeatable."),
@@ -39,7 +43,7 @@ def train(
 ) -> None:
     """Train a recipe on a dataset.
 
-    The folder OUT is at any time a folder of weights: facke swap --weights ./OUT.
+    After each save the folder OUT is a folder of weights: facke swap --weights ./OUT.
     """
     from facke_core.training.run import train as run_training
 
@@ -50,6 +54,7 @@ def train(
             data,
             out,
             resume=resume,
+            init=init,
             overrides=overrides,
             device=device,
             on_step=on_step,

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 import torch
+from torch import nn
 
 from facke_core.config import from_dict, override, read_json, to_dict, write_json
 from facke_core.data.crops import CropSet, SwapBatches
@@ -27,10 +28,11 @@ from facke_core.errors import DataError, UsageError
 from facke_core.loading import build_method, load_encoder, save
 from facke_core.protocols import Generator
 from facke_core.registry import Registry, default_registry
+from facke_core.sources import locate
 from facke_core.training.recipe import Recipe
 from facke_core.training.step import StepReport
 from facke_core.training.trainer import STATE, Trainer, make_accelerator
-from facke_core.weights import WeightsConfig
+from facke_core.weights import MODEL, WeightsConfig, fill, read_tensors
 
 LOG = "log.jsonl"
 RECIPE = "recipe.json"
@@ -72,12 +74,16 @@ def train(
     out: Path,
     *,
     resume: bool = False,
+    init: str | None = None,
     overrides: Sequence[str] = (),
     device: str = "auto",
     on_step: Callable[[StepReport, Recipe], None] | None = None,
     registry: Registry | None = None,
 ) -> TrainSummary:
     """Train ``recipe`` on the crop set ``data`` and write the run folder ``out``.
+
+    ``init`` names weights of the same network (as for :func:`facke_core.load`) to begin with
+    instead of random ones; step, optimisers and discriminator begin anew.
 
     Interrupted by SIGINT or SIGTERM it saves a checkpoint and returns. ``on_step`` is called
     after every step, in the main process only.
@@ -113,6 +119,8 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         method = build_method(weights, registry=registry)
+    if init and not latest:
+        _begin_with(init, method.generator, registry)
     encoder = load_encoder(settings.identity_encoder, registry=registry)
     spec = registry.method(settings.method)
     if not spec.objective:
@@ -136,6 +144,7 @@ def train(
         for old in sorted(checkpoints.glob("[0-9]*"))[:-KEEP]:
             shutil.rmtree(old, ignore_errors=True)
         provenance = {
+            **({"init": init} if init else {}),
             "recipe": recipe if not recipe.endswith(".json") else Path(recipe).stem,
             "steps": trainer.step,
             "images": trainer.step * settings.batch_size * accelerator.num_processes,
@@ -184,6 +193,14 @@ def train(
         seconds=time.perf_counter() - started,
         finished=trainer.step >= settings.steps,
     )
+
+
+def _begin_with(init: str, generator: Generator, registry: Registry) -> None:
+    found = locate(init, registry=registry)
+    if found.folder is None:
+        raise UsageError(f"{init} has no weights to begin with. Leave --init out.")
+    tensors = read_tensors(found.folder, MODEL, found.config)
+    fill(cast(nn.Module, generator), tensors, source=init, built_by="the recipe's generator")
 
 
 def _latest(checkpoints: Path) -> Path | None:

@@ -1,0 +1,55 @@
+"""Turn a finished run into the folder of weights that a plugin ships.
+
+    python tools/bundle_weights.py RUN DEST --evaluation FILE.json --command "facke train ..."
+
+Writes config.json, model.safetensors (float16), log.jsonl, evaluation.json and the model card;
+a DATA.md that lies in DEST already (sources and licences of the pictures) is linked from the card.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from facke_core import load, save
+from facke_core.card import model_card
+from facke_core.config import write_json
+from facke_core.training.run import LOG
+from facke_core.weights import CARD, read_weights_config
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("dest", type=Path)
+    parser.add_argument("--evaluation", type=Path, help="what identity_transfer.py --json wrote")
+    parser.add_argument("--command", default="", help="the command that made the run")
+    parser.add_argument("--hardware", default="")
+    args = parser.parse_args()
+
+    config = read_weights_config(args.run)
+    training = dict(config.training)
+    log = training.pop("log", "")
+    extra = {"command": args.command, "hardware": args.hardware}
+    training |= {key: value for key, value in extra.items() if value}
+    if (args.dest / "DATA.md").is_file():
+        training["sources and licences of the pictures"] = "[DATA.md](DATA.md)"
+    training["whole log"] = f"[{LOG}]({LOG})"
+    config = replace(config, training=training | {"log": log})
+    written = save(load(args.run).method, args.dest, config, dtype=torch.float16, overwrite=True)
+    shutil.copyfile(args.run / LOG, args.dest / LOG)
+    evaluation = None
+    if args.evaluation:
+        evaluation = json.loads(args.evaluation.read_text(encoding="utf-8"))
+        write_json(args.dest / "evaluation.json", evaluation)
+    card = model_card(written, evaluation, folder=args.dest.name)
+    (args.dest / CARD).write_text(card, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
