@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 import pytest
 
 import facke_cli.samples
-import facke_gan
 from facke_core import hookspecs, protocols
 from facke_core.registry import default_registry
 
@@ -171,15 +170,8 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
             del sys.modules[name]
 
 
-BUNDLED = Path(facke_gan.__file__).parent / "weights" / "simswap-mini" / "config.json"
-WITH_WEIGHTS = {"README.md", "quickstart.md", "hooks.md", "weights.md"}
-"""Pages that need the bundled weights; to be removed when those are there."""
-
-
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_the_code_of_a_page_runs(page: Path, reader: Reader) -> None:
-    if page.name in WITH_WEIGHTS and not BUNDLED.exists():
-        pytest.skip("the bundled weights are not made yet")
     for block in blocks(page):
         if block.mark != "not run":
             reader.do(block)

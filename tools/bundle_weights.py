@@ -30,19 +30,25 @@ def main() -> None:
     parser.add_argument("--evaluation", type=Path, help="what identity_transfer.py --json wrote")
     parser.add_argument("--command", default="", help="the command that made the run")
     parser.add_argument("--hardware", default="")
+    parser.add_argument("--note", default="", help="what else there is to know of the training")
+    parser.add_argument("--earlier", type=Path, help="the run that this one began with")
     args = parser.parse_args()
 
     config = read_weights_config(args.run)
     training = dict(config.training)
     log = training.pop("log", "")
-    extra = {"command": args.command, "hardware": args.hardware}
+    training.pop("begun with", "")
+    extra = {"command": args.command, "hardware": args.hardware, "note": args.note}
     training |= {key: value for key, value in extra.items() if value}
     if (args.dest / "DATA.md").is_file():
         training["sources and licences of the pictures"] = "[DATA.md](DATA.md)"
-    training["whole log"] = f"[{LOG}]({LOG})"
+    logs = [f"earlier-{LOG}", LOG] if args.earlier else [LOG]
+    training["whole log"] = ", ".join(f"[{name}]({name})" for name in logs)
     config = replace(config, training=training | {"log": log})
     written = save(load(args.run).method, args.dest, config, dtype=torch.float16, overwrite=True)
     shutil.copyfile(args.run / LOG, args.dest / LOG)
+    if args.earlier:
+        shutil.copyfile(args.earlier / LOG, args.dest / f"earlier-{LOG}")
     evaluation = None
     if args.evaluation:
         evaluation = json.loads(args.evaluation.read_text(encoding="utf-8"))

@@ -115,7 +115,8 @@ def test_train_hands_its_options_on_and_reports_the_end(
         "resume": True,
         "overrides": ["batch_size=2", "data.flip=true", "steps=9"],
         "device": "auto",
-        "quiet": True,
+        "init": None,
+        "on_step": None,
     }
 
 

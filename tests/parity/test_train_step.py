@@ -88,15 +88,15 @@ def run(shared: Path) -> Iterator[Run]:
     # The discriminator sees fake, real, interpolations, and the fake again, as in the original.
     judge = Step(batch=batch, output=detached, modules=modules)
     losses: dict[str, Tensor] = {}
-    losses["D_fake"] = T.FakeLoss()(judge).mean()
-    losses["D_real"] = T.RealLoss()(judge).mean()
+    losses["D_fake"] = T.GanLoss(name="fake")(judge).mean()
+    losses["D_real"] = T.GanLoss(name="real")(judge).mean()
     alpha = [tensors["alpha_D1"], tensors["alpha_D2"]]
     penalty = gradient_penalty(discriminator, target, detached.image, alpha=alpha)
     losses["D_GP"] = weight["lambda_GP"] * penalty.mean()
 
     step = Step(batch=batch, output=output, modules=modules)
     step.real = judge.real
-    losses["G_GAN"] = T.GeneratorGanLoss()(step).mean()
+    losses["G_GAN"] = T.GanLoss(name="gan")(step).mean()
     losses["G_ID"] = weight["lambda_id"] * T.IdentityLoss()(step).mean()
     rebuilt = T.ReconstructionLoss(units="imagenet")(step).mean()
     losses["G_rec"] = weight["lambda_rec"] * rebuilt

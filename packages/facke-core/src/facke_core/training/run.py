@@ -119,8 +119,9 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         method = build_method(weights, registry=registry)
+    begun_with = ""
     if init and not latest:
-        _begin_with(init, method.generator, registry)
+        begun_with = _begin_with(init, method.generator, registry)
     encoder = load_encoder(settings.identity_encoder, registry=registry)
     spec = registry.method(settings.method)
     if not spec.objective:
@@ -144,7 +145,7 @@ def train(
         for old in sorted(checkpoints.glob("[0-9]*"))[:-KEEP]:
             shutil.rmtree(old, ignore_errors=True)
         provenance = {
-            **({"init": init} if init else {}),
+            **({"begun with": begun_with} if begun_with else {}),
             "recipe": recipe if not recipe.endswith(".json") else Path(recipe).stem,
             "steps": trainer.step,
             "images": trainer.step * settings.batch_size * accelerator.num_processes,
@@ -195,12 +196,14 @@ def train(
     )
 
 
-def _begin_with(init: str, generator: Generator, registry: Registry) -> None:
+def _begin_with(init: str, generator: Generator, registry: Registry) -> str:
+    """Fill the generator; returns what the weights are called, without the place they lie in."""
     found = locate(init, registry=registry)
     if found.folder is None:
         raise UsageError(f"{init} has no weights to begin with. Leave --init out.")
     tensors = read_tensors(found.folder, MODEL, found.config)
     fill(cast(nn.Module, generator), tensors, source=init, built_by="the recipe's generator")
+    return f"{found.weights} {found.revision}".strip()
 
 
 def _latest(checkpoints: Path) -> Path | None:
