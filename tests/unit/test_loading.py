@@ -431,3 +431,8 @@ def test_a_card_shows_the_evaluation() -> None:
     card = model_card(CONFIGURATION, {"identity": {"value": 0.51234, "n": 60}, "recon": 0.1})
     assert "| identity | 0.5123 (n = 60) |" in card
     assert "| recon | 0.1 |" in card
+
+
+def test_float16_is_refused_on_a_cpu_before_anything_is_read() -> None:
+    with pytest.raises(UnavailableError, match="bfloat16"):
+        load("./nowhere", device="cpu", dtype=torch.float16)

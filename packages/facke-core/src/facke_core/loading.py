@@ -73,6 +73,11 @@ def load(
     """
     registry = registry or default_registry()
     on = resolve_device(device)
+    if on.type == "cpu" and dtype == torch.float16:
+        raise UnavailableError(
+            "float16 takes hours on a CPU: torch has no fast convolutions for it there. "
+            "Use bfloat16 or float32, or a GPU."
+        )
     source = locate(name, revision=revision, local_files_only=local_files_only, registry=registry)
     config = source.config
     method = build_method(config, registry=registry, sampler=sampler or {})
