@@ -19,7 +19,6 @@ from facke_core.weights import refuse_foreign
 
 if TYPE_CHECKING:
     from facke_core.pipeline import SwapPipeline
-
     from facke_core.types import SwapResult
 
 DEFAULT_METHOD = "simswap"
