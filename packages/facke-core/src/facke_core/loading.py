@@ -75,8 +75,8 @@ def load(
     on = resolve_device(device)
     if on.type == "cpu" and dtype == torch.float16:
         raise UnavailableError(
-            "float16 takes hours on a CPU: torch has no fast convolutions for it there. "
-            "Use bfloat16 or float32, or a GPU."
+            "float16 is not usable on a CPU: torch has no fast convolutions for it there, and one "
+            "swap takes more than ten minutes. Use bfloat16 or float32, or a GPU."
         )
     source = locate(name, revision=revision, local_files_only=local_files_only, registry=registry)
     config = source.config
