@@ -150,10 +150,8 @@ class SwapBatches:
             target = torch.cat([made, target[n:]])
         if self.config.colour_jitter:
             target, reference = _jitter([target, reference], self.config.colour_jitter, rng)
-        same = torch.arange(b) < n + self._num_intra
-        same |= crops.people[source_index] == crops.people[target_index]
-        # two pictures of one person have no known result; only pictures themselves do
-        same &= source_index == target_index
+        # two pictures of one person have no known result; a picture and itself do
+        same = source_index == target_index
         return FaceBatch(source, target, identity, same, reference)
 
     def _read(self, index: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor]:

@@ -116,9 +116,7 @@ def train(
         license="Apache-2.0",
     )
     torch.manual_seed(settings.seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        method = build_method(weights, registry=registry)
+    method = build_method(weights, registry=registry)
     begun_with = ""
     if init and not latest:
         begun_with = _begin_with(init, method.generator, registry)
@@ -148,7 +146,7 @@ def train(
             **({"begun with": begun_with} if begun_with else {}),
             "recipe": recipe if not recipe.endswith(".json") else Path(recipe).stem,
             "steps": trainer.step,
-            "images": trainer.step * settings.batch_size * accelerator.num_processes,
+            "images": trainer.images,
             "processes": accelerator.num_processes,
             "data": crops.info.get("name", data.name),
             "sources": [f"{count} {name}" for name, count in crops.info.get("sources", {}).items()],
@@ -190,7 +188,7 @@ def train(
         out=out,
         step=trainer.step,
         steps=settings.steps,
-        images=trainer.step * settings.batch_size * accelerator.num_processes,
+        images=trainer.images,
         seconds=time.perf_counter() - started,
         finished=trainer.step >= settings.steps,
     )

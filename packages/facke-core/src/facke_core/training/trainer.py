@@ -111,6 +111,11 @@ class Trainer:
             self._phases.append(module)
             self._optimizers.append(wrapped)
 
+    @property
+    def images(self) -> int:
+        """Images seen so far, by all processes."""
+        return self.step * self.recipe.batch_size * self.accelerator.num_processes
+
     def __iter__(self) -> Iterator[StepReport]:
         """Train until ``recipe.steps`` steps are done.
 
@@ -152,7 +157,7 @@ class Trainer:
         self.ema.update(self.objective.modules["generator"], self.step)
         return StepReport(
             step=self.step,
-            images=self.step * self.recipe.batch_size * processes,
+            images=self.images,
             losses=losses,
             seconds=time.perf_counter() - started,
         )
