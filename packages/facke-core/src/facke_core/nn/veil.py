@@ -1,0 +1,36 @@
+"""A blur of the inner face, for generators that are to take the identity from elsewhere."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Veil(nn.Module):
+    """Blurs what a crop in the SimSwap frontal template shows inside an ellipse from the brows to
+    the chin, with a soft edge. ``amount``: standard deviation over image size."""
+
+    CENTRE = (0.5, 0.64)
+    RADII = (0.29, 0.37)
+    EDGE = 0.1
+
+    def __init__(self, amount: float) -> None:
+        super().__init__()
+        self.amount = amount
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = x.shape[-1]
+        sigma = self.amount * size
+        reach = round(3 * sigma)
+        taps = torch.arange(-reach, reach + 1, device=x.device, dtype=x.dtype)
+        kernel = torch.exp(-taps.square() / (2 * sigma**2))
+        kernel = (kernel / kernel.sum()).view(1, 1, 1, -1).expand(3, 1, 1, -1)
+        padded = F.pad(x, (reach, reach, reach, reach), mode="replicate")
+        with torch.autocast(x.device.type, enabled=False):
+            blurred = F.conv2d(F.conv2d(padded, kernel, groups=3), kernel.mT, groups=3)
+        axis = (torch.arange(size, device=x.device, dtype=x.dtype) + 0.5) / size
+        dx = (axis - self.CENTRE[0]) / self.RADII[0]
+        dy = (axis - self.CENTRE[1]) / self.RADII[1]
+        radius = (dx.square()[None, :] + dy.square()[:, None]).sqrt()
+        return torch.lerp(x, blurred, ((1 + self.EDGE - radius) / (2 * self.EDGE)).clamp(0, 1))
