@@ -1,201 +1,260 @@
-"""Aligned crops of many people in one memory-mapped file, and the batches a swap model learns from.
+"""Aligned crops of many people, with what training knows about each of them.
 
-A crop set is a folder with ``crops.safetensors`` (tensors below) and ``dataset.json`` (alignment,
-encoder, sources and their licences). Everything random in a batch follows from ``(seed, step)``
-alone, so a training that is resumed at step k sees exactly the batches it would have seen.
+A crop set is a folder that ``facke prepare`` writes:
+
+``dataset.json``: alignment, encoder, sources, people. Written last: where it is, all is there.
+``index.safetensors``: key, person, weight, mesh points and face outline of each crop.
+``identity.safetensors``: the encoder's vectors.
+``crops-*.safetensors`` or ``crops-*.tar``: the pictures (:mod:`facke_core.data.shards`).
+``pictures.csv``: what became of each photograph; for people, nothing reads it.
+
+Rows are in the order of the keys. Everything is memory-mapped.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import shlex
+import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from facke_core.data.composite import composite
-from facke_core.data.mesh import MIRROR, POINTS
-from facke_core.errors import DataError
-from facke_core.types import FaceBatch
+from facke_core.data.mesh import OVAL_RING, POINTS
+from facke_core.data.shards import (
+    Pictures,
+    Shard,
+    Store,
+    StoredPictures,
+    TarShard,
+    TensorShard,
+    digits_for,
+    key_rows,
+    shard_path,
+    shards_of,
+    write_shard,
+)
+from facke_core.data.tensors import Column, read_tensors, write_tensors
+from facke_core.errors import ConfigError, DataError
+from facke_core.identity.digest import encoder_digest
+from facke_core.protocols import IdentityEncoder
 
-TENSORS = "crops.safetensors"
+FORMAT = 2
 INFO = "dataset.json"
+INDEX = "index.safetensors"
+IDENTITY = "identity.safetensors"
+CSV = "pictures.csv"
+UNFINISHED = ".unfinished"
+"""What a preparation has made so far."""
+_OLD = "crops.safetensors"
+_DAMAGE = (SafetensorError, OSError, ValueError, KeyError, tarfile.TarError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CropSet:
     """N aligned crops of S x S pixels."""
 
-    images: Tensor
-    """(N, 3, S, S) uint8 RGB."""
-    masks: Tensor
-    """(N, 1, S, S) uint8, 255 inside the face oval."""
-    points: Tensor
-    """(N, P, 2) float32 pixels, in the order of :data:`facke_core.data.mesh.POINTS`."""
+    images: Pictures | Tensor
+    """``images[index (B,) int64]`` is (B, 3, S, S) uint8 RGB: a tensor, or read when asked for."""
+    points: Tensor | None = None
+    """(N, P, 2) float32 pixels, in the order of :data:`facke_core.data.mesh.POINTS`. None where
+    nobody looked for landmarks (``facke prepare --aligned``)."""
+    ring: Tensor | None = None
+    """(N, R, 2) float32 pixels: :data:`facke_core.data.mesh.OVAL_RING`, the outline of the face."""
     embeddings: Tensor
     """(N, 2, D) float32, unit norm: of the crop and of its mirror image."""
     people: Tensor
-    """(N,) int64: which crops show the same person."""
+    """(N,) int64: which crops show the same person, by position in ``info["people"]``."""
     weights: Tensor
     """(N,) float32: how often a crop is drawn, relative to the others."""
+    keys: Tensor | None = None
+    """(N, 32) uint8, ascending: SHA-256 of the photograph's file. None for crops of no file."""
     info: Mapping[str, Any]
+    """What ``dataset.json`` says."""
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.people)
 
     @classmethod
     def load(cls, folder: Path) -> CropSet:
-        """Read a crop set.
+        """Open a crop set; ``folder/train`` where ``folder`` holds a set for training and one for
+        testing.
 
         Raises:
-            DataError: the folder holds none, or a damaged one.
+            DataError: the folder holds none, one of an earlier version, an unfinished or a
+                damaged one.
         """
-        if not (folder / TENSORS).is_file() or not (folder / INFO).is_file():
-            raise DataError(
-                f"{folder} is not a crop set: it needs {TENSORS} and {INFO}. "
-                "Make one with tools/pack_crops.py."
-            )
+        if not (folder / INFO).is_file() and (folder / "train" / INFO).is_file():
+            folder = folder / "train"
+        info = _info(folder)
         try:
-            tensors = load_file(folder / TENSORS)
-            info = json.loads((folder / INFO).read_text(encoding="utf-8"))
-            crops = cls(info=info, **tensors)
-        except (SafetensorError, TypeError, ValueError) as error:
+            return cls(info=info, **_contents(folder, info))
+        except _DAMAGE as error:
             raise DataError(
-                f"{folder / TENSORS} cannot be read ({error}). Make the crop set again."
+                f"{folder} cannot be read ({error}): it was changed or damaged, or a preparation "
+                f"was interrupted. Run again: {prepare_command(folder, info)}"
             ) from error
-        if crops.points.shape[1] != len(POINTS):
-            raise DataError(
-                f"{folder} has {crops.points.shape[1]} mesh points per crop, this version of "
-                f"facke uses {len(POINTS)}. Make the crop set again."
-            )
-        return crops
 
     def save(self, folder: Path) -> None:
+        """Write crops that did not come from ``facke prepare``. Rows without keys are numbered.
+
+        Raises:
+            DataError: the keys are not in ascending order.
+            OSError: the folder cannot be written.
+        """
+        n = len(self)
+        keys = [bytes(row) for row in self.keys.numpy()] if self.keys is not None else _numbers(n)
+        if keys != sorted(set(keys)):
+            raise DataError("The keys of a crop set must be different and in ascending order.")
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {
-            name: getattr(self, name).contiguous()
-            for name in ("images", "masks", "points", "embeddings", "people", "weights")
-        }
-        save_file(tensors, folder / TENSORS)
-        (folder / INFO).write_text(json.dumps(self.info, indent=1) + "\n", encoding="utf-8")
+        (folder / INFO).unlink(missing_ok=True)
+        digits = digits_for(n)
+        size = self.images[:1].shape[-1]
+        for name, begin, end in shards_of(keys, digits):
+            path = shard_path(folder, name, "tensors")
+            write_shard(path, keys[begin:end], self.images[begin:end], size=size, preparation="")
+        index = {"people": self.people, "weights": self.weights}
+        index |= {"points": self.points} if self.points is not None else {}
+        index |= {"ring": self.ring} if self.ring is not None else {}
+        columns = {name: Column.of(tensor) for name, tensor in index.items()}
+        write_tensors(folder / INDEX, {"keys": Column.of(key_rows(keys)), **columns}, {})
+        embeddings = {"embeddings": Column.of(self.embeddings)}
+        write_tensors(folder / IDENTITY, embeddings, {})
+        info = {"format": FORMAT, "store": "tensors", "digits": digits, "rows": rows_digest(keys)}
+        write_info(folder, {**self.info, **info, "count": n})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchConfig:
-    """What a batch is made of. The rest of it, after ``composite`` and ``intra``, are inter-ID
-    pairs: two people, no known result."""
+def _info(folder: Path) -> dict[str, Any]:
+    """``dataset.json`` of a crop set of this format."""
+    command = prepare_command(folder, {})
+    if not (folder / INFO).is_file():
+        if (folder / UNFINISHED).exists():
+            raise DataError(
+                f"The preparation of {folder} was not finished. Run the same facke prepare again; "
+                "it goes on where it stopped."
+            )
+        raise DataError(f"{folder} is not a dataset: it has no {INFO}. Make one with: {command}")
+    try:
+        info = json.loads((folder / INFO).read_text(encoding="utf-8"))
+        if not isinstance(info, dict):
+            raise ValueError("it is no JSON object")
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{folder / INFO} cannot be read ({error}). Make the dataset again with: {command}"
+        ) from error
+    version = info.get("format", 1)
+    if version != FORMAT:
+        hint = "Update facke, or m" if isinstance(version, int) and version > FORMAT else "M"
+        raise DataError(
+            f"{folder} has the format {version}, this version of facke reads {FORMAT}. "
+            f"{hint}ake it again with: {command}"
+        )
+    return info
 
-    composite: float = 0.0
-    """Share of composites (:mod:`facke_core.data.composite`)."""
-    intra: float = 0.5
-    """Share of pairs in which source and target are the same picture, as in SimSwap."""
-    donors: int = 64
-    """A composite's donor is one of this many crops that are closest in pose and mouth shape."""
-    max_geometry: float = 0.8
-    """Largest share of the donor's geometry in a composite."""
-    colour_jitter: float = 0.15
-    """Largest relative change of gain, gamma and saturation of a pair."""
+
+def _contents(folder: Path, info: Mapping[str, Any]) -> dict[str, Any]:
+    index, _ = read_tensors(folder / INDEX)
+    embeddings = read_tensors(folder / IDENTITY)[0]["embeddings"]
+    keys = [bytes(row) for row in index["keys"].numpy()]
+    lengths = {len(tensor) for tensor in (*index.values(), embeddings)}
+    if lengths != {info["count"]} or info["rows"] != rows_digest(keys):
+        raise ValueError(f"{INDEX}, {IDENTITY} and {INFO} do not belong together")
+    points = index.get("points")
+    for tensor, known, what in (
+        (points, POINTS, "mesh points"),
+        (index.get("ring"), OVAL_RING, "points of the outline"),
+    ):
+        if tensor is not None and tensor.shape[1] != len(known):
+            raise DataError(
+                f"{folder} has {tensor.shape[1]} {what} per crop, this version of facke uses "
+                f"{len(known)}. Make it again with: {prepare_command(folder, info)}"
+            )
+    store = cast(Store, info["store"])
+    offsets = index["offsets"].tolist() if store == "webdataset" else []
+    shards: list[Shard] = []
+    for name, begin, end in shards_of(keys, info["digits"]):
+        path, expected = shard_path(folder, name, store), keys[begin:end]
+        shard: Shard
+        if store == "tensors":
+            shard = TensorShard(path)
+        else:
+            shard = TarShard(path, offsets[begin:end], expected)
+        if shard.keys != expected:
+            raise ValueError(f"{path.name} holds other pictures than {INDEX} says")
+        shards.append(shard)
+    return {
+        "images": StoredPictures(shards, shards[0][0].shape[-1]),
+        "points": points,
+        "ring": index.get("ring"),
+        "embeddings": embeddings,
+        "people": index["people"],
+        "weights": index["weights"],
+        "keys": index["keys"],
+    }
 
 
-class SwapBatches:
-    """Batches of :class:`~facke_core.types.FaceBatch` from a crop set; ``batches[k]`` is the k-th.
+def rows_digest(keys: list[bytes]) -> str:
+    """What ties the files of a set together."""
+    return hashlib.sha256(b"".join(keys)).hexdigest()
+
+
+def write_info(folder: Path, info: Mapping[str, Any]) -> None:
+    """``dataset.json``, whole or not at all."""
+    from facke_core.config import write_json
+
+    try:
+        write_json(folder / INFO, info)
+    except ConfigError as error:
+        raise error.__cause__ or error from None
+
+
+def _numbers(n: int) -> list[bytes]:
+    """Ascending keys, spread over all shards."""
+    return [(row * 2**256 // n).to_bytes(32, "big") for row in range(n)]
+
+
+def prepare_command(
+    folder: Path, info: Mapping[str, Any], encoder: Mapping[str, Any] | None = None
+) -> str:
+    """The command that makes the set ``folder`` again, ``encoder`` instead of its own."""
+    name = os.fspath(folder.parent if info.get("split") else folder)
+    words = ["facke", "prepare", "PHOTOS", shlex.quote(name)]
+    if info.get("manifest"):
+        words += ["--manifest", shlex.quote(str(info["manifest"]))]
+    if encoder:
+        settings = dict(encoder)
+        alone = settings.pop("name") if len(settings) == 1 else json.dumps(settings)
+        words += ["--encoder", shlex.quote(alone)]
+    return " ".join(words)
+
+
+def check_encoder(
+    crops: CropSet, encoder: IdentityEncoder, settings: Mapping[str, Any], where: Path
+) -> None:
+    """Refuse a crop set whose vectors another encoder made than the one a training measures with.
 
     Args:
-        crops: the crop set, in memory.
-        batch_size: B.
-        config: the mixture.
-        seed: of everything random.
+        crops: the set.
+        encoder: as built from ``settings``.
+        settings: ``{"name": ..., **settings}``, a recipe's ``identity_encoder``.
+        where: the folder of the set, for the message.
+
+    Raises:
+        DataError: they differ; names the command that computes the vectors anew.
     """
-
-    def __init__(self, crops: CropSet, *, batch_size: int, config: BatchConfig, seed: int) -> None:
-        self.crops, self.config, self.seed, self.batch_size = crops, config, seed, batch_size
-        self._num_composite = round(config.composite * batch_size)
-        self._num_intra = min(round(config.intra * batch_size), batch_size - self._num_composite)
-        self._mirror = torch.tensor(MIRROR)
-        self._neighbours = _neighbours(crops.points, config.donors)
-
-    def __getitem__(self, step: int) -> FaceBatch:
-        crops, b, n = self.crops, self.batch_size, self._num_composite
-        rng = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-        target_index = torch.multinomial(crops.weights, b, replacement=True, generator=rng)
-        source_index = torch.multinomial(crops.weights, b, replacement=True, generator=rng)
-        source_index[: n + self._num_intra] = target_index[: n + self._num_intra]
-        mirrored = torch.rand(b, generator=rng) < 0.5
-        target, points = self._read(target_index, mirrored)
-        source, _ = self._read(source_index, mirrored)
-        identity = crops.embeddings[source_index, mirrored.long()]
-
-        reference = target
-        if n:
-            near = self._neighbours[target_index[:n]]
-            pick = torch.randint(near.shape[1], (n, 1), generator=rng)
-            # the neighbours of a mirrored crop are mirrored neighbours
-            donor, donor_points = self._read(near.gather(1, pick)[:, 0], mirrored[:n])
-            mask = crops.masks[target_index[:n]].float() / 255
-            mask = torch.where(mirrored[:n, None, None, None], mask.flip(-1), mask)
-            made = composite(
-                target[:n],
-                points[:n],
-                mask,
-                donor,
-                donor_points,
-                geometry=torch.rand(n, generator=rng) * self.config.max_geometry,
-                softness=int(torch.randint(2, 6, (1,), generator=rng)) * 2 + 1,
-            )
-            target = torch.cat([made, target[n:]])
-        if self.config.colour_jitter:
-            target, reference = _jitter([target, reference], self.config.colour_jitter, rng)
-        # two pictures of one person have no known result; a picture and itself do
-        same = source_index == target_index
-        return FaceBatch(source, target, identity, same, reference)
-
-    def _read(self, index: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor]:
-        image, points = self.crops.images[index].float() / 255, self.crops.points[index]
-        flipped = points[:, self._mirror].clone()
-        flipped[..., 0] = image.shape[-1] - 1 - flipped[..., 0]
-        return (
-            torch.where(mirrored[:, None, None, None], image.flip(-1), image),
-            torch.where(mirrored[:, None, None], flipped, points),
-        )
-
-
-def _neighbours(points: Tensor, k: int) -> Tensor:
-    """(N, k) indices of the crops closest in pose and mouth shape, themselves left out."""
-    at = {index: points[:, POINTS.index(index)] for index in (1, 13, 14, 61, 291, 468, 473)}
-    eyes = (at[468] + at[473]) / 2
-    nose = at[1] - eyes
-    features = torch.stack(
-        [
-            nose[:, 0],
-            nose[:, 1],
-            2 * (at[14] - at[13])[:, 1],
-            (at[291] - at[61])[:, 0],
-            (at[473] - at[468])[:, 1],
-        ],
-        dim=1,
+    have, digest = crops.info.get("identity_encoder"), crops.info.get("encoder_digest")
+    if digest == encoder_digest(encoder, settings) or (not digest and have == dict(settings)):
+        return
+    made = json.dumps(have) if have else "an unknown encoder"
+    differ = ", with other weights or settings" if have == dict(settings) else ""
+    raise DataError(
+        f"The vectors in {where} were made by {made}, the recipe's encoder is "
+        f"{json.dumps(dict(settings))}{differ}. Compute them anew, which keeps the crops: "
+        f"{prepare_command(where, crops.info, settings)}"
     )
-    k = min(k, len(points) - 1)
-    distance = torch.cdist(features, features).fill_diagonal_(float("inf"))
-    return distance.topk(k, dim=1, largest=False).indices
-
-
-def _jitter(images: list[Tensor], amount: float, rng: torch.Generator) -> list[Tensor]:
-    """The same random gain per channel, gamma and saturation for every image of a pair."""
-    b = len(images[0])
-
-    def draw(*shape: int) -> Tensor:
-        return 1 + amount * (2 * torch.rand(b, *shape, generator=rng) - 1)
-
-    gain, gamma, saturation = draw(1, 1, 1), draw(1, 1, 1), draw(1, 1, 1)
-    gain = gain * draw(3, 1, 1).sqrt()
-    result = []
-    for image in images:
-        grey = image.mean(dim=1, keepdim=True)
-        vivid = torch.lerp(grey.expand_as(image), image, saturation).clamp(0, 1)
-        result.append((gain * vivid.pow(gamma)).clamp(0, 1))
-    return result

@@ -1,0 +1,189 @@
+"""Crops on disk: shards of pictures whose keys begin alike, memory-mapped or as WebDataset tars.
+
+The key of a picture is the SHA-256 of its file. A shard holds the pictures whose keys begin with
+the same hexadecimal digits, which are its name, in the order of the keys. So a picture stays in its
+shard whatever else is added or taken away.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import PIL.Image
+import torch
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+from facke_core.data.tensors import Column, read_tensors, replacing, write_tensors
+
+Store = Literal["tensors", "webdataset"]
+SUFFIX: dict[Store, str] = {"tensors": ".safetensors", "webdataset": ".tar"}
+MAX_ROWS = 512
+"""Pictures per shard, on average at most; at least a sixteenth of it in a large set."""
+_BLOCK = tarfile.BLOCKSIZE
+_ABOUT = "facke preparation"
+
+
+class Pictures(Protocol):
+    """Crops that are read when they are asked for; a tensor (N, 3, S, S) is one."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: Tensor | slice, /) -> Tensor:
+        """(B, 3, S, S) uint8 RGB for an index (B,) int64 or a slice."""
+        ...
+
+
+def digits_for(count: int) -> int:
+    """How many hexadecimal digits name a shard in a set of ``count`` pictures."""
+    digits = 1
+    while count > MAX_ROWS * 16**digits:
+        digits += 1
+    return digits
+
+
+def shard_path(folder: Path, name: str, store: Store) -> Path:
+    return folder / f"crops-{name}{SUFFIX[store]}"
+
+
+def shards_of(keys: Sequence[bytes], digits: int) -> Iterator[tuple[str, int, int]]:
+    """(name, first row, end) of each shard of sorted keys."""
+    begin = 0
+    for row in range(1, len(keys) + 1):
+        name = keys[begin].hex()[:digits]
+        if row == len(keys) or keys[row].hex()[:digits] != name:
+            yield name, begin, row
+            begin = row
+
+
+class TensorShard:
+    """A memory-mapped safetensors file.
+
+    Raises:
+        OSError, SafetensorError, KeyError: it is missing or damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        tensors, metadata = read_tensors(path)
+        self._path = path
+        self._images = tensors["images"]
+        self.keys = [bytes(row) for row in tensors["keys"].numpy()]
+        self.preparation = metadata.get(_ABOUT, "")
+
+    def __getitem__(self, row: int) -> Tensor:
+        return self._images[row]
+
+    def __reduce__(self) -> tuple[type[TensorShard], tuple[Path]]:
+        return type(self), (self._path,)  # another process maps the file, too
+
+
+class TarShard:
+    """PNGs in an uncompressed tar, each found by its offset.
+
+    Args:
+        path: the tar.
+        offsets: where the pictures' headers begin; without it the tar is read through.
+        keys: of these pictures.
+
+    Raises:
+        OSError, TarError, ValueError: it is missing, damaged or holds other pictures.
+    """
+
+    def __init__(self, path: Path, offsets: Sequence[int] = (), keys: Sequence[bytes] = ()) -> None:
+        self.path, self.offsets, self.keys = path, list(offsets), list(keys)
+        if not self.offsets:
+            with tarfile.open(path) as tar:
+                members = tar.getmembers()
+            self.offsets = [member.offset_data - _BLOCK for member in members]
+            self.keys = [bytes.fromhex(member.name.removesuffix(".png")) for member in members]
+        with self._open(0) as picture:
+            self.preparation = str(picture.info.get(_ABOUT, ""))
+        if len(self.offsets) > 1:
+            self._open(-1).close()  # a tar cut short lacks its end
+
+    def __getitem__(self, row: int) -> Tensor:
+        with self._open(row) as picture:
+            return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+    def _open(self, row: int) -> PIL.Image.Image:
+        # opened anew each time: thousands of shards would be too many open files
+        with self.path.open("rb") as file:
+            file.seek(self.offsets[row])
+            member = tarfile.TarInfo.frombuf(file.read(_BLOCK), "ascii", "strict")
+            if member.name != f"{self.keys[row].hex()}.png":
+                raise ValueError(f"{self.path} holds other pictures than its index says")
+            content = file.read(member.size)
+        if len(content) != member.size:
+            raise ValueError(f"{self.path} is cut short")
+        return PIL.Image.open(io.BytesIO(content), formats=["PNG"])
+
+
+Shard = TensorShard | TarShard
+
+
+class StoredPictures:
+    """The crops of all shards, in the order of their keys."""
+
+    def __init__(self, shards: Sequence[Shard], size: int) -> None:
+        self._shards, self._size = list(shards), size
+        self._ends = torch.tensor([len(shard.keys) for shard in shards]).cumsum(0)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: Tensor | slice, /) -> Tensor:
+        if isinstance(index, slice):
+            index = torch.arange(len(self))[index]
+        if not len(index):
+            return torch.empty(0, 3, self._size, self._size, dtype=torch.uint8)
+        if int(index.min()) < 0 or int(index.max()) >= len(self):
+            raise IndexError(f"rows {index.tolist()} of {len(self)} pictures")
+        where = torch.bucketize(index, self._ends, right=True)
+        rows = index - torch.cat([self._ends.new_zeros(1), self._ends])[where]
+        pairs = zip(where.tolist(), rows.tolist(), strict=True)
+        return torch.stack([self._shards[shard][row] for shard, row in pairs])
+
+
+def write_shard(
+    path: Path, keys: Sequence[bytes], images: Iterable[Tensor], *, size: int, preparation: str
+) -> None:
+    """Write the crops (3, ``size``, ``size``) uint8 in the order of their keys.
+
+    Raises:
+        OSError: it cannot be written; what was there before stays.
+    """
+    if path.suffix == SUFFIX["webdataset"]:
+        _write_tar(path, keys, images, preparation)
+        return
+    columns = {
+        "keys": Column.of(key_rows(keys)),
+        "images": Column(torch.uint8, (len(keys), 3, size, size), images),
+    }
+    write_tensors(path, columns, {_ABOUT: preparation})
+
+
+def _write_tar(
+    path: Path, keys: Sequence[bytes], images: Iterable[Tensor], preparation: str
+) -> None:
+    from webdataset import TarWriter
+
+    about = PngInfo()
+    about.add_text(_ABOUT, preparation)
+    with (
+        replacing(path) as file,
+        TarWriter(file, user="", group="", mode=0o644, mtime=0, encoder=False) as tar,
+    ):
+        for key, image in zip(keys, images, strict=True):
+            png = io.BytesIO()
+            pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+            PIL.Image.fromarray(pixels).save(png, format="PNG", pnginfo=about)
+            tar.write({"__key__": key.hex(), "png": png.getvalue()})
+
+
+def key_rows(keys: Sequence[bytes]) -> Tensor:
+    """(N, 32) uint8."""
+    return torch.frombuffer(bytearray(b"".join(keys)), dtype=torch.uint8).view(len(keys), 32)

@@ -1,0 +1,84 @@
+"""Files that appear whole or not at all, and safetensors files written piece by piece."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+_NAMES = {torch.int64: "I64", torch.float32: "F32", torch.uint8: "U8"}
+
+
+class Column(NamedTuple):
+    """A tensor that is written in parts along its first dimension."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    parts: Iterable[Tensor]
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Column:
+        return cls(tensor.dtype, tuple(tensor.shape), (tensor,))
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Write beside ``path``, flush to disk, rename. On an error ``path`` stays as it was."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_tensors(path: Path, columns: Mapping[str, Column], metadata: Mapping[str, str]) -> None:
+    """A safetensors file whose bytes follow from its content.
+
+    ``safetensors.torch.save_file`` needs all tensors in memory, orders metadata at random and hides
+    the number of an I/O error; tensors here may be larger than the memory.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written.
+    """
+    # wide types first, so that each tensor begins at a multiple of its item
+    ordered = sorted(columns.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
+    header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
+    end = 0
+    for name, column in ordered:
+        begin, end = end, end + torch.Size(column.shape).numel() * column.dtype.itemsize
+        header[name] = {
+            "dtype": _NAMES[column.dtype],
+            "shape": list(column.shape),
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with replacing(path) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for _, column in ordered:
+            for part in column.parts:
+                file.write(part.contiguous().flatten().view(torch.uint8).numpy().data)
+        assert file.tell() == 8 + len(text) + end
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Memory-mapped tensors, and the metadata.
+
+    Raises:
+        OSError, SafetensorError: it cannot be read.
+    """
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+    return load_file(path), metadata
