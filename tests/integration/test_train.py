@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from facke_core import load, load_encoder
 from facke_core.config import write_json
 from facke_core.data.crops import CropSet
-from facke_core.data.mesh import POINTS
+from facke_core.data.mesh import OVAL_RING, POINTS
 from facke_core.errors import ConfigError, DataError, UsageError, WeightsError
+from facke_core.training.checkpoints import complete
 from facke_core.training.run import read_recipe, train
 
 SIZE = 64
@@ -52,19 +53,23 @@ RECIPE: dict[str, Any] = {
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = torch.Generator().manual_seed(0)
     n, points = 8, torch.rand(len(POINTS), 2, generator=torch.Generator().manual_seed(1))
-    masks = torch.zeros(n, 1, SIZE, SIZE, dtype=torch.uint8)
-    masks[:, :, 12:52, 16:48] = 255
+    angle = torch.arange(len(OVAL_RING)) * (2 * torch.pi / len(OVAL_RING))
+    ring = SIZE / 2 + SIZE / 3 * torch.stack([angle.sin(), -angle.cos()], dim=1)
     folder = tmp_path_factory.mktemp("data") / "crops"
     CropSet(
         images=torch.randint(0, 256, (n, 3, SIZE, SIZE), generator=rng, dtype=torch.uint8),
-        masks=masks,
+        ring=ring.expand(n, -1, -1).contiguous(),
         points=points * 40 + 12 + torch.randn(n, len(POINTS), 2, generator=rng),
         embeddings=torch.nn.functional.normalize(torch.randn(n, 2, 128, generator=rng), dim=-1),
-        people=torch.arange(n),
+        people=torch.arange(n) // 2,
         weights=torch.ones(n),
         info={"name": "noise"} | {k: RECIPE[k] for k in ("identity_encoder", "alignment")},
     ).save(folder)
     return folder
+
+
+def weights_of(run: Path) -> Path:
+    return complete(run)[-1] / "model.safetensors"
 
 
 @pytest.fixture
@@ -92,7 +97,8 @@ def test_a_run_folder_is_a_folder_of_weights(recipe: str, dataset: Path, tmp_pat
     assert result.shape == (2, 3, SIZE, SIZE)
     assert swapper.source is not None
     assert swapper.source.config.training["steps"] == 4
-    assert "step" in (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    card = complete(tmp_path / "run")[-1] / "README.md"
+    assert "step" in card.read_text(encoding="utf-8")
 
 
 def test_an_interrupted_and_resumed_run_gives_the_same_weights(
@@ -104,7 +110,7 @@ def test_an_interrupted_and_resumed_run_gives_the_same_weights(
         train(recipe, dataset, tmp_path / "parts", device="cpu")
     summary = train(recipe, dataset, tmp_path / "parts", device="cpu", resume=True)
     assert summary.step == 4
-    whole, parts = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
+    whole, parts = (load_file(weights_of(tmp_path / name)) for name in ("whole", "parts"))
     assert whole.keys() == parts.keys()
     for name, tensor in whole.items():
         assert torch.equal(tensor, parts[name]), name
@@ -166,9 +172,7 @@ def test_a_second_training_in_one_process_may_have_another_precision(
     for precision in ("float32", "bfloat16"):
         overrides = [f"precision={precision}", "steps=1"]
         train(recipe, dataset, tmp_path / precision, device="cpu", overrides=overrides)
-    first, second = (
-        load_file(tmp_path / name / "model.safetensors") for name in ("float32", "bfloat16")
-    )
+    first, second = (load_file(weights_of(tmp_path / name)) for name in ("float32", "bfloat16"))
     assert any(not torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
@@ -186,7 +190,7 @@ def test_a_training_can_begin_with_given_weights(
     init = str(tmp_path / "first")
     frozen = ["steps=1", "optimizer.lr=0.0"]
     train(recipe, dataset, tmp_path / "again", device="cpu", init=init, overrides=frozen)
-    first, again = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "again"))
+    first, again = (load_file(weights_of(tmp_path / name)) for name in ("first", "again"))
     for name, tensor in first.items():
         if "running" not in name and "num_batches" not in name:
             assert torch.allclose(tensor.float(), again[name].float(), atol=1e-3), name

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import resource
+import signal
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from facke_core.config import from_dict
-from facke_core.errors import ConfigError, TrainingError
+from facke_core.errors import ConfigError, FackeWarning, TrainingError, UsageError
 from facke_core.losses.terms import IdentityLoss, ReconstructionLoss
 from facke_core.nn.discriminators import MultiScalePatchDiscriminator
+from facke_core.training.checkpoints import newest_sound
 from facke_core.training.recipe import OptimizerConfig, Recipe, terms
 from facke_core.training.step import LossTerm, Step
 from facke_core.training.swapping import SwapObjective
@@ -26,14 +28,15 @@ SIZE = 48
 
 
 class TinyGenerator(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, norm: str = "batch") -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 3, 3, padding=1)
-        self.norm = nn.BatchNorm2d(3)
+        self.norm = nn.BatchNorm2d(3) if norm == "batch" else nn.Identity()
+        self.dropout = nn.Dropout(0.1)  # draws from torch's global generator
         self.identity = nn.Linear(4, 3)
 
     def forward(self, x: Tensor, *, identity: Tensor) -> GeneratorOutput:
-        y = self.norm(self.conv(x)) + self.identity(identity)[..., None, None]
+        y = self.dropout(self.norm(self.conv(x))) + self.identity(identity)[..., None, None]
         return GeneratorOutput(torch.sigmoid(y), {})
 
 
@@ -49,11 +52,16 @@ class TinyEncoder(nn.Module):
 class RandomBatches:
     """Batch k from seed k, as the trainer's contract asks."""
 
-    def __getitem__(self, step: int) -> FaceBatch:
+    def __init__(self, size: int = 2) -> None:
+        self.size = size
+
+    def read(self, step: int, rows: slice = slice(None)) -> FaceBatch:
         rng = torch.Generator().manual_seed(step)
-        source, target = torch.rand(2, 2, 3, SIZE, SIZE, generator=rng)
-        identity = nn.functional.normalize(torch.randn(2, 4, generator=rng), dim=1)
-        return FaceBatch(source, target, identity, torch.tensor([True, False]), target)
+        source, target = torch.rand(2, self.size, 3, SIZE, SIZE, generator=rng)
+        identity = nn.functional.normalize(torch.randn(self.size, 4, generator=rng), dim=1)
+        same = torch.arange(self.size) % 2 == 0
+        batch = FaceBatch(source, target, identity, same, target)
+        return FaceBatch(*(x[rows] for x in batch))
 
 
 RECIPE: dict[str, Any] = {
@@ -78,20 +86,20 @@ RECIPE: dict[str, Any] = {
 }
 
 
-def make_trainer(**changes: Any) -> Trainer:
+def make_trainer(workers: int = 0, norm: str = "batch", **changes: Any) -> Trainer:
     recipe = from_dict(Recipe, RECIPE | changes)
     torch.manual_seed(0)
     objective = SwapObjective(
         {
-            "generator": TinyGenerator(),
+            "generator": TinyGenerator(norm),
             "identity_encoder": TinyEncoder(),
-            "discriminator": MultiScalePatchDiscriminator(num_scales=1, width=4),
+            "discriminator": MultiScalePatchDiscriminator(num_scales=1, width=4, norm=norm),  # type: ignore[arg-type]
         },
         generator_terms=terms(recipe.loss),
         discriminator_terms=terms(recipe.discriminator_loss),
         discriminator_every=recipe.discriminator_every,
     )
-    return Trainer(objective, RandomBatches(), recipe=recipe)
+    return Trainer(objective, RandomBatches(recipe.batch_size), recipe=recipe, workers=workers)
 
 
 def weights(trainer: Trainer) -> Mapping[str, Tensor]:
@@ -160,7 +168,7 @@ def test_the_discriminator_can_learn_in_every_nth_step_only() -> None:
 
 
 def test_where_averages_over_the_chosen_samples_only() -> None:
-    batch = RandomBatches()[0]
+    batch = RandomBatches().read(0)
     image = batch.target.clone()
     image[0] += 0.25
     image[1] += 100.0
@@ -173,7 +181,7 @@ def test_where_averages_over_the_chosen_samples_only() -> None:
 
 def test_the_identity_loss_perturbs_with_its_own_randomness_only() -> None:
     trainer = make_trainer()
-    batch = RandomBatches()[0]
+    batch = RandomBatches().read(0)
 
     def value(seed: int) -> Tensor:
         rng = torch.Generator().manual_seed(seed)
@@ -197,22 +205,99 @@ def test_a_loss_that_is_not_finite_stops_before_it_does_harm() -> None:
     assert torch.isfinite(trainer.objective.modules["generator"].identity.weight).all()
 
 
-def test_a_failed_write_leaves_the_previous_checkpoint_and_no_partial_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_parts_of_a_batch_give_the_gradient_of_the_whole() -> None:
+    settings: dict[str, Any] = {"batch_size": 8, "steps": 3, "norm": "none", "clip": 0.0}
+    settings["loss"] = {"identity": {"weight": 1.0}, "reconstruction": {"weight": 10.0}}
+    settings["discriminator_loss"] = {}
+    whole, parts = make_trainer(**settings), make_trainer(**settings, accumulate=4)
+    for trainer in (whole, parts):
+        trainer.objective.modules["generator"].dropout.p = 0.0
+    for a, b in zip(whole, parts, strict=True):
+        assert a.losses == pytest.approx(b.losses, rel=1e-5)
+    expected = weights(whole)
+    for name, value in weights(parts).items():
+        assert torch.allclose(value, expected[name], rtol=1e-4, atol=1e-6), name
+
+
+def test_a_batch_that_cannot_be_divided_is_refused() -> None:
+    with pytest.raises(ConfigError, match="multiple of 3"):
+        make_trainer(accumulate=3)
+
+
+def test_workers_change_nothing() -> None:
+    alone, helped = make_trainer(), make_trainer(workers=2)
+    assert [r.losses for r in alone] == [r.losses for r in helped]
+
+
+def test_one_forward_pass_of_the_generator_serves_both_phases() -> None:
+    trainer = make_trainer(steps=4)
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    trainer.objective.modules["generator"].register_forward_hook(count)
+    reports = list(trainer)
+    assert "discriminator.fake" in reports[-1].losses
+    assert calls == 4
+
+
+def test_float16_needs_a_gpu() -> None:
+    with pytest.raises(UsageError, match="bfloat16"):
+        make_trainer(precision="float16")
+
+
+def run_folder(folder: Path, *steps: int) -> Path:
+    trainer = make_trainer()
+    for report in trainer:
+        if report.step in steps:
+            trainer.save(folder / "checkpoints" / f"{report.step:08d}")
+    return folder
+
+
+def test_a_failed_write_leaves_the_previous_checkpoint_and_no_partial_one(tmp_path: Path) -> None:
+    """The file system refuses larger files, as a full one would."""
+    run = run_folder(tmp_path / "run", 1)
     trainer = make_trainer()
     next(iter(trainer))
-    trainer.save(tmp_path / "1")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(TrainingError, match="before it is untouched"):
+            trainer.save(run / "checkpoints" / "00000002")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert [p.name for p in (run / "checkpoints").iterdir()] == ["00000001"]
+    assert newest_sound(run) == run / "checkpoints" / "00000001"
 
-    def full(*args: object, **kwargs: object) -> None:
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "rename", full)
-    with pytest.raises(TrainingError, match="No space left"):
-        trainer.save(tmp_path / "2")
-    monkeypatch.undo()
-    assert [p.name for p in tmp_path.iterdir()] == ["1"]
-    make_trainer().resume(tmp_path / "1")
+def test_a_checkpoint_in_the_making_is_passed_over_and_named(tmp_path: Path) -> None:
+    run = run_folder(tmp_path / "run", 2, 4)
+    newest = run / "checkpoints" / "00000004"
+    newest.rename(newest.with_name("00000004.part"))
+    with pytest.warns(FackeWarning, match=r"00000004\.part was not finished"):
+        assert newest_sound(run) == run / "checkpoints" / "00000002"
+
+
+@pytest.mark.parametrize("file", ["generator.safetensors", "optimizers.safetensors", "state.json"])
+def test_a_torn_checkpoint_gives_way_to_the_one_before(file: str, tmp_path: Path) -> None:
+    run = run_folder(tmp_path / "run", 2, 4)
+    torn = run / "checkpoints" / "00000004" / file
+    torn.write_bytes(torn.read_bytes()[:-20])
+    with pytest.warns(FackeWarning, match="00000004"):
+        found = newest_sound(run)
+    assert found == run / "checkpoints" / "00000002"
+    make_trainer().resume(found)
+
+
+def test_a_run_with_damaged_checkpoints_only_is_refused(tmp_path: Path) -> None:
+    run = run_folder(tmp_path / "run", 2)
+    (run / "checkpoints" / "00000002" / "generator.safetensors").write_bytes(b"")
+    with pytest.raises(TrainingError, match="no other checkpoint"):
+        newest_sound(run)
 
 
 def test_the_learning_rate_schedule_is_a_function_of_the_step() -> None:

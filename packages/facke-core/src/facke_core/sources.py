@@ -13,6 +13,7 @@ from facke_core import hub, weights
 from facke_core.errors import PluginError, UnknownNameError, UsageError, WeightsError, did_you_mean
 from facke_core.methods import Bundled, HubRef, MethodSpec
 from facke_core.registry import Registry, default_registry
+from facke_core.training import checkpoints
 from facke_core.weights import MODEL, WeightsConfig
 
 
@@ -76,11 +77,12 @@ def _in_folder(folder: Path, revision: str | None) -> Source:
         raise UsageError(
             f"revision={revision!r} has no meaning for the folder {folder}. Leave it out."
         )
+    label = folder.resolve().name
+    if not (folder / weights.CONFIG).is_file() and (found := checkpoints.complete(folder)):
+        folder = found[-1]
     config = weights.read_weights_config(folder)
     # results name the folder only: a full path would tell who made them, and where
-    return Source(
-        config=config, folder=folder, weights=folder.resolve().name, revision=_digest(config)
-    )
+    return Source(config=config, folder=folder, weights=label, revision=_digest(config))
 
 
 def _on_hub(location: hub.HubLocation, label: str, local_files_only: bool) -> Source:

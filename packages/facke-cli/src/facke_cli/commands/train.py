@@ -13,6 +13,7 @@ import typer
 from facke_cli.console import emit, say, write
 
 if TYPE_CHECKING:
+    from facke_core.training.probe import ProbeReport
     from facke_core.training.recipe import Recipe
     from facke_core.training.step import StepReport
 
@@ -21,7 +22,7 @@ def train(
     recipe: Annotated[
         str, typer.Argument(metavar="RECIPE", help="A recipe's name, or a JSON file.")
     ],
-    data: Annotated[Path, typer.Option("--data", help="The dataset.")],
+    data: Annotated[Path, typer.Option("--data", help="The dataset, made by facke prepare.")],
     out: Annotated[Path, typer.Option("--out", help="The folder of the run.")],
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue from the run's last checkpoint.")
@@ -38,17 +39,24 @@ def train(
         int | None, typer.Option("--steps", min=1, help="Short for --set steps=N.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes that read batches ahead; 0: none.")
+    ] = 0,
+    panel: Annotated[
+        Path | None,
+        typer.Option(help="Another dataset, whose faces are swapped for the probe and previews."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Train a recipe on a dataset.
 
-    After each save the folder OUT is a folder of weights: facke swap --weights ./OUT.
+    After each save the folder OUT can be used as weights: facke swap --weights ./OUT.
     """
     from facke_core.training.run import train as run_training
 
     overrides = [*(assignments or ()), *([f"steps={steps}"] if steps else ())]
-    with _progress(quiet) as on_step:
+    with _progress(quiet) as (on_step, on_probe):
         summary = run_training(
             recipe,
             data,
@@ -57,7 +65,10 @@ def train(
             init=init,
             overrides=overrides,
             device=device,
+            workers=workers,
+            panel=panel,
             on_step=on_step,
+            on_probe=on_probe,
         )
     if as_json:
         emit(
@@ -68,23 +79,33 @@ def train(
                 "images": summary.images,
                 "seconds": round(summary.seconds, 3),
                 "finished": summary.finished,
+                "best": dict(summary.best),
             }
         )
     elif not quiet:
         state = "done" if summary.finished else "stopped, continue with --resume"
         write(f"{summary.out}: step {summary.step} of {summary.steps}, {state}")
+        if summary.best:
+            write(
+                f"best: {summary.out / summary.best['checkpoint']} "
+                f"(retrieval + reconstruction {summary.best['score']:.3f})"
+            )
     if not summary.finished:
         raise typer.Exit(130)
 
 
+OnStep = Callable[["StepReport", "Recipe"], None]
+OnProbe = Callable[["ProbeReport"], None]
+
+
 @contextmanager
-def _progress(quiet: bool) -> Iterator[Callable[[StepReport, Recipe], None] | None]:
+def _progress(quiet: bool) -> Iterator[tuple[OnStep | None, OnProbe | None]]:
     """A bar on a terminal, a line every ``log_every`` steps elsewhere."""
     if quiet:
-        yield None
+        yield None, None
         return
     if not sys.stderr.isatty():
-        yield _line
+        yield _line, lambda report: say(_probe(report))
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -97,7 +118,7 @@ def _progress(quiet: bool) -> Iterator[Callable[[StepReport, Recipe], None] | No
         def show(report: StepReport, recipe: Recipe) -> None:
             bar.update(task, completed=report.step, total=recipe.steps, description=_losses(report))
 
-        yield show
+        yield show, lambda report: bar.console.print(_probe(report), markup=False)
 
 
 def _line(report: StepReport, recipe: Recipe) -> None:
@@ -108,3 +129,11 @@ def _line(report: StepReport, recipe: Recipe) -> None:
 def _losses(report: StepReport) -> str:
     terms = "  ".join(f"{name.split('.')[-1]} {value:.3f}" for name, value in report.losses.items())
     return f"{report.images_per_second:.1f} images/s  {terms}"
+
+
+def _probe(report: ProbeReport) -> str:
+    return (
+        f"probe at step {report.step}: identity gained from the source {report.gained:.3f}, left "
+        f"from the target {report.left:.3f}, top-1 {report.top1:.0%}, reconstruction "
+        f"{report.reconstruction:.3f}"
+    )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from facke_core.data.mesh import REGIONS
@@ -117,3 +118,11 @@ def match_colour(image: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
     (m, s), (rm, rs) = moments(image), moments(reference)
     contrast = rs.mean(dim=1, keepdim=True) / s.mean(dim=1, keepdim=True)
     return (image - m) * contrast.clamp(0.5, 1.5) + rm
+
+
+def oval(ring: Tensor, size: int) -> Tensor:
+    """(1, size, size) uint8, antialiased: 255 inside the polygon ``ring`` (R, 2), in pixels."""
+    mask = Image.new("L", (4 * size, 4 * size))
+    ImageDraw.Draw(mask).polygon([(x, y) for x, y in ((ring + 0.5) * 4).tolist()], fill=255)
+    pixels = bytearray(mask.reduce(4).tobytes())
+    return torch.frombuffer(pixels, dtype=torch.uint8).view(1, size, size)

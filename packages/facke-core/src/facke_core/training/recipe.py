@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
-from facke_core.data.crops import BatchConfig
-from facke_core.errors import ConfigError
+from facke_core.config import arguments, from_dict, override, read_json
+from facke_core.data.batches import BatchConfig
+from facke_core.errors import ConfigError, did_you_mean
 from facke_core.losses.terms import TERMS
+from facke_core.protocols import Loss
+from facke_core.registry import Registry
+from facke_core.training.probe import ProbeConfig
 from facke_core.training.step import LossTerm
 
 
@@ -46,11 +51,16 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """A training, complete but for the data."""
+    """A training, complete but for the data.
+
+    A JSON file may name another recipe as its ``base`` (a registered one, or a file beside it) and
+    give the differences only: objects are merged, ``null`` removes a key.
+    """
 
     method: str
     steps: int
     batch_size: int
+    """Samples per step, over all processes and parts."""
     generator: Mapping[str, Any]
     """Configuration of the method's generator."""
     identity_encoder: Mapping[str, Any]
@@ -66,26 +76,92 @@ class Recipe:
     ema: float = 0.999
     clip: float = 0.0
     """Largest gradient norm; 0 for no clipping."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    accumulate: int = 1
+    """Parts in which a process computes its share of a batch, to save memory. Batch normalisation
+    sees one part at a time."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the networks, by autocast; losses are float32. ``float16`` needs CUDA."""
     channels_last: bool = True
+    compile: bool = False
+    """``torch.compile`` the generator: faster after minutes of compilation, mostly on GPUs."""
     seed: int = 0
     log_every: int = 20
     save_every: int = 500
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    """The panel of faces that is swapped during training."""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """Where values come from, by dotted path: paper, code, measurement."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulate", "discriminator_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"recipe.{name}: {getattr(self, name)} is below 1.")
 
 
-def terms(configs: Mapping[str, TermConfig]) -> list[LossTerm]:
-    """The loss terms that a recipe names.
+def read_recipe(recipe: str, overrides: Sequence[str], registry: Registry) -> Recipe:
+    """A registered recipe's name or a JSON file, with ``key=value`` overrides.
 
     Raises:
-        ConfigError: an unknown term or option.
+        ConfigError: unknown key, wrong type, missing value, bases in a circle.
+        UnknownNameError: neither a file nor a registered recipe.
     """
+    data = override(_read(recipe, Path(), registry, ()), *overrides, schema=Recipe)
+    return from_dict(Recipe, data, where="recipe")
+
+
+def _read(name: str, folder: Path, registry: Registry, seen: tuple[Path, ...]) -> dict[str, Any]:
+    """The content of a recipe, bases resolved."""
+    path = folder / name
+    if path.suffix != ".json":
+        path = registry.resource(registry.recipe(name).resource)
+    if path in seen:
+        raise ConfigError(f"recipe.base: {' -> '.join(p.name for p in (*seen, path))} is a circle.")
+    data = read_json(path)
+    base = data.pop("base", None)
+    if base is None:
+        return data
+    if not isinstance(base, str):
+        raise ConfigError(f"recipe.base: expected a recipe's name or file, got {base!r}.")
+    return _merged(_read(base, path.parent, registry, (*seen, path)), data)
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = _merged(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def terms(
+    configs: Mapping[str, TermConfig],
+    extra: Mapping[str, Callable[..., Loss]] | None = None,
+    *,
+    where: str = "loss",
+) -> list[LossTerm]:
+    """The loss terms that a recipe names.
+
+    Args:
+        configs: by name.
+        extra: a method's own terms, besides :data:`facke_core.losses.terms.TERMS`.
+        where: the recipe's key that holds them, for messages.
+
+    Raises:
+        ConfigError: an unknown term, or an unknown option or one of the wrong type.
+    """
+    known = {**TERMS, **(extra or {})}
     built = []
     for name, config in configs.items():
-        if name not in TERMS:
-            raise ConfigError(f"loss.{name}: no such term. There are: {', '.join(sorted(TERMS))}.")
-        try:
-            loss = TERMS[name](**config.options)
-        except TypeError as error:
-            raise ConfigError(f"loss.{name}.options: {error}.") from error
+        if name not in known:
+            raise ConfigError(
+                f"{where}.{name}: no such term.{did_you_mean(name, known)} There are: "
+                f"{', '.join(sorted(known))}."
+            )
+        options = arguments(known[name], config.options, where=f"{where}.{name}.options")
+        loss = known[name](**options)
         built.append(LossTerm(loss, config.weight, config.where, config.start, config.ramp))
     return built

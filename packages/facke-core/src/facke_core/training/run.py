@@ -1,44 +1,47 @@
 """``facke train``: a recipe and a dataset in, a run folder out.
 
-A run folder is a weights folder (``config.json``, ``model.safetensors``: the moving average, ready
-for ``load("./run")``) with ``log.jsonl``, ``recipe.json`` and ``checkpoints/``, from which
-``--resume`` continues.
+A run folder holds ``recipe.json``, ``log.jsonl``, ``tensorboard/``, ``previews/``, ``best.json`` and
+``checkpoints/``. A checkpoint is a folder of weights (the moving average), and the run folder stands
+for its newest one: ``load("./run")``. ``--resume`` continues from there.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import nn
 
-from facke_core.config import from_dict, override, read_json, to_dict, write_json
-from facke_core.data.crops import CropSet, SwapBatches
+from facke_core.config import to_dict, write_json
+from facke_core.data.batches import SwapBatches
+from facke_core.data.crops import CropSet, check_encoder, prepare_command
 from facke_core.devices import resolve_device
-from facke_core.errors import DataError, UsageError
+from facke_core.errors import DataError, FackeWarning, UsageError
 from facke_core.loading import build_method, load_encoder, save
-from facke_core.protocols import Generator
+from facke_core.methods import Method
+from facke_core.protocols import Generator, IdentityEncoder
 from facke_core.registry import Registry, default_registry
 from facke_core.sources import locate
-from facke_core.training.recipe import Recipe
+from facke_core.training import checkpoints
+from facke_core.training.logs import LOG, RunLog
+from facke_core.training.probe import ProbeReport, SwapProbe
+from facke_core.training.recipe import Recipe, read_recipe
 from facke_core.training.step import StepReport
-from facke_core.training.trainer import STATE, Trainer, make_accelerator
+from facke_core.training.trainer import Trainer, make_accelerator
 from facke_core.weights import MODEL, WeightsConfig, fill, read_tensors
 
-LOG = "log.jsonl"
 RECIPE = "recipe.json"
-CHECKPOINTS = "checkpoints"
+BEST = "best.json"
 KEEP = 2
-"""Checkpoints that stay in a run folder."""
+"""Newest checkpoints that stay in a run folder, besides the best."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,20 +55,9 @@ class TrainSummary:
     seconds: float
     finished: bool
     """False when it was stopped before the last step; ``--resume`` continues."""
-
-
-def read_recipe(recipe: str, overrides: Sequence[str], registry: Registry) -> Recipe:
-    """A registered recipe's name or a JSON file, with ``key=value`` overrides.
-
-    Raises:
-        ConfigError: unknown key, wrong type, missing value.
-        UnknownNameError: neither a file nor a registered recipe.
-    """
-    path = Path(recipe)
-    if path.suffix != ".json":
-        path = registry.resource(registry.recipe(recipe).resource)
-    data = override(read_json(path), *overrides, schema=Recipe)
-    return from_dict(Recipe, data, where="recipe")
+    best: Mapping[str, Any]
+    """The probe with the lowest retrieval + reconstruction, and its checkpoint; empty without
+    probes."""
 
 
 def train(
@@ -77,50 +69,57 @@ def train(
     init: str | None = None,
     overrides: Sequence[str] = (),
     device: str = "auto",
+    workers: int = 0,
+    panel: Path | None = None,
     on_step: Callable[[StepReport, Recipe], None] | None = None,
+    on_probe: Callable[[ProbeReport], None] | None = None,
     registry: Registry | None = None,
 ) -> TrainSummary:
     """Train ``recipe`` on the crop set ``data`` and write the run folder ``out``.
 
-    ``init`` names weights of the same network (as for :func:`facke_core.load`) to begin with
-    instead of random ones; step, optimisers and discriminator begin anew.
+    Interrupted by SIGINT or SIGTERM it saves a checkpoint and returns. Killed, it loses what came
+    after the last checkpoint; resumed, it goes on to the weights that it would have made without
+    the interruption, bit for bit.
 
-    Interrupted by SIGINT or SIGTERM it saves a checkpoint and returns. ``on_step`` is called
-    after every step, in the main process only.
+    Args:
+        recipe: a registered recipe's name, or a JSON file.
+        data: made by ``facke prepare``.
+        out: the run folder.
+        resume: continue from its newest sound checkpoint.
+        init: weights of the same network (as for :func:`facke_core.load`) to begin with instead of
+            random ones; step, optimisers and discriminator begin anew.
+        overrides: ``key=value`` changes of the recipe.
+        device: as for :func:`facke_core.load`.
+        workers: processes that read batches ahead.
+        panel: another crop set, whose faces the probe swaps; default: ``test`` beside ``train`` in
+            ``data`` if there is one, else ``data`` itself.
+        on_step: called after every step, in the main process only.
+        on_probe: called after every probe, in the main process only.
+        registry: where methods, encoders and recipes are looked up.
 
     Raises:
         UsageError: ``out`` holds a run already and ``resume`` is false, or the reverse.
         DataError: the crop set does not fit the recipe.
-        TrainingError: a loss is not finite, or a checkpoint cannot be written.
+        TrainingError: a loss is not finite, or a checkpoint cannot be written or read.
     """
     registry = registry or default_registry()
     settings = read_recipe(recipe, overrides, registry)
-    checkpoints = out / CHECKPOINTS
-    latest = _latest(checkpoints)
-    if latest and not resume:
-        raise UsageError(
-            f"{out} holds a run already (checkpoint {latest.name}). Continue it with --resume, or "
-            "choose another --out."
-        )
-    if resume and not latest:
-        raise UsageError(f"{out} holds no checkpoint to resume. Start without --resume.")
-
+    latest = _latest(out, resume)
     place = resolve_device(device)
     crops = CropSet.load(data)
-    _check_dataset(crops, settings, data)
+    encoder = load_encoder(settings.identity_encoder, registry=registry)
+    check_encoder(crops, encoder, settings.identity_encoder, data)
+    _check_alignment(crops, settings, data)
+    torch.manual_seed(settings.seed)
     weights = WeightsConfig(
         method=settings.method,
         generator=settings.generator,
         identity_encoder=settings.identity_encoder,
         alignment=settings.alignment,
-        license="Apache-2.0",
+        license=crops.info.get("license", ""),
     )
-    torch.manual_seed(settings.seed)
     method = build_method(weights, registry=registry)
-    begun_with = ""
-    if init and not latest:
-        begun_with = _begin_with(init, method.generator, registry)
-    encoder = load_encoder(settings.identity_encoder, registry=registry)
+    begun_with = _begin_with(init, method.generator, registry) if init and not latest else ""
     spec = registry.method(settings.method)
     if not spec.objective:
         raise UsageError(f"The method {spec.name!r} cannot be trained: it has no objective.")
@@ -129,61 +128,51 @@ def train(
     batches = SwapBatches(
         crops, batch_size=settings.batch_size, config=settings.data, seed=settings.seed
     )
-    trainer = Trainer(objective, batches, recipe=settings, accelerator=accelerator)
-    if latest:
-        trainer.resume(latest)
-    out.mkdir(parents=True, exist_ok=True)
-    if accelerator.is_main_process:
-        write_json(out / RECIPE, to_dict(settings))
-
-    def keep() -> None:
-        if not accelerator.is_main_process:
-            return
-        trainer.save(checkpoints / f"{trainer.step:08d}")
-        for old in sorted(checkpoints.glob("[0-9]*"))[:-KEEP]:
-            shutil.rmtree(old, ignore_errors=True)
-        provenance = {
+    trainer = Trainer(objective, batches, recipe=settings, accelerator=accelerator, workers=workers)
+    run = _Run(
+        out=out,
+        trainer=trainer,
+        method=method,
+        weights=weights,
+        registry=registry,
+        provenance={
             **({"begun with": begun_with} if begun_with else {}),
             "recipe": recipe if not recipe.endswith(".json") else Path(recipe).stem,
-            "steps": trainer.step,
-            "images": trainer.images,
             "processes": accelerator.num_processes,
             "data": crops.info.get("name", data.name),
             "sources": [f"{count} {name}" for name, count in crops.info.get("sources", {}).items()],
-            "log": _curve(out / LOG),
-        }
-        averaged = method._replace(generator=cast(Generator, trainer.ema.module))
-        save(
-            averaged,
-            out,
-            replace(weights, training=provenance),
-            dtype=torch.float16,
-            overwrite=True,
-            registry=registry,
-        )
+        },
+    )
+    if latest:
+        run.restore(trainer.resume(latest))
+    probe = None
+    if settings.probe.every and accelerator.is_main_process:
+        probe = _probe(settings, _panel(data, panel, crops), method, encoder, registry)
 
     started = time.perf_counter()
-    with _stop_signals() as stopped, _log(out, accelerator.is_main_process) as log:
-        saved = trainer.step
+    main = accelerator.is_main_process
+    if main:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / RECIPE, to_dict(settings))
+    with _stop_signals() as stopped, RunLog(out, trainer.step) if main else nullcontext() as log:
         for report in trainer:
             registry.train_step(report)
-            if report.step % settings.log_every == 0 or report.step == settings.steps:
-                line = {
-                    "step": report.step,
-                    "images": report.images,
-                    "images_per_s": report.images_per_second,
-                }
-                log.write(json.dumps(_rounded(line | dict(report.losses))) + "\n")
-                log.flush()
-            if on_step and accelerator.is_main_process:
+            last = report.step == settings.steps
+            if log and (report.step % settings.log_every == 0 or last):
+                speed = {"images": report.images, "images_per_s": report.images_per_second}
+                log.write(report.step, speed | dict(report.losses))
+            if on_step and main:
                 on_step(report, settings)
-            if report.step % settings.save_every == 0:
-                keep()
-                saved = report.step
-            if stopped:
+            improved = False
+            if probe and log and (report.step % settings.probe.every == 0 or last):
+                seen = probe(cast(Generator, trainer.ema.module), report.step)
+                improved = run.judge(seen)
+                _tell(seen, log, on_probe)
+            stop = trainer.any(bool(stopped))
+            if improved or stop or last or report.step % settings.save_every == 0:
+                run.keep()
+            if stop:
                 break
-        if trainer.step != saved:
-            keep()
     return TrainSummary(
         out=out,
         step=trainer.step,
@@ -191,7 +180,118 @@ def train(
         images=trainer.images,
         seconds=time.perf_counter() - started,
         finished=trainer.step >= settings.steps,
+        best=run.best,
     )
+
+
+@dataclass(kw_only=True)
+class _Run:
+    """What is written of a run, besides its log."""
+
+    out: Path
+    trainer: Trainer
+    method: Method
+    weights: WeightsConfig
+    registry: Registry
+    provenance: dict[str, Any]
+    best: dict[str, Any] = field(default_factory=dict)
+
+    def judge(self, seen: ProbeReport) -> bool:
+        """Whether this is the best so far: the lowest retrieval + reconstruction, as in the
+        paper's choice of weights."""
+        if not seen.score < self.best.get("score", float("inf")):  # nan is not lower either
+            return False
+        self.best = {
+            "step": seen.step,
+            "score": seen.score,
+            "retrieval": seen.retrieval,
+            "reconstruction": seen.reconstruction,
+            "checkpoint": f"{checkpoints.FOLDER}/{checkpoints.name(seen.step)}",
+        }
+        return True
+
+    def keep(self) -> None:
+        """Write a checkpoint and remove those that are no longer wanted."""
+        if not self.trainer.accelerator.is_main_process:
+            return
+        folder = self.out / checkpoints.FOLDER
+        new = folder / checkpoints.name(self.trainer.step)
+        if new.exists():
+            return
+        self.trainer.save(new, self._add_weights)
+        if self.best:
+            write_json(self.out / BEST, self.best)
+        kept = {self.out / self.best["checkpoint"]} if self.best else set()
+        for old in checkpoints.complete(self.out)[:-KEEP]:
+            if old not in kept:
+                shutil.rmtree(old, ignore_errors=True)
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what an earlier call knew, and clear away what it left unfinished."""
+        self.best = dict(state.get("best", {}))
+        if begun_with := state.get("begun with"):
+            self.provenance = {"begun with": begun_with} | self.provenance
+        if self.trainer.accelerator.is_main_process:
+            for part in (self.out / checkpoints.FOLDER).glob(f"*{checkpoints.PART}"):
+                shutil.rmtree(part, ignore_errors=True)
+
+    def _add_weights(self, folder: Path) -> dict[str, Any]:
+        provenance = self.provenance | {
+            "steps": self.trainer.step,
+            "images": self.trainer.images,
+            "log": _curve(self.out / LOG),
+        }
+        save(
+            self.method._replace(generator=cast(Generator, self.trainer.ema.module)),
+            folder,
+            replace(self.weights, training=provenance),
+            dtype=torch.float16,
+            registry=self.registry,
+        )
+        return {"best": self.best, "begun with": self.provenance.get("begun with", "")}
+
+
+def _latest(out: Path, resume: bool) -> Path | None:
+    latest = checkpoints.newest_sound(out) if resume else None
+    if resume and not latest:
+        raise UsageError(f"{out} holds no checkpoint to resume. Start without --resume.")
+    if not resume and (found := checkpoints.complete(out)):
+        raise UsageError(
+            f"{out} holds a run already (checkpoint {found[-1].name}). Continue it with --resume, "
+            "or choose another --out."
+        )
+    return latest
+
+
+def _panel(data: Path, panel: Path | None, crops: CropSet) -> CropSet:
+    test = data / "test"
+    if panel is None and (data / "train").is_dir() and test.is_dir():
+        panel = test
+    return CropSet.load(panel) if panel else crops
+
+
+def _probe(
+    recipe: Recipe, panel: CropSet, method: Method, encoder: IdentityEncoder, registry: Registry
+) -> SwapProbe:
+    judge = load_encoder(recipe.probe.encoder, registry=registry) if recipe.probe.encoder else None
+    return SwapProbe(
+        panel,
+        config=recipe.probe,
+        sampler=method.sampler,
+        encoder=encoder,
+        judge=judge,
+        seed=recipe.seed,
+    )
+
+
+def _tell(seen: ProbeReport, log: RunLog, on_probe: Callable[[ProbeReport], None] | None) -> None:
+    log.write(seen.step, dict(seen.values))
+    if seen.preview is not None:
+        log.image(seen.step, "preview", seen.preview)
+    if seen.warning:
+        warnings.warn(seen.warning, FackeWarning, stacklevel=3)
+    if on_probe:
+        on_probe(seen)
 
 
 def _begin_with(init: str, generator: Generator, registry: Registry) -> str:
@@ -204,34 +304,20 @@ def _begin_with(init: str, generator: Generator, registry: Registry) -> str:
     return f"{found.weights} {found.revision}".strip()
 
 
-def _latest(checkpoints: Path) -> Path | None:
-    """The newest complete checkpoint: its folder got its name only when all was written."""
-    found = [p for p in checkpoints.glob("[0-9]*") if (p / STATE).is_file()]
-    return max(found, default=None, key=lambda p: int(p.name.split(".")[0]))
-
-
-def _check_dataset(crops: CropSet, recipe: Recipe, data: Path) -> None:
-    for key in ("identity_encoder", "alignment"):
-        have, want = crops.info.get(key), dict(getattr(recipe, key))
-        if have != want:
-            raise DataError(
-                f"{data} was made with {key} {have}, the recipe needs {want}. Make the crop set "
-                "again with the recipe's settings."
-            )
-
-
-def _log(out: Path, main_process: bool) -> IO[str]:
-    return (out / LOG if main_process else Path(os.devnull)).open("a", encoding="utf-8")
+def _check_alignment(crops: CropSet, recipe: Recipe, data: Path) -> None:
+    have, want = crops.info.get("alignment"), dict(recipe.alignment)
+    if have != want:
+        options = " ".join(f"--{key} {value}" for key, value in want.items())
+        raise DataError(
+            f"{data} was made with the alignment {have}, the recipe needs {want}. Make another "
+            f"dataset: {prepare_command(data, crops.info)} {options}"
+        )
 
 
 def _curve(log: Path, lines: int = 40) -> str:
     """At most about ``lines`` evenly spaced lines of the log."""
     text = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
     return "\n".join(text[:: max(1, len(text) // lines)])
-
-
-def _rounded(values: dict[str, Any]) -> dict[str, Any]:
-    return {k: round(v, 5) if isinstance(v, float) else v for k, v in values.items()}
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol, runtime_checkable
@@ -66,12 +66,28 @@ class LossTerm:
         return (values * chosen).sum() / chosen.sum().clamp_min(1)
 
 
+class Forward(Protocol):
+    """What a phase computes.
+
+    ``made``: the generator's output of an earlier phase of the same step, without a graph, or
+    None. A discriminator can judge it instead of making another one.
+    """
+
+    def __call__(
+        self,
+        modules: Mapping[str, nn.Module],
+        batch: FaceBatch,
+        rng: torch.Generator | None,
+        made: GeneratorOutput | None = None,
+    ) -> Step: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Phase:
     """One optimiser step: which module it trains, what it computes, what it minimises."""
 
     trains: str
-    forward: Callable[[Mapping[str, nn.Module], FaceBatch, torch.Generator | None], Step]
+    forward: Forward
     terms: Sequence[LossTerm]
     every: int = 1
     """The phase takes part in every n-th step."""
@@ -98,7 +114,7 @@ class StepReport:
     step: int
     """Steps finished, this one included."""
     images: int
-    """Images seen so far: steps x batch size x processes."""
+    """Images seen so far: steps x batch size."""
     losses: Mapping[str, float] = field(default_factory=dict)
     """Unweighted mean per term, ``"generator.identity"``."""
     seconds: float = 0.0

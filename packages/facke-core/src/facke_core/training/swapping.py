@@ -7,34 +7,30 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from facke_core.training.step import LossTerm, Phase, Step
-from facke_core.types import FaceBatch
+from facke_core.training.step import Forward, LossTerm, Phase, Step
+from facke_core.types import FaceBatch, GeneratorOutput
 
 
 def generate(
-    modules: Mapping[str, nn.Module], batch: FaceBatch, rng: torch.Generator | None
+    modules: Mapping[str, nn.Module],
+    batch: FaceBatch,
+    rng: torch.Generator | None,
+    made: GeneratorOutput | None = None,
 ) -> Step:
     """The generator phase: a result with its graph."""
     output = modules["generator"](batch.target, identity=batch.identity)
     return Step(batch=batch, output=output, modules=modules, rng=rng)
 
 
-def discriminate(
-    modules: Mapping[str, nn.Module], batch: FaceBatch, rng: torch.Generator | None
-) -> Step:
-    """The discriminator phase: a result without a graph."""
-    with torch.no_grad():
-        return generate(modules, batch, rng)
-
-
 class SwapObjective:
-    """Discriminator phase (if there is one), then generator phase.
+    """Generator phase, then discriminator phase (if there is one).
 
     Args:
         modules: ``generator``, ``identity_encoder``, and ``discriminator`` for a GAN.
         generator_terms: what the generator minimises.
         discriminator_terms: what the discriminator minimises; empty without one.
         discriminator_every: train the discriminator in every n-th step.
+        forward: the generator phase, for generators that take more than an identity.
     """
 
     def __init__(
@@ -44,11 +40,27 @@ class SwapObjective:
         generator_terms: Sequence[LossTerm],
         discriminator_terms: Sequence[LossTerm] = (),
         discriminator_every: int = 1,
+        forward: Forward = generate,
     ) -> None:
         self.modules = dict(modules)
-        self.phases = [Phase("generator", generate, tuple(generator_terms))]
+        self.forward = forward
+        self.phases = [Phase("generator", forward, tuple(generator_terms))]
         if discriminator_terms:
             terms = tuple(discriminator_terms)
-            self.phases.insert(
-                0, Phase("discriminator", discriminate, terms, every=discriminator_every)
+            self.phases.append(
+                Phase("discriminator", self.discriminate, terms, every=discriminator_every)
             )
+
+    def discriminate(
+        self,
+        modules: Mapping[str, nn.Module],
+        batch: FaceBatch,
+        rng: torch.Generator | None,
+        made: GeneratorOutput | None = None,
+    ) -> Step:
+        """The discriminator phase: the result that the generator phase just made, as in SimSwap's
+        step, where one forward pass serves both."""
+        if made is None:
+            with torch.no_grad():
+                return self.forward(modules, batch, rng)
+        return Step(batch=batch, output=made, modules=modules, rng=rng)

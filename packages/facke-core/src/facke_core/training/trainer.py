@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import os
+import random
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from facke_core.config import to_dict
-from facke_core.errors import TrainingError
+from facke_core.config import to_dict, write_json
+from facke_core.data.batches import Batches, stream
+from facke_core.errors import ConfigError, FackeError, TrainingError, UsageError
+from facke_core.training.checkpoints import PART, STATE, digest, flush, read_state
 from facke_core.training.ema import EMA
 from facke_core.training.recipe import Recipe
 from facke_core.training.step import Objective, Phase, StepReport
-from facke_core.types import FaceBatch
+from facke_core.types import FaceBatch, GeneratorOutput
 
-STATE = "state.json"
-_PRECISION = {"float32": "no", "bfloat16": "bf16"}
-
-
-class Batches(Protocol):
-    """Batch k of a training, a pure function of k."""
-
-    def __getitem__(self, step: int) -> FaceBatch: ...
+_PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
 
 class _PhaseModule(nn.Module):
@@ -45,18 +43,19 @@ class _PhaseModule(nn.Module):
         self.unregistered = (phase, modules)
 
     def forward(
-        self, batch: FaceBatch, rng: torch.Generator, step: int
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted sum, and each term's unweighted mean."""
+        self, batch: FaceBatch, made: GeneratorOutput | None, rng: torch.Generator, step: int
+    ) -> tuple[Tensor, dict[str, Tensor], GeneratorOutput]:
+        """The weighted sum, each term's unweighted mean, and the generator's output."""
         phase, modules = self.unregistered
-        computed = phase.forward(modules, batch, rng)
+        computed = phase.forward(modules, batch, rng, made)
         total, means = torch.zeros((), device=batch.target.device), {}
         for term in phase.terms:
             if weight := term.weight_at(step):
                 mean = term.mean(computed)
                 means[f"{phase.trains}.{term.loss.name}"] = mean.detach()
                 total = total + weight * mean
-        return total, means
+        aux = {name: value.detach() for name, value in computed.output.aux.items()}
+        return total, means, GeneratorOutput(computed.output.image.detach(), aux)
 
 
 def make_accelerator(recipe: Recipe, device: torch.device) -> Accelerator:
@@ -64,7 +63,15 @@ def make_accelerator(recipe: Recipe, device: torch.device) -> Accelerator:
 
     Accelerate keeps the precision of a process's first training; it is set anew here, so that a
     notebook can train twice.
+
+    Raises:
+        UsageError: float16 anywhere but on CUDA.
     """
+    if recipe.precision == "float16" and device.type != "cuda":
+        raise UsageError(
+            f"precision=float16 needs a CUDA device, and this training is on {device.type}. Use "
+            "precision=bfloat16."
+        )
     AcceleratorState._reset_state()
     return Accelerator(cpu=device.type == "cpu", mixed_precision=_PRECISION[recipe.precision])
 
@@ -72,14 +79,20 @@ def make_accelerator(recipe: Recipe, device: torch.device) -> Accelerator:
 class Trainer:
     """Trains an objective; ``for report in trainer`` runs it, the caller logs and saves.
 
-    Batch k and all noise of step k follow from ``recipe.seed`` and k alone. A resumed training is
-    therefore the uninterrupted one, bit for bit, without any random state in the checkpoint.
+    The batch and all noise of step k follow from ``recipe.seed`` and k alone: losses and samplers
+    get a generator, and Python's, numpy's and torch's global ones are seeded before each phase (for
+    dropout and the like). A resumed training is therefore the uninterrupted one, bit for bit,
+    without any random state in the checkpoint (docs/adr/0002).
 
     Args:
         objective: modules and phases.
-        batches: batch k by index; process r of n sees batch ``k * n + r``.
+        batches: rows of the batch of any step.
         recipe: the settings.
         accelerator: placement, precision, processes; by default the CPU in the recipe's precision.
+        workers: processes that read batches ahead; 0 reads in this process.
+
+    Raises:
+        ConfigError: the batch cannot be divided among processes and parts.
     """
 
     def __init__(
@@ -89,46 +102,78 @@ class Trainer:
         *,
         recipe: Recipe,
         accelerator: Accelerator | None = None,
+        workers: int = 0,
     ) -> None:
         self.accelerator = accelerator or make_accelerator(recipe, torch.device("cpu"))
+        shares = self.accelerator.num_processes * recipe.accumulate
+        if recipe.batch_size % shares:
+            raise ConfigError(
+                f"recipe.batch_size: {recipe.batch_size} samples cannot be divided among "
+                f"{self.accelerator.num_processes} processes x {recipe.accumulate} parts. Use a "
+                f"multiple of {shares}."
+            )
         self.objective, self.batches, self.recipe = objective, batches, recipe
+        self.workers = workers
         self.step = 0
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         for module in objective.modules.values():
             module.to(device=self.accelerator.device, memory_format=layout)  # type: ignore[call-overload]
         self.ema = EMA(objective.modules["generator"], recipe.ema)
+        if recipe.compile:
+            objective.modules["generator"].compile()
         self._phases: list[nn.Module] = []
         self._optimizers: list[Any] = []
         for phase in objective.phases:
             optimizer = torch.optim.Adam(
-                objective.modules[phase.trains].parameters(),
+                [p for p in objective.modules[phase.trains].parameters() if p.requires_grad],
                 lr=recipe.optimizer.lr,
                 betas=recipe.optimizer.betas,
+                fused=self.accelerator.device.type in ("cpu", "cuda"),
             )
             module, wrapped = self.accelerator.prepare(
                 _PhaseModule(phase, objective.modules), optimizer
             )
             self._phases.append(module)
             self._optimizers.append(wrapped)
+        self._trainable = {
+            name: [p for p in module.parameters() if p.requires_grad]
+            for name, module in objective.modules.items()
+        }
 
     @property
     def images(self) -> int:
-        """Images seen so far, by all processes."""
-        return self.step * self.recipe.batch_size * self.accelerator.num_processes
+        """Samples seen so far, by all processes."""
+        return self.step * self.recipe.batch_size
 
     def __iter__(self) -> Iterator[StepReport]:
         """Train until ``recipe.steps`` steps are done.
 
         Raises:
-            TrainingError: a loss is not finite; nothing was changed by that step.
+            TrainingError: a loss is not finite; the phase it came from changed nothing.
         """
+        parts_of_steps = stream(
+            self.batches,
+            range(self.step, self.recipe.steps),
+            process=self.accelerator.process_index,
+            processes=self.accelerator.num_processes,
+            parts=self.recipe.accumulate,
+            workers=self.workers,
+            pin_memory=self.accelerator.device.type == "cuda",
+        )
         while self.step < self.recipe.steps:
-            yield self._train_step()
+            yield self._train_step(parts_of_steps)
 
-    def _train_step(self) -> StepReport:
-        started, processes = time.perf_counter(), self.accelerator.num_processes
-        index = self.step * processes + self.accelerator.process_index
-        batch = FaceBatch(*(x.to(self.accelerator.device) for x in self.batches[index]))
+    def any(self, flag: bool) -> bool:
+        """Whether ``flag`` is true in any process; all have to ask at the same time."""
+        if self.accelerator.num_processes == 1:
+            return flag
+        mine = torch.tensor([float(flag)], device=self.accelerator.device)
+        return bool(self.accelerator.reduce(mine, "sum") > 0)
+
+    def _train_step(self, parts_of_steps: Iterator[list[FaceBatch]]) -> StepReport:
+        started = time.perf_counter()
+        parts = [self._placed(part) for part in next(parts_of_steps)]
+        made: list[GeneratorOutput | None] = [None] * len(parts)
         rate = self.recipe.optimizer.lr_at(self.step, self.recipe.steps)
         losses: dict[str, float] = {}
         for number, (phase, module, optimizer) in enumerate(
@@ -136,17 +181,20 @@ class Trainer:
         ):
             if not phase.active_at(self.step):
                 continue
-            for name, other in self.objective.modules.items():
-                other.requires_grad_(name == phase.trains)
-            rng = torch.Generator().manual_seed(
-                (self.recipe.seed * 1_000_003 + index) * 16 + number
-            )
-            with self.accelerator.autocast():
-                total, means = module(batch, rng, self.step)
-            values = {name: float(mean) for name, mean in means.items()}
-            self._check(values, float(total.detach()))
-            losses |= values
-            self.accelerator.backward(total)
+            for name, parameters in self._trainable.items():
+                for parameter in parameters:
+                    parameter.requires_grad_(name == phase.trains)
+            for index, part in enumerate(parts):
+                rng = self._seeded(number, index)
+                last = index == len(parts) - 1
+                with nullcontext() if last else self.accelerator.no_sync(module):
+                    with self.accelerator.autocast():
+                        total, means, made[index] = module(part, made[index], rng, self.step)
+                    values = {name: float(mean) for name, mean in means.items()}
+                    self._check(values, float(total.detach()))
+                    for name, value in values.items():
+                        losses[name] = losses.get(name, 0.0) + value / len(parts)
+                    self.accelerator.backward(total / len(parts))
             if self.recipe.clip:
                 self.accelerator.clip_grad_norm_(module.parameters(), self.recipe.clip)
             for group in optimizer.param_groups:
@@ -162,6 +210,19 @@ class Trainer:
             seconds=time.perf_counter() - started,
         )
 
+    def _placed(self, batch: FaceBatch) -> FaceBatch:
+        device = self.accelerator.device
+        return FaceBatch(*(x.to(device, non_blocking=True) for x in batch))
+
+    def _seeded(self, phase: int, part: int) -> torch.Generator:
+        """A generator for this phase; the global ones are seeded as well."""
+        index = (self.step * self.accelerator.num_processes) + self.accelerator.process_index
+        seed = ((self.recipe.seed * 1_000_003 + index) * 16 + phase) * 64 + part
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        return torch.Generator().manual_seed(seed)
+
     def _check(self, values: Mapping[str, float], total: float) -> None:
         if total - total != 0:  # nan or infinite
             bad = ", ".join(name for name, value in values.items() if value - value != 0)
@@ -171,49 +232,65 @@ class Trainer:
                 "clip=1, or with precision=float32."
             )
 
-    def save(self, folder: Path) -> None:
-        """Write a checkpoint to a new ``folder``; it appears there complete or not at all."""
+    def save(self, folder: Path, also: Callable[[Path], dict[str, Any]] | None = None) -> None:
+        """Write a checkpoint to a new ``folder``; it appears there complete or not at all.
+
+        Args:
+            folder: its name becomes visible last.
+            also: writes more files into the folder it is given, and returns more for the state.
+
+        Raises:
+            TrainingError: it cannot be written, for instance because the disk is full.
+        """
         if not self.accelerator.is_main_process:
             return
-        part = folder.with_name(folder.name + ".part")
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
+        part = folder.with_name(folder.name + PART)
         try:
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
             for phase in self.objective.phases:
                 module = self.objective.modules[phase.trains]
                 save_file(_flat(module.state_dict()), part / f"{phase.trains}.safetensors")
             save_file(_flat(self.ema.module.state_dict()), part / "ema.safetensors")
             save_file(self._optimizer_tensors(), part / "optimizers.safetensors")
-            state = {"step": self.step, "recipe": to_dict(self.recipe)}
-            (part / STATE).write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+            state: dict[str, Any] = {"step": self.step, "recipe": to_dict(self.recipe)}
+            if scaler := self.accelerator.scaler:
+                state["scaler"] = scaler.state_dict()
+            state |= also(part) if also else {}
+            state["files"] = {file.name: digest(file) for file in sorted(part.iterdir())}
+            write_json(part / STATE, state)
+            flush(part)
             os.rename(part, folder)
-        except OSError as error:
+            flush(folder.parent)
+        except (OSError, SafetensorError, FackeError) as error:
             shutil.rmtree(part, ignore_errors=True)
             raise TrainingError(
                 f"The checkpoint {folder} could not be written ({error}). The one before it is "
                 "untouched. Free some space, then resume."
             ) from error
 
-    def resume(self, folder: Path) -> None:
-        """Continue from a checkpoint of :meth:`save`.
+    def resume(self, folder: Path) -> dict[str, Any]:
+        """Continue from a checkpoint of :meth:`save`; returns its state.
 
         Raises:
             TrainingError: the folder holds none, or one of another network.
         """
-        if not (folder / STATE).is_file():
-            raise TrainingError(f"{folder} is not a checkpoint: it has no {STATE}.")
+        state = read_state(folder)
         try:
             for phase in self.objective.phases:
-                state = load_file(folder / f"{phase.trains}.safetensors")
-                self.objective.modules[phase.trains].load_state_dict(state)
+                tensors = load_file(folder / f"{phase.trains}.safetensors")
+                self.objective.modules[phase.trains].load_state_dict(tensors)
             self.ema.module.load_state_dict(load_file(folder / "ema.safetensors"))
             self._restore_optimizers(load_file(folder / "optimizers.safetensors"))
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, SafetensorError) as error:
             raise TrainingError(
                 f"{folder} does not fit this recipe: {error} Resume with the recipe it was "
                 "made with."
             ) from error
-        self.step = json.loads((folder / STATE).read_text(encoding="utf-8"))["step"]
+        if self.accelerator.scaler and "scaler" in state:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.step = state["step"]
+        return state
 
     def _optimizer_tensors(self) -> dict[str, Tensor]:
         tensors = {}
@@ -226,10 +303,15 @@ class Trainer:
     def _restore_optimizers(self, tensors: Mapping[str, Tensor]) -> None:
         for phase, optimizer in zip(self.objective.phases, self._optimizers, strict=True):
             state: dict[int, dict[str, Tensor]] = {}
+            parameters = optimizer.param_groups[0]["params"]
             for name, value in tensors.items():
                 owner, index, key = name.rsplit(".", 2)
-                if owner == phase.trains:
-                    state.setdefault(int(index), {})[key] = value
+                if owner != phase.trains:
+                    continue
+                like = parameters[int(index)]
+                if value.shape == like.shape:  # the fused kernel wants the parameter's layout
+                    value = torch.empty_like(like).copy_(value)
+                state.setdefault(int(index), {})[key] = value
             groups = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({"state": state, "param_groups": groups})
 

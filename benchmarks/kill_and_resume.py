@@ -1,0 +1,184 @@
+"""Kill a training with SIGKILL at random moments, resume it each time, and compare every bit.
+
+    python benchmarks/kill_and_resume.py [--kills 20] [--steps 200] [--processes 1] [--data CROPSET]
+
+A training is run once without interruption and once killed again and again. Both have to end with
+the same bytes in every file of the last checkpoint (weights, discriminator, average, optimisers),
+and each step has to be in the log once, with the same losses. Exit code 1 if they differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import torch
+
+from facke_core.config import write_json
+from facke_core.data.crops import CropSet
+from facke_core.data.mesh import OVAL_RING, POINTS
+from facke_core.training import checkpoints
+
+SIZE = 64
+ENCODER = {"name": "dlib-resnet29"}
+ALIGNMENT = {"template": "simswap_frontal", "size": SIZE}
+
+
+def noise_set(folder: Path, n: int = 12) -> Path:
+    """A crop set of noise: enough to train on, and made without photographs."""
+    from facke_core import load_encoder
+    from facke_core.identity.digest import encoder_digest
+
+    rng = torch.Generator().manual_seed(0)
+    angle = torch.arange(len(OVAL_RING)) * (2 * torch.pi / len(OVAL_RING))
+    ring = SIZE / 2 + SIZE / 3 * torch.stack([angle.sin(), -angle.cos()], dim=1)
+    points = torch.rand(len(POINTS), 2, generator=rng) * 40 + 12
+    CropSet(
+        images=torch.randint(0, 256, (n, 3, SIZE, SIZE), generator=rng, dtype=torch.uint8),
+        ring=ring.expand(n, -1, -1).contiguous(),
+        points=points + torch.randn(n, len(POINTS), 2, generator=rng),
+        embeddings=torch.nn.functional.normalize(torch.randn(n, 2, 128, generator=rng), dim=-1),
+        people=torch.arange(n) // 2,
+        weights=torch.ones(n),
+        keys=torch.arange(n * 32, dtype=torch.uint8).view(n, 32),
+        info={
+            "name": "noise",
+            "identity_encoder": ENCODER,
+            "encoder_digest": encoder_digest(load_encoder(ENCODER), ENCODER),
+            "alignment": ALIGNMENT,
+        },
+    ).save(folder)
+    return folder
+
+
+def tiny_recipe(path: Path, steps: int) -> Path:
+    """simswap-mini with a small network, at a save every few steps."""
+    write_json(
+        path,
+        {
+            "base": "simswap-mini",
+            "steps": steps,
+            "generator": {"image_size": SIZE, "channels": [16, 32, 48], "num_id_blocks": 2},
+            "discriminator": {"width": 8},
+            "identity_encoder": ENCODER,
+            "alignment": ALIGNMENT,
+            "data": {"grouping": True, "schedule": "alternate"},
+            "loss": {"gan": {"start": 5, "ramp": 5}, "feature-matching": {"start": 5}},
+            "discriminator_loss": {"real": {"start": 2}, "fake": {"start": 2}},
+            "probe": {"every": max(2, steps // 5), "faces": 2},
+            "log_every": 1,
+            "save_every": max(2, steps // 40),
+        },
+    )
+    return path
+
+
+def command(recipe: Path, data: Path, out: Path, processes: int) -> list[str]:
+    train = ["train", str(recipe), "--data", str(data), "--out", str(out), "--device", "cpu"]
+    folder = Path(sys.executable).parent
+    if processes == 1:
+        return [str(folder / "facke"), *train]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    launch = ["--nproc-per-node", str(processes), "--master-port", str(port)]
+    return [str(folder / "torchrun"), *launch, str(folder / "facke"), *train]
+
+
+def start(words: list[str], log: Path) -> subprocess.Popen[bytes]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with log.open("ab") as file:
+        return subprocess.Popen(words, stdout=file, stderr=file, env=environment)
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL for the process and all that it started, at once."""
+    family = [psutil.Process(process.pid)]
+    family += family[0].children(recursive=True)
+    for member in family:
+        member.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def until_first_step(process: subprocess.Popen[bytes], out: Path) -> float:
+    began = time.perf_counter()
+    while process.poll() is None and not (out / "log.jsonl").is_file():
+        time.sleep(0.05)
+    return time.perf_counter() - began
+
+
+def losses(run: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "images_per_s"} for line in lines]
+
+
+def digests(run: Path) -> dict[str, str]:
+    last = checkpoints.complete(run)[-1]
+    return {p.name: checkpoints.digest(p) for p in last.glob("*.safetensors")}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--data", type=Path, help="64 px crop set; default: noise")
+    args = parser.parse_args()
+    rng = random.Random(args.seed)
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data = args.data or noise_set(folder / "crops")
+        recipe = tiny_recipe(folder / "tiny.json", args.steps)
+        whole, parts = folder / "whole", folder / "parts"
+
+        process = start(command(recipe, data, whole, args.processes), folder / "whole.log")
+        begin = until_first_step(process, whole)
+        began = time.perf_counter()
+        if process.wait():
+            print((folder / "whole.log").read_text(errors="replace")[-2000:], file=sys.stderr)
+            return 1
+        duration = time.perf_counter() - began
+        print(f"uninterrupted: {begin:.1f} s until the first step, then {duration:.1f} s")
+
+        killed = 0
+        while True:
+            resume = ["--resume"] if checkpoints.complete(parts) else []
+            words = [*command(recipe, data, parts, args.processes), *resume]
+            process = start(words, folder / "parts.log")
+            moment = 0.7 * begin + rng.uniform(0, 0.3 * begin + 1.5 * duration / (args.kills + 1))
+            try:
+                status = process.wait(moment if killed < args.kills else None)
+            except subprocess.TimeoutExpired:
+                kill(process)
+                killed += 1
+                at = [p.name for p in sorted((parts / checkpoints.FOLDER).glob("*"))]
+                print(f"kill {killed} after {moment:.1f} s; on disk: {' '.join(at) or 'nothing'}")
+                continue
+            if status:
+                print((folder / "parts.log").read_text(errors="replace")[-2000:], file=sys.stderr)
+                return 1
+            break
+        equal = digests(whole) == digests(parts)
+        logged = losses(whole) == losses(parts)
+        print(
+            f"{args.steps} steps, {args.processes} process(es), {killed} kills: "
+            f"{len(digests(whole))} files {'identical' if equal else 'DIFFERENT'}, "
+            f"log {'identical' if logged else 'DIFFERENT'}"
+        )
+        return 0 if equal and logged else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

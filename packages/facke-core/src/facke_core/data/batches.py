@@ -1,0 +1,220 @@
+"""Batches of swaps from a crop set. Batch k is a function of ``(seed, k)`` alone, so a training that
+is resumed at step k sees exactly the batches it would have seen (docs/adr/0002)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from facke_core.data.composite import composite, oval
+from facke_core.data.crops import CropSet
+from facke_core.data.mesh import MIRROR, POINTS
+from facke_core.data.pairs import PairConfig, PairSampler, People
+from facke_core.errors import DataError
+from facke_core.types import FaceBatch
+
+ALL = slice(None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchConfig(PairConfig):
+    """What a batch is made of: composites, then pairs."""
+
+    composite: float = 0.0
+    """Share of composites (:mod:`facke_core.data.composite`)."""
+    donors: int = 64
+    """A composite's donor is one of this many crops that are closest in pose and mouth shape."""
+    max_geometry: float = 0.8
+    """Largest share of the donor's geometry in a composite."""
+    colour_jitter: float = 0.15
+    """Largest relative change of gain, gamma and saturation of a pair."""
+    mirror: bool = True
+    """Mirror half of the pairs."""
+
+
+class Batches(Protocol):
+    """Rows of the batch of a step, a pure function of both."""
+
+    def read(self, step: int, rows: slice = ALL) -> FaceBatch: ...
+
+
+class SwapBatches:
+    """Batches of :class:`~facke_core.types.FaceBatch` from a crop set.
+
+    Args:
+        crops: the crop set.
+        batch_size: B, samples per step over all processes.
+        config: the mixture.
+        seed: of everything random.
+
+    Raises:
+        DataError: the set cannot give what the configuration asks for.
+    """
+
+    def __init__(self, crops: CropSet, *, batch_size: int, config: BatchConfig, seed: int) -> None:
+        self.crops, self.config, self.seed = crops, config, seed
+        self._composites = min(round(config.composite * batch_size), batch_size)
+        if self._composites and crops.points is None:
+            raise DataError(
+                f"data.composite is {config.composite}, and this crop set has no mesh points to "
+                "make composites with. Make it from photographs, without --aligned, or train with "
+                "data.composite=0."
+            )
+        self.pairs = PairSampler(
+            People(crops.people.tolist(), crops.weights.tolist()),
+            config=config,
+            batch_size=batch_size,
+            composites=self._composites,
+            seed=seed,
+        )
+        self._mirror = torch.tensor(MIRROR)
+        self._features = None if crops.points is None else _pose(crops.points)
+
+    def read(self, step: int, rows: slice = ALL) -> FaceBatch:
+        """The samples ``rows`` of batch ``step``: (b, 3, S, S) crops in [0, 1]."""
+        pairs = self.pairs[step]
+        b, n = len(pairs), self._composites
+        rng = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        # drawn for the whole batch, so that a sample does not depend on who reads it
+        mirrored = (torch.rand(b, generator=rng) < 0.5) & self.config.mirror
+        donor = torch.randint(self.config.donors, (n,), generator=rng)
+        geometry = torch.rand(n, generator=rng) * self.config.max_geometry
+        softness = int(torch.randint(2, 6, (1,), generator=rng)) * 2 + 1
+        colours = torch.rand(b, 6, generator=rng)
+
+        chosen = torch.arange(b)[rows]
+        source_index = torch.tensor([pairs[i].source for i in chosen.tolist()])
+        target_index = torch.tensor([pairs[i].target for i in chosen.tolist()])
+        same = torch.tensor([pairs[i].same_identity for i in chosen.tolist()])
+        mirrored = mirrored[chosen]
+        reference = self._images(target_index, mirrored)
+        source = self._images(source_index, mirrored)
+        identity = self.crops.embeddings[source_index, mirrored.long()]
+        target, made = reference, chosen < n
+        if made.any():
+            target = target.clone()
+            index = chosen[made]
+            target[made] = self._composite(
+                reference[made],
+                target_index[made],
+                mirrored[made],
+                donor[index],
+                geometry[index],
+                softness,
+            )
+        if self.config.colour_jitter:
+            draws = self.config.colour_jitter * (2 * colours[chosen] - 1)
+            target, reference = _jitter(target, draws), _jitter(reference, draws)
+        return FaceBatch(source, target, identity, same, reference)
+
+    def _images(self, index: Tensor, mirrored: Tensor) -> Tensor:
+        image = self.crops.images[index].float() / 255
+        return torch.where(mirrored[:, None, None, None], image.flip(-1), image)
+
+    def _points(self, index: Tensor, mirrored: Tensor, size: int) -> Tensor:
+        assert self.crops.points is not None
+        points = self.crops.points[index]
+        flipped = points[:, self._mirror].clone()
+        flipped[..., 0] = size - 1 - flipped[..., 0]
+        return torch.where(mirrored[:, None, None], flipped, points)
+
+    def _composite(
+        self,
+        photo: Tensor,
+        index: Tensor,
+        mirrored: Tensor,
+        donor: Tensor,
+        geometry: Tensor,
+        softness: int,
+    ) -> Tensor:
+        assert self.crops.ring is not None
+        size = photo.shape[-1]
+        donor_index = self._similar(index, donor)
+        mask = torch.stack([oval(ring, size) for ring in self.crops.ring[index]]).float() / 255
+        return composite(
+            photo,
+            self._points(index, mirrored, size),
+            torch.where(mirrored[:, None, None, None], mask.flip(-1), mask),
+            self._images(donor_index, mirrored),
+            self._points(donor_index, mirrored, size),
+            geometry=geometry,
+            softness=softness,
+        )
+
+    def _similar(self, index: Tensor, rank: Tensor) -> Tensor:
+        """For each crop the one that is the ``rank``-th closest in pose and mouth shape."""
+        assert self._features is not None
+        distance = torch.cdist(self._features[index], self._features)
+        distance[torch.arange(len(index)), index] = float("inf")
+        k = min(self.config.donors, len(self._features) - 1)
+        nearest = distance.topk(k, dim=1, largest=False).indices
+        return nearest[torch.arange(len(index)), rank % k]
+
+
+def _pose(points: Tensor) -> Tensor:
+    """(N, 5): what tells pose and mouth shape, in pixels."""
+    at = {index: points[:, POINTS.index(index)] for index in (1, 13, 14, 61, 291, 468, 473)}
+    nose = at[1] - (at[468] + at[473]) / 2
+    return torch.stack(
+        [
+            nose[:, 0],
+            nose[:, 1],
+            2 * (at[14] - at[13])[:, 1],
+            (at[291] - at[61])[:, 0],
+            (at[473] - at[468])[:, 1],
+        ],
+        dim=1,
+    )
+
+
+def _jitter(image: Tensor, draws: Tensor) -> Tensor:
+    """Relative changes (B, 6) of gain, gamma, saturation and the gain of each channel."""
+    gain, gamma, saturation, *channel = (1 + draws)[:, :, None, None, None].unbind(1)
+    grey = image.mean(dim=1, keepdim=True)
+    vivid = torch.lerp(grey.expand_as(image), image, saturation).clamp(0, 1)
+    return (gain * torch.cat(channel, dim=1).sqrt() * vivid.pow(gamma)).clamp(0, 1)
+
+
+class _Steps(Dataset[list[FaceBatch]]):
+    def __init__(self, batches: Batches, shares: list[slice]) -> None:
+        self.batches, self.shares = batches, shares
+
+    def __getitem__(self, step: int) -> list[FaceBatch]:
+        return [self.batches.read(step, rows) for rows in self.shares]
+
+
+def stream(
+    batches: Batches,
+    steps: range,
+    *,
+    process: int = 0,
+    processes: int = 1,
+    parts: int = 1,
+    workers: int = 0,
+    pin_memory: bool = False,
+) -> Iterator[list[FaceBatch]]:
+    """For each step what this process computes of it, in ``parts`` parts.
+
+    Every process takes each ``processes``-th row, so all see the same mixture. ``workers``
+    processes read ahead; neither number changes the data.
+    """
+    shares = [slice(process + part * processes, None, processes * parts) for part in range(parts)]
+    return iter(
+        DataLoader(
+            _Steps(batches, shares),
+            sampler=steps,
+            batch_size=None,
+            num_workers=workers,
+            pin_memory=pin_memory,
+            collate_fn=_as_it_is,
+        )
+    )
+
+
+def _as_it_is(batch: list[FaceBatch]) -> list[FaceBatch]:
+    return batch

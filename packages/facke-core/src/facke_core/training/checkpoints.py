@@ -1,0 +1,103 @@
+"""Checkpoints on disk: a folder each, whole or absent, every file with its digest.
+
+A checkpoint of ``facke train`` is a folder of weights as well (``config.json`` and
+``model.safetensors``, the moving average), so ``./RUN/checkpoints/00000500`` can be loaded; ``./RUN``
+stands for the newest one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+from facke_core.config import read_json
+from facke_core.errors import ConfigError, FackeWarning, TrainingError
+
+FOLDER = "checkpoints"
+STATE = "state.json"
+PART = ".part"
+"""Ending of a checkpoint that is being written."""
+
+
+def name(step: int) -> str:
+    """The folder of the checkpoint after ``step`` steps."""
+    return f"{step:08d}"
+
+
+def complete(run: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first: a folder gets its name when all is written."""
+    found = (p for p in (run / FOLDER).glob("[0-9]*") if p.name.isdigit() and (p / STATE).is_file())
+    return sorted(found, key=lambda p: int(p.name))
+
+
+def newest_sound(run: Path) -> Path | None:
+    """The newest checkpoint whose files are what was written, or None if there is none at all.
+
+    Raises:
+        TrainingError: there are checkpoints, all damaged.
+
+    Warns:
+        FackeWarning: a checkpoint was not finished, or is damaged, and an older one is taken.
+    """
+    found = complete(run)
+    complaints = [f"{p.name} was not finished" for p in (run / FOLDER).glob(f"*{PART}")]
+    for checkpoint in reversed(found):
+        try:
+            read_state(checkpoint, verify=True)
+        except TrainingError as error:
+            complaints.append(str(error))
+            continue
+        if complaints:
+            warnings.warn(
+                f"{'; '.join(complaints)}. Continuing from {checkpoint}.",
+                FackeWarning,
+                stacklevel=3,
+            )
+        return checkpoint
+    if found:
+        raise TrainingError(
+            f"{'; '.join(complaints)}. {run} holds no other checkpoint: start again in another "
+            "folder, or with --init and one of its weights."
+        )
+    return None
+
+
+def read_state(folder: Path, *, verify: bool = False) -> dict[str, Any]:
+    """What :meth:`Trainer.save` wrote about a checkpoint.
+
+    Args:
+        folder: the checkpoint.
+        verify: compare every file with its digest, too.
+
+    Raises:
+        TrainingError: the folder holds none, or a damaged one.
+    """
+    if not (folder / STATE).is_file():
+        raise TrainingError(f"{folder} is not a checkpoint: it has no {STATE}.")
+    try:
+        state: dict[str, Any] = read_json(folder / STATE)
+        for file, written in state["files"].items() if verify else ():
+            if digest(folder / file) != written:
+                raise TrainingError(f"{folder / file} is damaged: it is not what was written.")
+    except (OSError, KeyError, ConfigError) as error:
+        raise TrainingError(f"The checkpoint {folder} cannot be read ({error}).") from error
+    return state
+
+
+def digest(file: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def flush(folder: Path) -> None:
+    """Make the files of a folder, and their names, survive a power cut."""
+    for path in (*(p for p in folder.iterdir() if p.is_file()), folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
