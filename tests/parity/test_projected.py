@@ -10,8 +10,10 @@ import torch
 from fixture import assert_close, filled, load
 from torch import Tensor
 
-from facke_core.losses.functional import feature_matching, gan_fake, gan_generator, gan_real
-from facke_core.types import DiscriminatorOutput
+from facke_core import default_registry
+from facke_core.training.recipe import read_recipe, terms
+from facke_core.training.step import Step
+from facke_core.types import DiscriminatorOutput, FaceBatch, GeneratorOutput
 from facke_gan.convert import from_official_projected
 
 pytest.importorskip("timm")
@@ -51,12 +53,21 @@ def test_backbone_features(results: Results) -> None:
 
 
 def test_losses_as_the_training_script_composes_them(results: Results) -> None:
+    """x is the result and y the target, judged by the terms of the recipe."""
     tensors, _, fake, real = results
-    candidates = {
-        "loss_D_real": gan_real(real.logits),
-        "loss_D_gen": gan_fake(fake.logits),
-        "loss_G_main": gan_generator(fake.logits),
-        "loss_feat_match": feature_matching(real.features[3:], fake.features[3:], "o") / 4,
+    recipe = read_recipe("simswap-projected", [], default_registry())
+    image = torch.zeros(1, 3, 1, 1)
+    batch = FaceBatch(image, image, image, torch.tensor([True]), image)
+    step = Step(batch=batch, output=GeneratorOutput(image, {}), modules={})
+    step.fake, step.real = fake, real
+    found = {t.loss.name: t for t in terms({**recipe.loss, **recipe.discriminator_loss})}
+    expected = {
+        "real": ("loss_D_real", 1),
+        "fake": ("loss_D_gen", 1),
+        "gan": ("loss_G_main", 1),
+        "feature-matching": ("loss_feat_match", 10),
     }
-    for name, value in candidates.items():
-        torch.testing.assert_close(value[0], tensors[name], rtol=1e-5, atol=2e-5)
+    assert found.keys() - {"identity", "reconstruction"} == expected.keys()
+    for name, (key, weight) in expected.items():
+        torch.testing.assert_close(found[name].mean(step), tensors[key], rtol=1e-5, atol=2e-5)
+        assert found[name].weight == weight

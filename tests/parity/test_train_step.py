@@ -1,7 +1,8 @@
 """One training step of Facke's SimSwap: every loss term, gradients and BatchNorm statistics.
 
-The same fixture records a step of Facke's CVAE-GAN (``cvae.*``); those values are not tested here,
-as the generator that they belong to is not part of facke-gan.
+Networks, terms and weights are those of the recipe ``simswap-224`` and its variants. The same
+fixture records a step of Facke's CVAE-GAN (``cvae.*``); those values are not tested here, as the
+generator that they belong to is not part of facke-gan.
 """
 
 from __future__ import annotations
@@ -9,35 +10,71 @@ from __future__ import annotations
 import gc
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pytest
 import torch
 from fixture import assert_close, fill, filled, load
-from torch import Tensor, nn
+from torch import Tensor
 
+from facke_core import default_registry
+from facke_core.config import from_dict
 from facke_core.identity.crops import NORMALIZE, CropEncoder
 from facke_core.identity.iresnet import arcface_network
-from facke_core.losses import terms as T
-from facke_core.losses.functional import FeatureLayers, gradient_penalty
-from facke_core.nn.discriminators import MultiScalePatchDiscriminator
+from facke_core.losses import functional
 from facke_core.nn.normalize import Normalize
-from facke_core.training.step import Step
+from facke_core.protocols import IdentityEncoder
+from facke_core.training.recipe import Recipe, TermConfig, read_recipe, terms
+from facke_core.training.step import Objective, Step
+from facke_core.training.trainer import Trainer
 from facke_core.types import FaceBatch, IdentityEncoderSpec
 from facke_gan.convert import from_discriminators, from_facke
-from facke_gan.simswap import FACKE_224, SimSwapGenerator
+from facke_gan.simswap import SimSwapConfig, build, objective
 
-FEATURES: dict[str, FeatureLayers] = {"w": "w", "o": "o", "w*": "w-bar", "none": "n"}
+RECIPES = {
+    "w": "simswap-224",
+    "o": "simswap-224-ofm",
+    "w*": "simswap-224-wbfm",
+    "none": "simswap-224-nfm",
+}
+"""Facke's ``feat_mode`` -> recipe."""
+TERMS = {
+    "G_GAN": "gan",
+    "G_FM": "feature-matching",
+    "G_ID": "identity",
+    "G_rec": "reconstruction",
+    "D_fake": "fake",
+    "D_real": "real",
+    "D_GP": "gradient-penalty",
+}
+"""Facke's name -> ours, in the order in which Facke computes them."""
+SETTINGS = ("generator.identity_dim=512", "batch_size=2", "precision=float32", "ema=0", "steps=1")
+"""Facke's encoder, and this fixture."""
 RTOL = {"D_GP": 2e-3}
+
+
+def recipe_of(name: str) -> Recipe:
+    return read_recipe(name, SETTINGS, default_registry())
+
+
+def weighted(configs: Mapping[str, TermConfig], step: Step) -> dict[str, Tensor]:
+    """Facke's name -> weight x mean, as the trainer adds them up."""
+    found = {term.loss.name: term for term in terms(configs)}
+    return {
+        theirs: found[ours].weight_at(0) * found[ours].mean(step)
+        for theirs, ours in TERMS.items()
+        if ours in found
+    }
 
 
 class Run(NamedTuple):
     tensors: Mapping[str, Tensor]
     values: Mapping[str, Any]
     result: Tensor
-    terms: Mapping[str, float]
-    feature_matching: Mapping[str, float]
+    terms: Mapping[str, Mapping[str, float]]
+    """``feat_mode`` -> term -> weight x mean."""
     gradients: Mapping[str, Mapping[str, Tensor]]
     """``same=1``, ``same=0``, ``D1`` -> upstream name -> gradient."""
     statistics: Mapping[str, Tensor]
@@ -52,10 +89,8 @@ def arcface_weights(meta: Mapping[str, Any], shared: Path) -> dict[str, Tensor]:
     return fill(meta["seed"], meta["fill_prefix"]["arc"], entries)
 
 
-def modules_of(meta: Mapping[str, Any], arcface: dict[str, Tensor]) -> dict[str, nn.Module]:
-    generator, discriminator = SimSwapGenerator(FACKE_224), MultiScalePatchDiscriminator()
-    generator.load_state_dict(from_facke(filled(meta, "G")))
-    discriminator.load_state_dict(from_discriminators(filled(meta, "D1"), filled(meta, "D2")))
+def objective_of(recipe: Recipe, meta: Mapping[str, Any], arcface: dict[str, Tensor]) -> Objective:
+    """Networks and terms of the recipe, with the weights of the fixture."""
     spec = IdentityEncoderSpec(name="a", embedding_dim=512, input_size=(112, 112), template="")
     encoder = CropEncoder(
         arcface_network(arcface),
@@ -64,48 +99,56 @@ def modules_of(meta: Mapping[str, Any], arcface: dict[str, Tensor]) -> dict[str,
         normalize=NORMALIZE["imagenet"],
         resize="nearest",
     )
-    modules = {
-        "generator": generator,
-        "discriminator": discriminator,
-        "identity_encoder": encoder,
-    }
-    return {name: module.train() for name, module in modules.items()}
+    method = build(from_dict(SimSwapConfig, recipe.generator))
+    made = objective(method, cast(IdentityEncoder, encoder), recipe)
+    made.modules["generator"].load_state_dict(from_facke(filled(meta, "G")))
+    state = from_discriminators(filled(meta, "D1"), filled(meta, "D2"))
+    made.modules["discriminator"].load_state_dict(state)
+    for module in made.modules.values():
+        module.train()
+    return made
 
 
-@pytest.fixture(scope="module")
-def run(shared: Path) -> Iterator[Run]:
-    tensors, meta = load("train_step", shared)
-    weight = meta["lambdas"]
-    modules = modules_of(meta, arcface_weights(meta, shared))
-    generator, discriminator = modules["generator"], modules["discriminator"]
+def batch_of(tensors: Mapping[str, Tensor]) -> FaceBatch:
     to_rgb = Normalize().inverse
     source, target = to_rgb(tensors["img_source"]), to_rgb(tensors["img_target"])
     same = torch.ones(len(target), dtype=torch.bool)
-    batch = FaceBatch(source, target, tensors["latent_ID"], same, target)
+    return FaceBatch(source, target, tensors["latent_ID"], same, target)
 
-    output = generator(target, identity=batch.identity)
+
+Fixture = tuple[Mapping[str, Tensor], Mapping[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def fixture(shared: Path) -> Iterator[Fixture]:
+    """The recorded step; the gradient penalty takes the recorded random numbers."""
+    tensors, meta = load("train_step", shared)
+    alpha = [tensors["alpha_D1"], tensors["alpha_D2"]]
+    with pytest.MonkeyPatch.context() as patch:
+        given = partial(functional.gradient_penalty, alpha=alpha)
+        patch.setattr(functional, "gradient_penalty", given)
+        yield tensors, meta
+
+
+@pytest.fixture(scope="module")
+def run(fixture: Fixture, shared: Path) -> Iterator[Run]:
+    tensors, meta = fixture
+    recipes = {mode: recipe_of(name) for mode, name in RECIPES.items()}
+    weak = recipes["w"]
+    modules = objective_of(weak, meta, arcface_weights(meta, shared)).modules
+    generator, discriminator = modules["generator"], modules["discriminator"]
+    batch = batch_of(tensors)
+    output = generator(batch.target, identity=batch.identity)
     detached = output._replace(image=output.image.detach())
     # The discriminator sees fake, real, interpolations, and the fake again, as in the original.
     judge = Step(batch=batch, output=detached, modules=modules)
-    losses: dict[str, Tensor] = {}
-    losses["D_fake"] = T.GanLoss(name="fake")(judge).mean()
-    losses["D_real"] = T.GanLoss(name="real")(judge).mean()
-    alpha = [tensors["alpha_D1"], tensors["alpha_D2"]]
-    penalty = gradient_penalty(discriminator, target, detached.image, alpha=alpha)
-    losses["D_GP"] = weight["lambda_GP"] * penalty.mean()
-
+    judged = weighted(weak.discriminator_loss, judge)
     step = Step(batch=batch, output=output, modules=modules)
     step.real = judge.real
-    losses["G_GAN"] = T.GanLoss(name="gan")(step).mean()
-    losses["G_ID"] = weight["lambda_id"] * T.IdentityLoss()(step).mean()
-    rebuilt = T.ReconstructionLoss(units="imagenet")(step).mean()
-    losses["G_rec"] = weight["lambda_rec"] * rebuilt
-    matching = {
-        name: weight["lambda_FM"] * T.FeatureMatchingLoss(layers=layers)(step).mean()
-        for name, layers in FEATURES.items()
-    }
+    generated = {mode: weighted(recipe.loss, step) for mode, recipe in recipes.items()}
 
-    swapped = losses["G_GAN"] + losses["G_ID"] + matching["w"]
+    losses = judged | generated["w"]
+    swapped = losses["G_GAN"] + losses["G_ID"] + losses["G_FM"]
     ours = dict(generator.named_parameters())
     names = from_facke({e["key"]: e["key"] for e in meta["state_dict"]["G"]})
     theirs = {key: name for name, key in names.items() if name in ours}
@@ -115,19 +158,21 @@ def run(shared: Path) -> Iterator[Run]:
         found = torch.autograd.grad(loss, [ours[theirs[k]] for k in wanted], retain_graph=True)
         gradients[label] = dict(zip(wanted, found, strict=True))
     (losses["D_fake"] + losses["D_real"] + losses["D_GP"]).backward()
-    first = discriminator.scales[0]
+    first = discriminator.get_submodule("scales.0")
     gradients["D1"] = {name: p.grad for name, p in first.named_parameters()}
 
     yield Run(
         tensors=tensors,
         values=meta["values"],
         result=Normalize()(detached.image),
-        terms={name: loss.item() for name, loss in losses.items()},
-        feature_matching={name: loss.item() for name, loss in matching.items()},
+        terms={
+            mode: {name: loss.item() for name, loss in (judged | found).items()}
+            for mode, found in generated.items()
+        },
         gradients=gradients,
         statistics={
-            "D1.down2.1.running_mean": first.down2[1].running_mean,
-            "G.conv2.2.running_mean": generator.head[1].running_mean,
+            "D1.down2.1.running_mean": first.get_buffer("down2.1.running_mean"),
+            "G.conv2.2.running_mean": generator.get_buffer("head.1.running_mean"),
         },
     )
     gc.collect()
@@ -140,19 +185,24 @@ def test_result(run: Run) -> None:
 @pytest.mark.parametrize("name", ["D_real", "D_fake", "D_GP", "G_GAN", "G_ID", "G_rec"])
 def test_loss_term(run: Run, name: str) -> None:
     expected = run.values["simswap.fm=w"][name]
-    assert run.terms[name] == pytest.approx(expected, rel=RTOL.get(name, 1e-4))
+    assert run.terms["w"][name] == pytest.approx(expected, rel=RTOL.get(name, 1e-4))
 
 
-@pytest.mark.parametrize("name", FEATURES)
-def test_feature_matching_term(run: Run, name: str) -> None:
-    expected = run.values[f"simswap.fm={name}"]["G_FM"]
-    assert run.feature_matching[name] == pytest.approx(expected, rel=1e-4)
+@pytest.mark.parametrize("mode", ["w", "o", "w*"])
+def test_feature_matching_term(run: Run, mode: str) -> None:
+    expected = run.values[f"simswap.fm={mode}"]["G_FM"]
+    assert run.terms[mode]["G_FM"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_without_feature_matching(run: Run) -> None:
+    assert run.values["simswap.fm=none"]["G_FM"] == 0
+    assert run.terms["none"].keys() == run.terms["w"].keys() - {"G_FM"}
 
 
 @pytest.mark.parametrize("same", [0, 1])
 def test_sum_of_the_generator(run: Run, same: int) -> None:
-    total = sum(run.terms[name] for name in ("G_GAN", "G_ID")) + run.feature_matching["w"]
-    total += same * run.terms["G_rec"]
+    total = sum(run.terms["w"][name] for name in ("G_GAN", "G_ID", "G_FM"))
+    total += same * run.terms["w"]["G_rec"]
     assert total == pytest.approx(run.values[f"simswap.fm=w.loss_G.same={same}"], rel=1e-4)
 
 
@@ -177,3 +227,32 @@ def test_gradients_of_the_discriminator(run: Run) -> None:
 def test_batch_norm_statistics_after_the_step(run: Run) -> None:
     for key, actual in run.statistics.items():
         assert_close(actual, run.tensors[f"simswap.after.{key}"], atol=1e-4, rel_l2=1e-4)
+
+
+class Always:
+    """The same batch in every step."""
+
+    def __init__(self, batch: FaceBatch) -> None:
+        self.batch = batch
+
+    def read(self, step: int, rows: slice = slice(None)) -> FaceBatch:
+        return FaceBatch(*(x[rows] for x in self.batch))
+
+
+def test_the_trainer_logs_these_terms(fixture: Fixture, shared: Path) -> None:
+    tensors, meta = fixture
+    recipe = recipe_of("simswap-224")
+    made = objective_of(recipe, meta, arcface_weights(meta, shared))
+    trainer = Trainer(made, Always(batch_of(tensors)), recipe=recipe)
+    (report,) = trainer
+    configs = {"generator": recipe.loss, "discriminator": recipe.discriminator_loss}
+    logged = {
+        theirs: config[ours].weight * report.losses[f"{trained}.{ours}"]
+        for trained, config in configs.items()
+        for theirs, ours in TERMS.items()
+        if ours in config
+    }
+    expected = meta["values"]["simswap.fm=w"]
+    assert len(report.losses) == len(expected)
+    for name, value in expected.items():
+        assert logged[name] == pytest.approx(value, rel=RTOL.get(name, 1e-4)), name

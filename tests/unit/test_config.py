@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facke_core.config import from_dict, override, read_json, to_dict, write_json
+from facke_core.config import arguments, from_dict, override, read_json, to_dict, write_json
 from facke_core.errors import ConfigError
 
 
@@ -173,3 +173,25 @@ def test_an_override_is_checked_against_the_schema() -> None:
         ConfigError, match=r"recipe.loss.wieght: unknown key; did you mean 'weight'"
     ):
         override({"image_size": 8}, "loss.wieght=1", schema=Settings, where="recipe")
+
+
+def network(width: int, *, norm: Literal["batch", "none"] = "batch") -> None:
+    """Something that settings are passed to."""
+
+
+def test_arguments_are_checked_against_a_signature() -> None:
+    assert arguments(network, {"width": 8, "norm": "none"}) == {"width": 8, "norm": "none"}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"width": 8, "nrom": "none"}, "d.nrom: unknown key; did you mean 'norm'"),
+        ({"width": "8"}, "d.width: expected an integer, got '8'"),
+        ({"width": 8, "norm": "bach"}, "d.norm: expected one of 'batch', 'none'.*mean 'batch'"),
+        ({}, "d.width: missing. Add it; expected an integer"),
+    ],
+)
+def test_a_wrong_argument_is_explained(data: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        arguments(network, data, where="d")

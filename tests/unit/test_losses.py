@@ -63,7 +63,7 @@ LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
             [[x[i] for x in scale] for scale in features(seed=1)],
             layers,
         )
-        for layers in ("w", "o", "w-bar")
+        for layers in ("w", "o", "w-bar", "last")
     },
     "identity": lambda i: L.identity_loss(
         torch.randn(4, 8, generator=rng())[i], torch.randn(4, 8, generator=rng(1))[i]
@@ -204,6 +204,12 @@ def test_feature_matching_modes_choose_layers_and_keep_the_scale(
     real = [[torch.zeros(2, 3, 4, 4) for _ in range(5)] for _ in range(2)]
     fake = [[torch.full((2, 3, 4, 4), float(i + 1)) for i in range(5)] for _ in range(2)]
     assert L.feature_matching(real, fake, layers).tolist() == pytest.approx([expected] * 2)
+
+
+def test_feature_matching_last_is_one_layer_without_a_factor() -> None:
+    real, fake = features(), features(seed=1)
+    expected = (real[-1][-1] - fake[-1][-1]).abs().flatten(1).mean(dim=1)
+    torch.testing.assert_close(L.feature_matching(real, fake, "last"), expected)
 
 
 def test_feature_matching_none_is_zero() -> None:

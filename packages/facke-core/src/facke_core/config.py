@@ -8,6 +8,7 @@ Nothing is repaired silently. An unknown key, a missing key and a value of anoth
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import math
 import os
@@ -72,6 +73,27 @@ def updated(config: T, settings: Mapping[str, Any], *, where: str = "config") ->
             raise _unknown_key(where, key, known)
         values[key] = _convert(hints[key], value, f"{where}.{key}")
     return _made(lambda: dataclasses.replace(config, **values), where)  # type: ignore[type-var]
+
+
+def arguments(
+    function: Callable[..., Any], data: Mapping[str, Any], *, where: str = "config"
+) -> dict[str, Any]:
+    """Keyword arguments for ``function`` (or a class), checked against its annotations.
+
+    Raises:
+        ConfigError: an argument that it does not take, one that it needs, or a wrong type.
+    """
+    known = {}
+    for key, parameter in inspect.signature(function, eval_str=True).parameters.items():
+        known[key] = Any if parameter.annotation is parameter.empty else parameter.annotation
+        if key not in data and parameter.default is parameter.empty:
+            raise ConfigError(f"{where}.{key}: missing. Add it; expected {_expected(known[key])}.")
+    values = {}
+    for key, value in data.items():
+        if key not in known:
+            raise _unknown_key(where, key, known)
+        values[key] = _convert(known[key], value, f"{where}.{key}")
+    return values
 
 
 def to_dict(config: Any) -> dict[str, Any]:

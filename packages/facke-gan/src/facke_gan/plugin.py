@@ -4,6 +4,21 @@ from __future__ import annotations
 
 from facke_core import Bundled, MethodSpec, hookimpl
 
+RECIPES = (
+    "simswap-224",
+    "simswap-224-ofm",
+    "simswap-224-wbfm",
+    "simswap-224-nfm",
+    "simswap-224-ig",
+    "simswap-224-ig-ofm",
+    "simswap-224-ig-wbfm",
+    "simswap-224-ig-nfm",
+    "simswap-512",
+    "simswap-projected",
+    "simswap-mini-start",
+    "simswap-mini",
+)
+
 
 @hookimpl
 def facke_methods() -> list[MethodSpec]:
@@ -14,10 +29,7 @@ def facke_methods() -> list[MethodSpec]:
             config="facke_gan.simswap:SimSwapConfig",
             build="facke_gan.simswap:build",
             objective="facke_gan.simswap:objective",
-            recipes={
-                "simswap-mini": "facke_gan:recipes/simswap-mini.json",
-                "simswap-mini-start": "facke_gan:recipes/simswap-mini-start.json",
-            },
+            recipes={name: f"facke_gan:recipes/{name}.json" for name in RECIPES},
             weights={"mini": Bundled("facke_gan:weights/simswap-mini")},
             paper="arXiv:2106.06340",
             license="Apache-2.0",

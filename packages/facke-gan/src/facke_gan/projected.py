@@ -107,7 +107,7 @@ def _backbone(*, pretrained: bool) -> nn.ModuleList:
     except Exception as error:
         raise UnavailableError(
             f"timm could not make {_BACKBONE!r} with pretrained={pretrained}: {error}. Check the "
-            "network, or build without `pretrained` and load a state dict."
+            "network, or do without the ImageNet weights: --set discriminator.pretrained=false."
         ) from error
     blocks = net.blocks
     # timm's bn1 contains the activation that the original's names count separately, as number 2.

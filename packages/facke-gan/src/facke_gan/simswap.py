@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facke_core.errors import ConfigError, did_you_mean
 from facke_core.methods import Method
 from facke_core.nn.id_blocks import Padding
 from facke_core.nn.normalize import Normalize
@@ -127,17 +128,35 @@ def build(config: SimSwapConfig) -> Method:
 
 
 def objective(method: Method, encoder: IdentityEncoder, recipe: Recipe) -> Objective:
-    """SimSwap's objective: a patch discriminator and the generator, with the recipe's terms."""
+    """SimSwap's objective: the generator and a discriminator, with the recipe's terms.
+
+    ``recipe.discriminator`` names its ``kind``: ``patch`` (the default) or ``projected``; what else
+    is in it are the arguments of that class.
+
+    Raises:
+        ConfigError: an unknown kind or argument of the discriminator, or an unknown term.
+    """
+    from facke_core.config import arguments
     from facke_core.nn.discriminators import MultiScalePatchDiscriminator
     from facke_core.training.recipe import terms
     from facke_core.training.swapping import SwapObjective
+    from facke_gan.projected import ProjectedDiscriminator
 
     modules: dict[str, Any] = {"generator": method.generator, "identity_encoder": encoder}
     if recipe.discriminator_loss:
-        modules["discriminator"] = MultiScalePatchDiscriminator(**recipe.discriminator)
+        kinds = {"patch": MultiScalePatchDiscriminator, "projected": ProjectedDiscriminator}
+        settings = {"kind": "patch", **recipe.discriminator}
+        kind = settings.pop("kind")
+        build = kinds.get(kind) if isinstance(kind, str) else None
+        if build is None:
+            raise ConfigError(
+                f"discriminator.kind: expected one of {', '.join(map(repr, kinds))}, got {kind!r}."
+                f"{did_you_mean(str(kind), kinds)}"
+            )
+        modules["discriminator"] = build(**arguments(build, settings, where="discriminator"))
     return SwapObjective(
         modules,
         generator_terms=terms(recipe.loss),
-        discriminator_terms=terms(recipe.discriminator_loss),
+        discriminator_terms=terms(recipe.discriminator_loss, where="discriminator_loss"),
         discriminator_every=recipe.discriminator_every,
     )

@@ -22,7 +22,7 @@ from facke_core.nn.normalize import IMAGENET_STD
 from facke_core.protocols import Discriminator
 
 GanMode = Literal["hinge", "least-squares", "original"]
-FeatureLayers = Literal["w", "o", "w-bar", "n"]
+FeatureLayers = Literal["w", "o", "w-bar", "n", "last"]
 Units = Literal["rgb", "imagenet"]
 
 _FEATURE_LAYERS: dict[str, slice] = {
@@ -163,18 +163,21 @@ def feature_matching(
     fake: Sequence[Sequence[Tensor]],
     layers: FeatureLayers = "w",
 ) -> Tensor:
-    """``4/n * mean over scales of the sum over n layers of mean|real - fake|``; the real features
-    are constants.
+    """``4/n * mean over scales of the sum over n layers of mean|real - fake|``, or, for ``"last"``,
+    ``mean|real - fake|`` of one layer; the real features are constants.
 
     Args:
         real: per scale, shallow to deep, without the logits.
         fake: likewise.
         layers: ``"w"`` all but the first (SimSwap's weak feature matching), ``"o"`` all (oFM),
-            ``"w-bar"`` all but the last, ``"n"`` none: zeros (nFM).
+            ``"w-bar"`` all but the last, ``"n"`` none: zeros (nFM), ``"last"`` the last one of the
+            last scale (the official SimSwap's with a projected discriminator).
     """
     check_choice("Feature matching over layers", layers, get_args(FeatureLayers))
     if layers == "n":
         return torch.zeros(len(fake[0][0]), device=fake[0][0].device)
+    if layers == "last":
+        return _distance(real[-1][-1], fake[-1][-1])
     scales = []
     for real_layers, fake_layers in zip(real, fake, strict=True):
         pairs = list(zip(real_layers, fake_layers, strict=True))
@@ -184,9 +187,13 @@ def feature_matching(
                 f"Feature matching {layers!r} leaves no layer of the discriminator's {len(pairs)}. "
                 "Use 'o', or a discriminator that returns more features."
             )
-        distances = [_per_sample((_full(r.detach()) - _full(f)).abs()) for r, f in chosen]
+        distances = [_distance(r, f) for r, f in chosen]
         scales.append(4 / len(chosen) * torch.stack(distances).sum(dim=0))
     return torch.stack(scales).mean(dim=0)
+
+
+def _distance(real: Tensor, fake: Tensor) -> Tensor:
+    return _per_sample((_full(real.detach()) - _full(fake)).abs())
 
 
 def identity_loss(embedding: Tensor, identity: Tensor) -> Tensor:
