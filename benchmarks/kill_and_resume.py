@@ -3,13 +3,14 @@
     python benchmarks/kill_and_resume.py [--kills 20] [--steps 200] [--processes 1] [--data CROPSET]
 
 A training is run once without interruption and once killed again and again. Both have to end with
-the same bytes in every file of the last checkpoint (weights, discriminator, average, optimisers),
+the same bits in every tensor of the last checkpoint (weights, discriminator, average, optimisers),
 and each step has to be in the log once, with the same losses. Exit code 1 if they differ.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import random
@@ -23,6 +24,7 @@ from pathlib import Path
 
 import psutil
 import torch
+from safetensors.torch import load_file
 
 from facke_core.config import write_json
 from facke_core.data.crops import CropSet
@@ -50,7 +52,6 @@ def noise_set(folder: Path, n: int = 12) -> Path:
         embeddings=torch.nn.functional.normalize(torch.randn(n, 2, 128, generator=rng), dim=-1),
         people=torch.arange(n) // 2,
         weights=torch.ones(n),
-        keys=torch.arange(n * 32, dtype=torch.uint8).view(n, 32),
         info={
             "name": "noise",
             "identity_encoder": ENCODER,
@@ -110,10 +111,14 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def until_first_step(process: subprocess.Popen[bytes], out: Path) -> float:
-    began = time.perf_counter()
-    while process.poll() is None and not (out / "log.jsonl").is_file():
-        time.sleep(0.05)
+def until_logging(process: subprocess.Popen[bytes], out: Path) -> float:
+    """Wait until the training writes its log; the seconds it took."""
+    log = out / "log.jsonl"
+    began, before = time.perf_counter(), log.stat().st_mtime_ns if log.is_file() else 0
+    while process.poll() is None:
+        if log.is_file() and log.stat().st_mtime_ns != before:
+            break
+        time.sleep(0.02)
     return time.perf_counter() - began
 
 
@@ -123,8 +128,15 @@ def losses(run: Path) -> list[dict[str, float]]:
 
 
 def digests(run: Path) -> dict[str, str]:
+    """Of every tensor of the last checkpoint. (Files also tell how fast the training was.)"""
     last = checkpoints.complete(run)[-1]
-    return {p.name: checkpoints.digest(p) for p in last.glob("*.safetensors")}
+    return {
+        f"{file.stem}.{name}": hashlib.sha256(
+            tensor.reshape(-1).view(torch.uint8).numpy()
+        ).hexdigest()
+        for file in sorted(last.glob("*.safetensors"))
+        for name, tensor in load_file(file).items()
+    }
 
 
 def main() -> int:
@@ -144,7 +156,7 @@ def main() -> int:
         whole, parts = folder / "whole", folder / "parts"
 
         process = start(command(recipe, data, whole, args.processes), folder / "whole.log")
-        begin = until_first_step(process, whole)
+        begin = until_logging(process, whole)
         began = time.perf_counter()
         if process.wait():
             print((folder / "whole.log").read_text(errors="replace")[-2000:], file=sys.stderr)
@@ -157,24 +169,30 @@ def main() -> int:
             resume = ["--resume"] if checkpoints.complete(parts) else []
             words = [*command(recipe, data, parts, args.processes), *resume]
             process = start(words, folder / "parts.log")
-            moment = 0.7 * begin + rng.uniform(0, 0.3 * begin + 1.5 * duration / (args.kills + 1))
+            if killed == args.kills:
+                status = process.wait()
+                break
             try:
-                status = process.wait(moment if killed < args.kills else None)
+                if rng.random() < 0.2:  # while it starts
+                    moment = rng.uniform(0, begin)
+                else:
+                    moment = rng.uniform(0, duration / args.kills)
+                    until_logging(process, parts)
+                status = process.wait(moment)
+                break
             except subprocess.TimeoutExpired:
                 kill(process)
                 killed += 1
                 at = [p.name for p in sorted((parts / checkpoints.FOLDER).glob("*"))]
-                print(f"kill {killed} after {moment:.1f} s; on disk: {' '.join(at) or 'nothing'}")
-                continue
-            if status:
-                print((folder / "parts.log").read_text(errors="replace")[-2000:], file=sys.stderr)
-                return 1
-            break
+                print(f"kill {killed}; on disk: {' '.join(at) or 'nothing'}", flush=True)
+        if status:
+            print((folder / "parts.log").read_text(errors="replace")[-2000:], file=sys.stderr)
+            return 1
         equal = digests(whole) == digests(parts)
         logged = losses(whole) == losses(parts)
         print(
             f"{args.steps} steps, {args.processes} process(es), {killed} kills: "
-            f"{len(digests(whole))} files {'identical' if equal else 'DIFFERENT'}, "
+            f"{len(digests(whole))} tensors {'identical' if equal else 'DIFFERENT'}, "
             f"log {'identical' if logged else 'DIFFERENT'}"
         )
         return 0 if equal and logged else 1

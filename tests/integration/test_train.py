@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from facke_core.config import write_json
 from facke_core.data.crops import CropSet
 from facke_core.data.mesh import OVAL_RING, POINTS
 from facke_core.errors import ConfigError, DataError, UsageError, WeightsError
+from facke_core.provenance import read_disclosure
 from facke_core.training.checkpoints import complete
 from facke_core.training.run import read_recipe, train
 
@@ -99,6 +101,42 @@ def test_a_run_folder_is_a_folder_of_weights(recipe: str, dataset: Path, tmp_pat
     assert swapper.source.config.training["steps"] == 4
     card = complete(tmp_path / "run")[-1] / "README.md"
     assert "step" in card.read_text(encoding="utf-8")
+
+
+def test_probes_are_logged_pictured_and_choose_the_best_checkpoint(
+    recipe: str, dataset: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    probes: list[Any] = []
+    overrides = ["steps=12", "probe.every=2", "probe.faces=3", "save_every=100"]
+    summary = train(recipe, dataset, run, device="cpu", overrides=overrides, on_probe=probes.append)
+    assert [probe.step for probe in probes] == [2, 4, 6, 8, 10, 12]
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    logged = {line["step"]: line["probe.score"] for line in log if "probe.score" in line}
+    assert set(logged) == {2, 4, 6, 8, 10, 12}
+    assert read_disclosure(run / "previews" / "00000002.png")["method"] == "simswap"
+    best = min(probes, key=lambda probe: probe.score)
+    assert summary.best == json.loads((run / "best.json").read_text())
+    assert summary.best["step"] == best.step
+    assert load(run / summary.best["checkpoint"])
+    assert {best.step, 12} <= {int(folder.name) for folder in complete(run)}
+    assert len(complete(run)) <= 3
+
+    again = train(
+        recipe, dataset, run, device="cpu", resume=True, overrides=["steps=13", "save_every=1"]
+    )
+    assert again.best == summary.best
+    assert (run / summary.best["checkpoint"]).is_dir()
+
+
+def test_the_panel_is_checked_like_the_dataset(recipe: str, dataset: Path, tmp_path: Path) -> None:
+    crops = CropSet.load(dataset)
+    images = crops.images[torch.arange(len(crops))]
+    info = {"alignment": {}, "identity_encoder": {}}
+    replace(crops, images=images, info=info).save(tmp_path / "panel")
+    overrides = ["probe.every=2"]
+    with pytest.raises(DataError, match="panel"):
+        train(recipe, dataset, tmp_path / "run", overrides=overrides, panel=tmp_path / "panel")
 
 
 def test_an_interrupted_and_resumed_run_gives_the_same_weights(

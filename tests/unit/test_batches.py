@@ -30,7 +30,6 @@ def crop_set(n: int = 12) -> CropSet:
         embeddings=torch.nn.functional.normalize(torch.randn(n, 2, 8, generator=rng), dim=-1),
         people=torch.arange(n) // 2,
         weights=torch.ones(n),
-        keys=torch.arange(n * 32, dtype=torch.uint8).view(n, 32),
         info={"name": "tiny"},
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from facke_core.data.pairs import Pair, PairConfig, People, PairSampler
+from facke_core.data.pairs import Pair, PairConfig, PairSampler, People
 from facke_core.errors import DataError, FackeWarning
 
 COUNTS = (3, 1, 5, 2, 4)
@@ -110,7 +110,7 @@ def test_facke_draws_pictures_uniformly_and_the_paper_draws_people() -> None:
 
 @pytest.mark.filterwarnings("ignore::facke_core.errors.FackeWarning")
 def test_the_other_person_of_an_inter_pair_is_uniform() -> None:
-    pairs = [p for p in drawn(sampler(rule="facke", schedule="alternate", batch=16), 2000)]
+    pairs = drawn(sampler(rule="facke", schedule="alternate", batch=16), 2000)
     targets = Counter(PEOPLE[p.target] for p in pairs if not p.same_identity and p.source == 0)
     assert set(targets) == {1, 2, 3, 4}
     assert all(share(targets, person) == pytest.approx(0.25, abs=0.05) for person in targets)

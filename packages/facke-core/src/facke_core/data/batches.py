@@ -1,5 +1,8 @@
-"""Batches of swaps from a crop set. Batch k is a function of ``(seed, k)`` alone, so a training that
-is resumed at step k sees exactly the batches it would have seen (docs/adr/0002)."""
+"""Batches of swaps from a crop set.
+
+Batch k is a function of ``(seed, k)`` alone, so a training that is resumed at step k sees exactly
+the batches it would have seen (docs/adr/0002).
+"""
 
 from __future__ import annotations
 

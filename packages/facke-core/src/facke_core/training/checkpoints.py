@@ -1,8 +1,8 @@
 """Checkpoints on disk: a folder each, whole or absent, every file with its digest.
 
 A checkpoint of ``facke train`` is a folder of weights as well (``config.json`` and
-``model.safetensors``, the moving average), so ``./RUN/checkpoints/00000500`` can be loaded; ``./RUN``
-stands for the newest one.
+``model.safetensors``, the moving average), so ``./RUN/checkpoints/00000500`` can be loaded;
+``./RUN`` stands for the newest one.
 """
 
 from __future__ import annotations

@@ -76,13 +76,13 @@ class RunLog:
         except Exception as error:  # of TensorBoard's thread, or TensorFlow's where it is installed
             self._give_up_board(error)
 
-    def image(self, step: int, name: str, image: Tensor) -> None:
-        """Keep a picture (3, H, W) in [0, 1]: as ``previews/{step:08d}.png``, and as ``name`` in
-        TensorBoard."""
+    def image(self, step: int, name: str, image: Tensor, xmp: bytes | None = None) -> None:
+        """Keep a picture (3, H, W) in [0, 1]: as ``previews/{step:08d}.png``, with ``xmp`` in it,
+        and as ``name`` in TensorBoard."""
         file = self._previews / f"{step:08d}.png"
         try:
             self._previews.mkdir(exist_ok=True)
-            write_image(file, image, overwrite=True)
+            write_image(file, image, xmp=xmp, overwrite=True)
         except (OSError, ImageError) as error:
             return self._warn(self._previews, error)
         if self._board is None:

@@ -1,8 +1,8 @@
 """``facke train``: a recipe and a dataset in, a run folder out.
 
-A run folder holds ``recipe.json``, ``log.jsonl``, ``tensorboard/``, ``previews/``, ``best.json`` and
-``checkpoints/``. A checkpoint is a folder of weights (the moving average), and the run folder stands
-for its newest one: ``load("./run")``. ``--resume`` continues from there.
+A run folder holds ``recipe.json``, ``log.jsonl``, ``tensorboard/``, ``previews/``, ``best.json``
+and ``checkpoints/``. A checkpoint is a folder of weights (the moving average), and the run folder
+stands for its newest one: ``load("./run")``. ``--resume`` continues from there.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from facke_core.errors import DataError, FackeWarning, UsageError
 from facke_core.loading import build_method, load_encoder, save
 from facke_core.methods import Method
 from facke_core.protocols import Generator, IdentityEncoder
+from facke_core.provenance import disclosure
 from facke_core.registry import Registry, default_registry
 from facke_core.sources import locate
 from facke_core.training import checkpoints
@@ -36,6 +37,7 @@ from facke_core.training.probe import ProbeReport, SwapProbe
 from facke_core.training.recipe import Recipe, read_recipe
 from facke_core.training.step import StepReport
 from facke_core.training.trainer import Trainer, make_accelerator
+from facke_core.types import SwapRequest
 from facke_core.weights import MODEL, WeightsConfig, fill, read_tensors
 
 RECIPE = "recipe.json"
@@ -108,8 +110,8 @@ def train(
     place = resolve_device(device)
     crops = CropSet.load(data)
     encoder = load_encoder(settings.identity_encoder, registry=registry)
-    check_encoder(crops, encoder, settings.identity_encoder, data)
-    _check_alignment(crops, settings, data)
+    _check_dataset(crops, settings, encoder, data)
+    faces = _panel(data, panel, settings, encoder) or crops
     torch.manual_seed(settings.seed)
     weights = WeightsConfig(
         method=settings.method,
@@ -147,7 +149,7 @@ def train(
         run.restore(trainer.resume(latest))
     probe = None
     if settings.probe.every and accelerator.is_main_process:
-        probe = _probe(settings, _panel(data, panel, crops), method, encoder, registry)
+        probe = _probe(settings, faces, method, encoder, registry)
 
     started = time.perf_counter()
     main = accelerator.is_main_process
@@ -167,7 +169,7 @@ def train(
             if probe and log and (report.step % settings.probe.every == 0 or last):
                 seen = probe(cast(Generator, trainer.ema.module), report.step)
                 improved = run.judge(seen)
-                _tell(seen, log, on_probe)
+                _tell(seen, log, on_probe, disclosure(run.request))
             stop = trainer.any(bool(stopped))
             if improved or stop or last or report.step % settings.save_every == 0:
                 run.keep()
@@ -195,6 +197,14 @@ class _Run:
     registry: Registry
     provenance: dict[str, Any]
     best: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def request(self) -> SwapRequest:
+        """What previews say about themselves."""
+        step = f"step {self.trainer.step}"
+        return SwapRequest(
+            method=self.weights.method, weights=self.out.name, revision=step, seed=None
+        )
 
     def judge(self, seen: ProbeReport) -> bool:
         """Whether this is the best so far: the lowest retrieval + reconstruction, as in the
@@ -263,17 +273,28 @@ def _latest(out: Path, resume: bool) -> Path | None:
     return latest
 
 
-def _panel(data: Path, panel: Path | None, crops: CropSet) -> CropSet:
+def _panel(
+    data: Path, panel: Path | None, recipe: Recipe, encoder: IdentityEncoder
+) -> CropSet | None:
+    """Faces for the probe that the training does not see, if there are any."""
     test = data / "test"
     if panel is None and (data / "train").is_dir() and test.is_dir():
         panel = test
-    return CropSet.load(panel) if panel else crops
+    if panel is None or not recipe.probe.every:
+        return None
+    crops = CropSet.load(panel)
+    _check_dataset(crops, recipe, encoder, panel)
+    return crops
 
 
 def _probe(
     recipe: Recipe, panel: CropSet, method: Method, encoder: IdentityEncoder, registry: Registry
 ) -> SwapProbe:
-    judge = load_encoder(recipe.probe.encoder, registry=registry) if recipe.probe.encoder else None
+    judge = None
+    if recipe.probe.encoder:
+        judge = load_encoder(recipe.probe.encoder, registry=registry)
+        if isinstance(judge, nn.Module):
+            judge.to(next(cast(nn.Module, method.generator).parameters()).device)
     return SwapProbe(
         panel,
         config=recipe.probe,
@@ -284,10 +305,15 @@ def _probe(
     )
 
 
-def _tell(seen: ProbeReport, log: RunLog, on_probe: Callable[[ProbeReport], None] | None) -> None:
+def _tell(
+    seen: ProbeReport,
+    log: RunLog,
+    on_probe: Callable[[ProbeReport], None] | None,
+    xmp: bytes,
+) -> None:
     log.write(seen.step, dict(seen.values))
     if seen.preview is not None:
-        log.image(seen.step, "preview", seen.preview)
+        log.image(seen.step, "preview", seen.preview, xmp)
     if seen.warning:
         warnings.warn(seen.warning, FackeWarning, stacklevel=3)
     if on_probe:
@@ -304,7 +330,8 @@ def _begin_with(init: str, generator: Generator, registry: Registry) -> str:
     return f"{found.weights} {found.revision}".strip()
 
 
-def _check_alignment(crops: CropSet, recipe: Recipe, data: Path) -> None:
+def _check_dataset(crops: CropSet, recipe: Recipe, encoder: IdentityEncoder, data: Path) -> None:
+    check_encoder(crops, encoder, recipe.identity_encoder, data)
     have, want = crops.info.get("alignment"), dict(recipe.alignment)
     if have != want:
         options = " ".join(f"--{key} {value}" for key, value in want.items())

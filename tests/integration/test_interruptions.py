@@ -1,0 +1,97 @@
+"""Trainings that are killed, stopped, or fail: real processes, real signals."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from facke_cli.main import main
+from facke_core.training.checkpoints import complete
+
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "kill_and_resume.py"
+
+
+@pytest.fixture(scope="module")
+def bench() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("kill_and_resume", BENCHMARK)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def data(bench: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bench.noise_set(tmp_path_factory.mktemp("data") / "crops")
+
+
+@pytest.mark.parametrize(("processes", "kills"), [(1, 2), (2, 1)])
+def test_a_killed_and_resumed_training_ends_bit_identical(
+    processes: int, kills: int, data: Path
+) -> None:
+    numbers = ["--processes", str(processes), "--kills", str(kills), "--steps", "24"]
+    command = [sys.executable, str(BENCHMARK), *numbers, "--data", str(data)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{kills} kills: 333 tensors identical, log identical" in done.stdout
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sigterm_saves_and_exits(
+    processes: int, bench: ModuleType, data: Path, tmp_path: Path
+) -> None:
+    recipe = bench.tiny_recipe(tmp_path / "tiny.json", 100_000)
+    run, log = tmp_path / "run", tmp_path / "log"
+    quick = ["--set", "save_every=1000000", "--set", "probe.every=0"]
+    process = bench.start([*bench.command(recipe, data, run, processes), *quick], log)
+    bench.until_logging(process, run)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    status = process.wait(60)
+    text = log.read_text(encoding="utf-8")
+    assert status != 0, text
+    if processes == 1:
+        assert status == 130
+        assert "--resume" in text
+    [saved] = complete(run)
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] == int(saved.name)
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
+    bench: ModuleType, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = bench.tiny_recipe(tmp_path / "tiny.json", 8)
+    run = tmp_path / "run"
+    words = ["train", str(recipe), "--data", str(data), "--out", str(run), "--device", "cpu"]
+    assert main([*words, "--steps", "4", "--quiet"]) == 0
+    kept = complete(run)
+    explode = ["--set", "optimizer.lr=1e30", "--set", "clip=0", "--set", "save_every=1000"]
+    assert main([*words, "--quiet", "--resume", *explode, "--set", "probe.every=0"]) == 2
+    error = capsys.readouterr().err
+    assert "The loss became" in error
+    assert "Resume with a lower optimizer.lr" in error
+    assert complete(run) == kept
+    assert main([*words, "--quiet", "--resume"]) == 0
+    assert complete(run)[-1].name == "00000008"
+
+
+def test_a_dataset_of_another_encoder_is_refused_with_the_command(
+    bench: ModuleType, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = bench.tiny_recipe(tmp_path / "tiny.json", 8)
+    words = ["train", str(recipe), "--data", str(data), "--out", str(tmp_path / "run")]
+    assert main([*words, "--set", "identity_encoder.centre=false"]) == 2
+    error = capsys.readouterr().err
+    assert "facke prepare PHOTOS" in error
+    assert '--encoder \'{"name": "dlib-resnet29", "centre": false}\'' in error
+    assert not (tmp_path / "run").exists()
