@@ -21,6 +21,7 @@ OWN = {
     "inspect": "Tell what a picture says about its own making.",
     "methods": "List the installed methods.",
     "plugins": "List the installed plugins, and those that failed.",
+    "prepare": "Make a dataset from photographs of people.",
     "train": "Train a recipe on a dataset.",
     "doctor": "Check the installation and say how to repair it.",
 }

@@ -177,7 +177,7 @@ def load_encoder(
         UnavailableError: it cannot be used here; says why and what to do.
     """
     registry = registry or default_registry()
-    settings = _encoder_settings(name)
+    settings = encoder_settings(name)
     spec = registry.encoder(settings.pop("name"))
     reason = registry.availability(spec)
     if reason:
@@ -212,7 +212,8 @@ def _check_settings(
             )
 
 
-def _encoder_settings(name: str | Mapping[str, Any]) -> dict[str, Any]:
+def encoder_settings(name: str | Mapping[str, Any]) -> dict[str, Any]:
+    """What :func:`load_encoder` takes, as ``{"name": ..., **settings}``."""
     if isinstance(name, str):
         if not name.startswith(hub.PREFIX):
             return {"name": name}

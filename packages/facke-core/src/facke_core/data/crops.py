@@ -18,7 +18,7 @@ import json
 import os
 import shlex
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -26,6 +26,7 @@ from typing import Any, cast
 from safetensors import SafetensorError
 from torch import Tensor
 
+from facke_core.config import write_json
 from facke_core.data.mesh import OVAL_RING, POINTS
 from facke_core.data.shards import (
     Pictures,
@@ -119,15 +120,46 @@ class CropSet:
         for name, begin, end in shards_of(keys, digits):
             path = shard_path(folder, name, "tensors")
             write_shard(path, keys[begin:end], self.images[begin:end], size=size, preparation="")
-        index = {"people": self.people, "weights": self.weights}
+        index = {"keys": key_rows(keys), "people": self.people, "weights": self.weights}
         index |= {"points": self.points} if self.points is not None else {}
         index |= {"ring": self.ring} if self.ring is not None else {}
         columns = {name: Column.of(tensor) for name, tensor in index.items()}
-        write_tensors(folder / INDEX, {"keys": Column.of(key_rows(keys)), **columns}, {})
-        embeddings = {"embeddings": Column.of(self.embeddings)}
-        write_tensors(folder / IDENTITY, embeddings, {})
-        info = {"format": FORMAT, "store": "tensors", "digits": digits, "rows": rows_digest(keys)}
-        write_info(folder, {**self.info, **info, "count": n})
+        info = {**self.info, "store": "tensors", "digits": digits}
+        write_tables(folder, info, keys, columns, Column.of(self.embeddings))
+
+
+def write_tables(
+    folder: Path,
+    info: Mapping[str, Any],
+    keys: Sequence[bytes],
+    index: Mapping[str, Column],
+    embeddings: Column,
+    *,
+    preparation: str = "",
+) -> None:
+    """Everything but the pictures. ``dataset.json`` comes last and names what belongs to it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    info = {"format": FORMAT, **info, "count": len(keys), "rows": _digest(b"".join(keys))}
+    about = {"preparation": preparation, "set": _stamp(info, "people")}
+    write_tensors(folder / INDEX, index, about)
+    about = {"encoder": str(info.get("encoder_digest", "")), "set": _stamp(info, "encoder_digest")}
+    write_tensors(folder / IDENTITY, {"embeddings": embeddings}, about)
+    try:
+        write_json(folder / INFO, info)
+    except ConfigError as error:
+        raise error.__cause__ or error from None
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _stamp(info: Mapping[str, Any], key: str) -> str:
+    """What ties a file to ``dataset.json``."""
+    return _digest(json.dumps([info["rows"], info.get(key)]).encode())
 
 
 def _info(folder: Path) -> dict[str, Any]:
@@ -159,11 +191,14 @@ def _info(folder: Path) -> dict[str, Any]:
 
 
 def _contents(folder: Path, info: Mapping[str, Any]) -> dict[str, Any]:
-    index, _ = read_tensors(folder / INDEX)
-    embeddings = read_tensors(folder / IDENTITY)[0]["embeddings"]
+    index, about = read_tensors(folder / INDEX)
+    identity, about_identity = read_tensors(folder / IDENTITY)
     keys = [bytes(row) for row in index["keys"].numpy()]
-    lengths = {len(tensor) for tensor in (*index.values(), embeddings)}
-    if lengths != {info["count"]} or info["rows"] != rows_digest(keys):
+    if (
+        info["rows"] != _digest(b"".join(keys))
+        or about.get("set") != _stamp(info, "people")
+        or about_identity.get("set") != _stamp(info, "encoder_digest")
+    ):
         raise ValueError(f"{INDEX}, {IDENTITY} and {INFO} do not belong together")
     points = index.get("points")
     for tensor, known, what in (
@@ -192,26 +227,11 @@ def _contents(folder: Path, info: Mapping[str, Any]) -> dict[str, Any]:
         "images": StoredPictures(shards, shards[0][0].shape[-1]),
         "points": points,
         "ring": index.get("ring"),
-        "embeddings": embeddings,
+        "embeddings": identity["embeddings"],
         "people": index["people"],
         "weights": index["weights"],
         "keys": index["keys"],
     }
-
-
-def rows_digest(keys: list[bytes]) -> str:
-    """What ties the files of a set together."""
-    return hashlib.sha256(b"".join(keys)).hexdigest()
-
-
-def write_info(folder: Path, info: Mapping[str, Any]) -> None:
-    """``dataset.json``, whole or not at all."""
-    from facke_core.config import write_json
-
-    try:
-        write_json(folder / INFO, info)
-    except ConfigError as error:
-        raise error.__cause__ or error from None
 
 
 def _numbers(n: int) -> list[bytes]:

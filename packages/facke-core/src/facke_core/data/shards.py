@@ -186,4 +186,6 @@ def _write_tar(
 
 def key_rows(keys: Sequence[bytes]) -> Tensor:
     """(N, 32) uint8."""
+    if not keys:
+        return torch.empty(0, 32, dtype=torch.uint8)
     return torch.frombuffer(bytearray(b"".join(keys)), dtype=torch.uint8).view(len(keys), 32)

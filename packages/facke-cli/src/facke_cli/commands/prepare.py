@@ -1,0 +1,220 @@
+"""``facke prepare``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from facke_cli.console import emit, say, write
+from facke_core.errors import UsageError
+
+if TYPE_CHECKING:
+    from facke_core.data.making import PrepareSummary
+
+FIRST = 3
+"""Names that the report gives of each kind."""
+SECONDS = 5.0
+"""Between two lines of progress."""
+
+
+def prepare(
+    photos: Annotated[
+        Path, typer.Argument(metavar="PHOTOS", help="The photographs, a folder per person.")
+    ],
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="The folder to write.")],
+    size: Annotated[
+        int | None, typer.Option(min=16, help="Pixels of a crop's side. [default: 128]")
+    ] = None,
+    template: Annotated[
+        str | None, typer.Option(help="The alignment. [default: simswap_frontal]")
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Of the identity vectors: a name, hf:org/repo@COMMIT, or a JSON object with name "
+            "and settings. [default: dlib-resnet29]",
+        ),
+    ] = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CSV",
+            help="Names the pictures instead of the folders: columns path and identity, and "
+            "optionally mono, source, licence.",
+        ),
+    ] = None,
+    aligned: Annotated[
+        bool, typer.Option("--aligned", help="The pictures are aligned crops already.")
+    ] = False,
+    store: Annotated[
+        Literal["tensors", "webdataset"] | None,
+        typer.Option(help="How crops are stored. [default: tensors]"),
+    ] = None,
+    license_: Annotated[
+        str | None,
+        typer.Option("--license", metavar="SPDX", help="The licence of the pictures."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Of the dataset. [default: the name of PHOTOS]")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes. [default: one per core]")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing.")] = False,
+) -> None:
+    """Detect, align and embed the faces of many people: a dataset for facke train.
+
+    PHOTOS is PERSON/*, images/PERSON/*, or {train,test}/images/PERSON/*. What DATASET holds already
+    is kept, options included, and an interrupted preparation goes on.
+    """
+    settings = _encoder(encoder)
+    from facke_core.data.prepare import prepare as run
+
+    with _progress(quiet) as on_progress:
+        summaries = run(
+            photos,
+            dataset,
+            size=size,
+            template=template,
+            encoder=settings,
+            manifest=manifest,
+            aligned=aligned or None,
+            store=store,
+            license=license_,
+            name=name,
+            workers=workers,
+            on_progress=on_progress,
+        )
+    if as_json:
+        emit({"datasets": [_document(summary) for summary in summaries]})
+    elif not quiet:
+        for summary in summaries:
+            write(_report(summary))
+
+
+def _encoder(text: str | None) -> str | dict[str, Any] | None:
+    if text is None or not text.lstrip().startswith("{"):
+        return text
+    import json
+
+    try:
+        settings = json.loads(text)
+    except ValueError as error:
+        raise UsageError(
+            f"--encoder {text} is not valid JSON: {error}. "
+            'Write, for example, \'{"name": "dlib-resnet29", "centre": false}\'.'
+        ) from error
+    return dict(settings)
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[str, int, int], None] | None]:
+    """A bar on a terminal, a line now and then elsewhere."""
+    if quiet:
+        yield None
+        return
+    if not sys.stderr.isatty():
+        yield _lines()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks or bar.tasks[tasks[what]].finished:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done)
+
+        yield show
+
+
+def _lines() -> Callable[[str, int, int], None]:
+    said = time.monotonic()
+
+    def show(what: str, done: int, total: int) -> None:
+        nonlocal said
+        if done == total or time.monotonic() - said > SECONDS:
+            said = time.monotonic()
+            say(f"{what} {done}/{total}")
+
+    return show
+
+
+def _document(summary: PrepareSummary) -> dict[str, Any]:
+    return {
+        "out": str(summary.out),
+        "pictures": summary.pictures,
+        "crops": summary.crops,
+        "people": summary.people,
+        "skipped": _by_reason(summary.skipped),
+        "duplicates": dict(summary.duplicates),
+        "shared": dict(summary.shared),
+        "empty": list(summary.empty),
+        "single": list(summary.single),
+        "beside": list(summary.beside),
+        "detected": summary.detected,
+        "embedded": summary.embedded,
+        "kept": summary.crops - summary.embedded,
+        "workers": summary.workers,
+        "seconds": round(summary.seconds, 3),
+        "images_per_s": round(summary.images_per_second, 2),
+        "decoding": round(summary.decoding, 4),
+    }
+
+
+def _by_reason(skipped: Mapping[str, str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for path, reason in skipped.items():
+        found[reason].append(path)
+    return dict(sorted(found.items(), key=lambda item: -len(item[1])))
+
+
+def _report(summary: PrepareSummary) -> str:
+    lines = [
+        f"{summary.out}: {summary.crops} crops of {summary.people} people "
+        f"from {summary.pictures} pictures"
+    ]
+    for reason, paths in _by_reason(summary.skipped).items():
+        lines.append(f"  skipped, {reason}: {_some(paths)}")
+    if summary.duplicates:
+        lines.append(f"  the same file twice: {_some(list(summary.duplicates))}")
+    for path, first in list(summary.shared.items())[:FIRST]:
+        lines.append(f"  the same file for two people: {path} is left out, {first} is used")
+    if len(summary.shared) > FIRST:
+        lines.append(f"  and {len(summary.shared) - FIRST} more files for two people")
+    if summary.empty:
+        lines.append(f"  people without a usable picture: {_some(summary.empty)}")
+    if summary.single:
+        lines.append(
+            f"  people with one picture, out of Identity Grouping: {_some(summary.single)}"
+        )
+    if summary.beside:
+        lines.append(f"  files of nobody, not looked at: {_some(summary.beside)}")
+    lines.append(
+        f"  vectors computed: {summary.embedded}, kept from before: "
+        f"{summary.crops - summary.embedded}; pictures searched for faces: {summary.detected}"
+    )
+    if summary.images_per_second:
+        lines.append(
+            f"  {summary.seconds:.1f} s, {summary.images_per_second:.1f} images/s with "
+            f"{summary.workers} workers, {summary.decoding:.0%} of their time in decoding"
+        )
+    return "\n".join(lines)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = ", ..." if len(names) > FIRST else ""
+    return f"{len(names)} ({', '.join(names[:FIRST])}{more})"
