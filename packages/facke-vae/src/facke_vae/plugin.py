@@ -1,2 +1,35 @@
-"""What facke-vae contributes: nothing in this release. Its methods follow in a later one; the
-entry point exists so that installing the package changes nothing but what it adds."""
+"""What facke-vae contributes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from facke_core import MethodSpec, hookimpl
+
+
+def _recipes(*names: str) -> dict[str, str]:
+    return {name: f"facke_vae:recipes/{name}.json" for name in names}
+
+
+@hookimpl
+def facke_methods() -> list[MethodSpec]:
+    network: dict[str, Any] = {
+        "config": "facke_vae.cvae:CVAEConfig",
+        "build": "facke_vae.cvae:build",
+        "objective": "facke_vae.objective:objective",
+        "paper": "arXiv:2206.11203",
+    }
+    return [
+        MethodSpec(
+            name="cvae",
+            summary="CVAE: a variational latent between encoder and ID blocks, one pass",
+            recipes=_recipes("cvae", "cvae-1d", "cvae-id"),
+            **network,
+        ),
+        MethodSpec(
+            name="cvae-gan",
+            summary="CVAE-GAN: the CVAE trained against a discriminator, one pass",
+            recipes=_recipes("cvae-gan", "cvae-gan-ig", "cvae-gan-c"),
+            **network,
+        ),
+    ]

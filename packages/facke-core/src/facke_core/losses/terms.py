@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from facke_core.errors import check_choice
 from facke_core.losses import functional as L
 from facke_core.protocols import Loss
 from facke_core.training.step import Step
@@ -74,20 +75,29 @@ def perturb(image: Tensor, amount: float, rng: torch.Generator | None) -> Tensor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReconstructionLoss:
-    """Mean absolute difference between the result and the reference.
+    """Mean absolute (``l1``) or squared (``l2``) difference between the result and the reference.
 
     ``focus`` in [0, 1) weighs the middle of the face more than the border of the crop, which the
-    paste-back throws away: 0 weighs all pixels alike.
+    paste-back throws away: 0 weighs all pixels alike. ``inter`` multiplies the difference where the
+    identities differ and the reference is the target, as in Facke's CVAE; without it,
+    ``where="same_identity"`` leaves those samples out.
     """
 
     units: L.Units = "rgb"
+    distance: Literal["l1", "l2"] = "l1"
     focus: float = 0.0
+    inter: float = 1.0
     name: str = "reconstruction"
 
+    def __post_init__(self) -> None:
+        check_choice("Distance", self.distance, ("l1", "l2"))
+
     def __call__(self, step: Step) -> Tensor:
-        image = step.output.image
+        image, batch = step.output.image, step.batch
         weight = face_weight(image.shape[-1], self.focus).to(image.device) if self.focus else None
-        return L.reconstruction_l1(image, step.batch.reference, units=self.units, weight=weight)
+        distance = L.reconstruction_l1 if self.distance == "l1" else L.reconstruction_l2
+        values = distance(image, batch.reference, units=self.units, weight=weight)
+        return values.where(batch.same_identity, self.inter * values)
 
 
 def face_weight(size: int, focus: float) -> Tensor:

@@ -20,8 +20,7 @@ class Veil(nn.Module):
         self.amount = amount
 
     def forward(self, x: Tensor) -> Tensor:
-        size = x.shape[-1]
-        sigma = self.amount * size
+        sigma = self.amount * x.shape[-1]
         reach = round(3 * sigma)
         taps = torch.arange(-reach, reach + 1, device=x.device, dtype=x.dtype)
         kernel = torch.exp(-taps.square() / (2 * sigma**2))
@@ -29,8 +28,10 @@ class Veil(nn.Module):
         padded = F.pad(x, (reach, reach, reach, reach), mode="replicate")
         with torch.autocast(x.device.type, enabled=False):
             blurred = F.conv2d(F.conv2d(padded, kernel, groups=3), kernel.mT, groups=3)
-        axis = (torch.arange(size, device=x.device, dtype=x.dtype) + 0.5) / size
-        dx = (axis - self.CENTRE[0]) / self.RADII[0]
-        dy = (axis - self.CENTRE[1]) / self.RADII[1]
+        rows, columns = (
+            (torch.arange(n, device=x.device, dtype=x.dtype) + 0.5) / n for n in x.shape[2:]
+        )
+        dx = (columns - self.CENTRE[0]) / self.RADII[0]
+        dy = (rows - self.CENTRE[1]) / self.RADII[1]
         radius = (dx.square()[None, :] + dy.square()[:, None]).sqrt()
         return torch.lerp(x, blurred, ((1 + self.EDGE - radius) / (2 * self.EDGE)).clamp(0, 1))
