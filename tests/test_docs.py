@@ -32,6 +32,7 @@ LINKED.append(ROOT / "RESPONSIBLE_USE.md")
 REASONS = {
     "needs PyPI",
     "takes hours",
+    "needs several machines",
     "these are the tests",
     "quoted from facke_core.protocols",
 }

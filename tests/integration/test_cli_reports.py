@@ -95,11 +95,18 @@ def test_train_hands_its_options_on_and_reports_the_end(
     def train(*arguments: Any, **options: Any) -> SimpleNamespace:
         given.update(options, arguments=arguments)
         return SimpleNamespace(
-            out=arguments[2], step=5, steps=9, images=80, seconds=1.5, finished=finished
+            out=arguments[2],
+            step=5,
+            steps=9,
+            images=80,
+            seconds=1.5,
+            finished=finished,
+            best={"step": 4, "score": 0.5},
         )
 
     monkeypatch.setattr("facke_core.training.run.train", train)
     options = ["--set", "batch_size=2", "--set", "data.flip=true", "--steps", 9, "--resume"]
+    options += ["--workers", 3, "--panel", "faces"]
     run = facke("train", "demo", "--data", "set", "--out", "run", *options, "--json", "--quiet")
     assert run.code == code
     assert json.loads(run.out) == {
@@ -109,14 +116,18 @@ def test_train_hands_its_options_on_and_reports_the_end(
         "images": 80,
         "seconds": 1.5,
         "finished": finished,
+        "best": {"step": 4, "score": 0.5},
     }
     assert given == {
         "arguments": ("demo", Path("set"), Path("run")),
         "resume": True,
         "overrides": ["batch_size=2", "data.flip=true", "steps=9"],
         "device": "auto",
+        "workers": 3,
+        "panel": Path("faces"),
         "init": None,
         "on_step": None,
+        "on_probe": None,
     }
 
 

@@ -1,8 +1,7 @@
 """One training step of Facke's SimSwap: every loss term, gradients and BatchNorm statistics.
 
-Networks, terms and weights are those of the recipe ``simswap-224`` and its variants. The same
-fixture records a step of Facke's CVAE-GAN (``cvae.*``); those values are not tested here, as the
-generator that they belong to is not part of facke-gan.
+Networks, terms and weights are those of the recipe ``simswap-224`` and its variants. The step of
+Facke's CVAE-GAN that the same fixture records is compared in ``test_parity_cvae.py``.
 """
 
 from __future__ import annotations
