@@ -89,11 +89,14 @@ def command(recipe: Path, data: Path, out: Path, processes: int) -> list[str]:
     folder = Path(sys.executable).parent
     if processes == 1:
         return [str(folder / "facke"), *train]
+    launch = ["--nproc-per-node", str(processes), "--master-port", str(free_port())]
+    return [str(folder / "torchrun"), *launch, str(folder / "facke"), *train]
+
+
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    launch = ["--nproc-per-node", str(processes), "--master-port", str(port)]
-    return [str(folder / "torchrun"), *launch, str(folder / "facke"), *train]
+        return probe.getsockname()[1]
 
 
 def start(words: list[str], log: Path) -> subprocess.Popen[bytes]:

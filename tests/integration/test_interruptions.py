@@ -67,6 +67,22 @@ def test_sigterm_saves_and_exits(
     assert lines[-1]["step"] == int(saved.name)
 
 
+def test_several_machines_train_together(bench: ModuleType, data: Path, tmp_path: Path) -> None:
+    """Two launchers that find each other over the network, as the documentation has it."""
+    recipe = bench.tiny_recipe(tmp_path / "tiny.json", 4)
+    run = tmp_path / "run"
+    _, *train = bench.command(recipe, data, run, 1)
+    torchrun, facke = (str(Path(sys.executable).parent / name) for name in ("torchrun", "facke"))
+    meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{bench.free_port()}"]
+    launch = [torchrun, "--nnodes", "2", "--nproc-per-node", "1", *meeting, facke, *train]
+    machines = [bench.start(launch, tmp_path / f"log{k}") for k in range(2)]
+    logs = [tmp_path / f"log{k}" for k in range(2)]
+    assert [m.wait(120) for m in machines] == [0, 0], [log.read_text()[-3000:] for log in logs]
+    config = json.loads((complete(run)[-1] / "config.json").read_text(encoding="utf-8"))
+    assert config["training"]["processes"] == 2
+    assert len((run / "log.jsonl").read_text().splitlines()) == 4 + 2  # and two probes
+
+
 def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
     bench: ModuleType, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
