@@ -20,13 +20,14 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 
 import facke_cli.samples
+import facke_core.data.photos
 from facke_cli.main import main
 from facke_core import load_encoder
 from facke_core.data.crops import CropSet, check_encoder
 from facke_core.data.images import read_image, resize
-from facke_core.data.making import PrepareSummary
 from facke_core.data.mesh import OVAL_RING, POINTS
 from facke_core.data.prepare import prepare
+from facke_core.data.summary import PrepareSummary
 from facke_core.errors import DataError, FackeWarning, UsageError
 
 pytest.importorskip("mediapipe", reason="the detector is not installed")
@@ -66,7 +67,7 @@ def take_photos(folder: Path) -> None:
     ImageOps.grayscale(hopper).save(folder / "hopper" / "4.png")
     ImageOps.mirror(collins).save(folder / "mirrored" / "1.png")
     (folder / "hopper" / "broken.jpg").write_bytes((folder / "collins/2.jpg").read_bytes()[:900])
-    collins.resize((24, 24)).save(folder / "collins" / "tiny.png")
+    collins.resize((120, 120)).save(folder / "collins" / "tiny.png")
     Image.effect_noise((200, 200), 40).save(folder / "nobody" / "noise.png")
     (folder / "nobody" / ".hidden").write_text("")
     (folder / "readme.txt").write_text("mine")
@@ -94,14 +95,8 @@ def dataset(made: tuple[Path, PrepareSummary], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def album(photos: Path, tmp_path: Path) -> Path:
-    """A copy of the photographs, to change; files are made in another order."""
-    folder = tmp_path / "photos"
-    for path in sorted(photos.rglob("*"), reverse=True):
-        if path.is_file():
-            goal = folder / path.relative_to(photos)
-            goal.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, goal)
-    return folder
+    """A copy of the photographs, to change."""
+    return shutil.copytree(photos, tmp_path / "photos")
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -190,9 +185,16 @@ def test_nothing_of_this_machine_gets_into_the_files(
 
 
 def test_workers_and_the_order_of_files_change_no_byte(
-    made: tuple[Path, PrepareSummary], album: Path, tmp_path: Path
+    made: tuple[Path, PrepareSummary],
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    prepare(album, tmp_path / "again", size=SIZE, workers=2, license="CC0-1.0", name="photos")
+    entries = facke_core.data.photos._entries  # file systems list folders in orders of their own
+    monkeypatch.setattr(
+        facke_core.data.photos, "_entries", lambda folder: list(entries(folder))[::-1]
+    )
+    prepare(photos, tmp_path / "again", size=SIZE, workers=2, license="CC0-1.0")
     assert content(tmp_path / "again") == content(made[0])
 
 
@@ -387,6 +389,16 @@ def test_a_folder_of_images_may_lie_between(tmp_path: Path) -> None:
     squares(tmp_path / "photos" / "images", "anna", "bert")
     (summary,) = prepare(tmp_path / "photos", tmp_path / "d", size=SIZE, aligned=True, workers=1)
     assert summary.people == 2
+
+
+def test_a_face_that_is_turned_away_is_left_out(shared: Path, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos" / "anna").mkdir(parents=True)
+    shutil.copytree(photos / "mirrored", tmp_path / "photos" / "mirrored")
+    turned = shared / "facepack" / "faces224" / "sfhq_t2i_2_Face_Pose_r1c09" / "0.jpg"
+    shutil.copy(turned, tmp_path / "photos" / "anna" / "1.jpg")
+    with pytest.warns(FackeWarning, match="one person, mirrored"):
+        (summary,) = prepare(tmp_path / "photos", tmp_path / "d", size=SIZE, workers=1)
+    assert dict(summary.skipped) == {"anna/1.jpg": "face turned away"}
 
 
 # -- stores and manifests ------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from facke_cli.console import emit, say, write
 from facke_core.errors import UsageError
 
 if TYPE_CHECKING:
-    from facke_core.data.making import PrepareSummary
+    from facke_core.data.summary import PrepareSummary
 
 FIRST = 3
 """Names that the report gives of each kind."""

@@ -50,10 +50,8 @@ FORMAT = 2
 INFO = "dataset.json"
 INDEX = "index.safetensors"
 IDENTITY = "identity.safetensors"
-CSV = "pictures.csv"
 UNFINISHED = ".unfinished"
 """What a preparation has made so far."""
-_OLD = "crops.safetensors"
 _DAMAGE = (SafetensorError, OSError, ValueError, KeyError, tarfile.TarError)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import multiprocessing
 import os
 import shutil
@@ -15,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,50 +20,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from facke_core.data.crops import CSV, IDENTITY, INDEX, INFO, UNFINISHED, write_tables
+from facke_core.data.crops import IDENTITY, INDEX, INFO, UNFINISHED, write_tables
 from facke_core.data.known import Bucket, Known, skipped_columns
 from facke_core.data.photos import Album, Picture, file_keys, shown
 from facke_core.data.portraits import UNREADABLE, Done, Job, Preparation, answer, start_worker
 from facke_core.data.shards import Store, TarShard, digits_for, key_rows, shard_path, shards_of
-from facke_core.data.tensors import Column, replacing
+from facke_core.data.summary import PrepareSummary, write_csv
+from facke_core.data.tensors import Column
 from facke_core.errors import DataError, FackeWarning
 
 _AHEAD = 4
 """Jobs per worker that wait or run."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PrepareSummary:
-    """What a preparation found and did."""
-
-    out: Path
-    pictures: int
-    """Files in the folders of people."""
-    crops: int
-    people: int
-    """With at least one crop."""
-    skipped: Mapping[str, str]
-    """Path -> why it is not used."""
-    duplicates: Mapping[str, str]
-    """Path -> the same file again that is used, of the same person."""
-    shared: Mapping[str, str]
-    """Path -> the same file that is used, of another person: one of the two must be wrong."""
-    empty: tuple[str, ...]
-    """People without a usable picture."""
-    single: tuple[str, ...]
-    """People with one; they take no part in Identity Grouping."""
-    beside: tuple[str, ...]
-    """Files beside the folders of people, which were not looked at."""
-    detected: int
-    """Pictures that were read, searched and cropped; the others were known."""
-    embedded: int
-    """Crops whose vectors were computed; those of the others were known."""
-    workers: int
-    seconds: float
-    images_per_second: float
-    """Of the pictures and crops that were worked on."""
-    decoding: float
-    """Share of the workers' time for reading and decoding files, 0 to 1."""
 
 
 class Making:
@@ -245,7 +209,7 @@ class Making:
             "skipped": dict(sorted(Counter(summary.skipped.values()).items())),
         }
         with self._writing(len(self.first), len(self.first)):
-            self._write_csv(summary, reasons)
+            write_csv(self.folder, self.album, self.keys, summary)
             write_tables(
                 self.folder,
                 info,
@@ -342,20 +306,3 @@ class Making:
             images_per_second=self.worked / self.working,
             decoding=self.decoding / self.busy if self.busy else 0.0,
         )
-
-    def _write_csv(self, summary: PrepareSummary, reasons: Mapping[bytes, str]) -> None:
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["path", "person", "key", "status", "reason"])
-        for picture in self.album.pictures:
-            path, key = shown(picture.path), self.keys.get(picture.path, b"").hex()
-            status, reason = "used", ""
-            if path in summary.skipped:
-                status, reason = "skipped", summary.skipped[path]
-            elif path in summary.duplicates:
-                status, reason = "duplicate", f"same file as {summary.duplicates[path]}"
-            elif path in summary.shared:
-                status, reason = "duplicate", f"same file as {summary.shared[path]}, another person"
-            writer.writerow([path, picture.person, key, status, reason])
-        with replacing(self.folder / CSV) as file:
-            file.write(text.getvalue().encode())

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from facke_core.data.crops import FORMAT, INFO, UNFINISHED
-from facke_core.data.making import Making, PrepareSummary
+from facke_core.data.making import Making
 from facke_core.data.photos import Album, find_photos
 from facke_core.data.portraits import Preparation
 from facke_core.data.shards import SUFFIX, Store
+from facke_core.data.summary import PrepareSummary
 from facke_core.errors import DataError, UsageError, check_choice
 from facke_core.faces.align import Alignment
 from facke_core.identity.digest import encoder_digest
