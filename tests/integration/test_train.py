@@ -129,6 +129,13 @@ def test_probes_are_logged_pictured_and_choose_the_best_checkpoint(
     assert (run / summary.best["checkpoint"]).is_dir()
 
 
+def test_an_encoder_of_another_framing_is_refused(
+    recipe: str, dataset: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="crop_template=ffhq"):
+        train(recipe, dataset, tmp_path / "run", overrides=["alignment.template=ffhq"])
+
+
 def test_the_panel_is_checked_like_the_dataset(recipe: str, dataset: Path, tmp_path: Path) -> None:
     crops = CropSet.load(dataset)
     images = crops.images[torch.arange(len(crops))]

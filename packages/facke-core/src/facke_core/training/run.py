@@ -24,7 +24,7 @@ from facke_core.config import to_dict, write_json
 from facke_core.data.batches import SwapBatches
 from facke_core.data.crops import CropSet, check_encoder, prepare_command
 from facke_core.devices import resolve_device
-from facke_core.errors import DataError, FackeWarning, UsageError
+from facke_core.errors import ConfigError, DataError, FackeWarning, UsageError
 from facke_core.loading import build_method, load_encoder, save
 from facke_core.methods import Method
 from facke_core.protocols import Generator, IdentityEncoder
@@ -110,6 +110,7 @@ def train(
     place = resolve_device(device)
     crops = CropSet.load(data)
     encoder = load_encoder(settings.identity_encoder, registry=registry)
+    _check_framing(encoder, settings)
     _check_dataset(crops, settings, encoder, data)
     faces = _panel(data, panel, settings, encoder) or crops
     torch.manual_seed(settings.seed)
@@ -328,6 +329,17 @@ def _begin_with(init: str, generator: Generator, registry: Registry) -> str:
     tensors = read_tensors(found.folder, MODEL, found.config)
     fill(cast(nn.Module, generator), tensors, source=init, built_by="the recipe's generator")
     return f"{found.weights} {found.revision}".strip()
+
+
+def _check_framing(encoder: IdentityEncoder, recipe: Recipe) -> None:
+    """The encoder judges results as they are, so it has to know their framing."""
+    template, wanted = encoder.spec.template, recipe.alignment.get("template")
+    if template and template != wanted:
+        raise ConfigError(
+            f"recipe.identity_encoder: {encoder.spec.name} takes crops of the template "
+            f"{template!r}, and recipe.alignment.template is {wanted!r}. Add "
+            f"--set identity_encoder.crop_template={wanted}, for the dataset as well."
+        )
 
 
 def _check_dataset(crops: CropSet, recipe: Recipe, encoder: IdentityEncoder, data: Path) -> None:
