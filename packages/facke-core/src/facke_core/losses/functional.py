@@ -110,7 +110,8 @@ def gradient_penalty(
 
     A :class:`ScaleWise` discriminator is differentiated with respect to each scale's own
     (normalised, downsampled) input, as in the original systems; any other one with respect to the
-    image.
+    image. The discriminator runs in float32, or in bfloat16 where autocast is set to that; float16
+    has too small a range for a gradient's gradient.
 
     Args:
         real: (B, 3, S, S) in [0, 1].
@@ -118,7 +119,11 @@ def gradient_penalty(
         rng: draws ``alpha``, uniform in [0, 1), one number per sample and scale.
         alpha: per scale (B, 1, 1, 1), instead of drawing it.
     """
-    with torch.autocast(real.device.type, enabled=False), torch.enable_grad():
+    device = real.device.type
+    bfloat16 = (
+        torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) is torch.bfloat16
+    )
+    with torch.autocast(device, torch.bfloat16, enabled=bfloat16), torch.enable_grad():
         reals, fakes, scores = _scales(discriminator, _full(real.detach()), _full(fake.detach()))
         if alpha is None:
             alpha = [
@@ -155,7 +160,7 @@ def _scales(
 def _penalty(score: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     x = x.requires_grad_()
     (slope,) = torch.autograd.grad(score(x).sum(), x, create_graph=True)
-    return (torch.linalg.vector_norm(slope.flatten(1), dim=1) - 1).square()
+    return (torch.linalg.vector_norm(_full(slope).flatten(1), dim=1) - 1).square()
 
 
 def feature_matching(
