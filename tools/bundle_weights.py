@@ -2,15 +2,15 @@
 
     python tools/bundle_weights.py RUN DEST --evaluation FILE.json --command "facke train ..."
 
-Writes config.json, model.safetensors (float16), log.jsonl, evaluation.json and the model card;
-a DATA.md that lies in DEST already (sources and licences of the pictures) is linked from the card.
+Writes config.json, model.safetensors (float16), log.jsonl, evaluation.json and the model card of
+the run's newest checkpoint; a DATA.md that lies in DEST already (sources and licences of the
+pictures) is linked from the card.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,8 @@ import torch
 from facke_core import load, save
 from facke_core.card import model_card
 from facke_core.config import write_json
-from facke_core.training.run import LOG
+from facke_core.training.checkpoints import complete
+from facke_core.training.logs import LOG
 from facke_core.weights import CARD, read_weights_config
 
 
@@ -31,24 +32,31 @@ def main() -> None:
     parser.add_argument("--command", default="", help="the command that made the run")
     parser.add_argument("--hardware", default="")
     parser.add_argument("--note", default="", help="what else there is to know of the training")
-    parser.add_argument("--earlier", type=Path, help="the run that this one began with")
+    parser.add_argument("--license", default="Apache-2.0", help="SPDX, of the weights")
+    parser.add_argument(
+        "--earlier", type=Path, nargs="*", default=[], help="logs of the runs it began with"
+    )
     args = parser.parse_args()
 
-    config = read_weights_config(args.run)
+    newest = complete(args.run)[-1]
+    config = read_weights_config(newest)
     training = dict(config.training)
-    log = training.pop("log", "")
+    curve = training.pop("log", "")
     training.pop("begun with", "")
     extra = {"command": args.command, "hardware": args.hardware, "note": args.note}
     training |= {key: value for key, value in extra.items() if value}
     if (args.dest / "DATA.md").is_file():
         training["sources and licences of the pictures"] = "[DATA.md](DATA.md)"
-    logs = [f"earlier-{LOG}", LOG] if args.earlier else [LOG]
+    logs = {f"log-{n}.jsonl": log for n, log in enumerate(args.earlier, 1)}
+    logs[LOG] = args.run / LOG
+    texts = {name: log.read_bytes() for name, log in logs.items()}
+    for old in args.dest.glob("*.jsonl"):
+        old.unlink()
     training["whole log"] = ", ".join(f"[{name}]({name})" for name in logs)
-    config = replace(config, training=training | {"log": log})
-    written = save(load(args.run).method, args.dest, config, dtype=torch.float16, overwrite=True)
-    shutil.copyfile(args.run / LOG, args.dest / LOG)
-    if args.earlier:
-        shutil.copyfile(args.earlier / LOG, args.dest / f"earlier-{LOG}")
+    config = replace(config, license=args.license, training=training | {"log": curve})
+    written = save(load(newest).method, args.dest, config, dtype=torch.float16, overwrite=True)
+    for name, text in texts.items():
+        (args.dest / name).write_bytes(text)
     evaluation = None
     if args.evaluation:
         evaluation = json.loads(args.evaluation.read_text(encoding="utf-8"))

@@ -265,7 +265,7 @@ def test_a_failed_write_leaves_the_previous_checkpoint_and_no_partial_one(tmp_pa
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
-        with pytest.raises(TrainingError, match="before it is untouched"):
+        with pytest.raises(TrainingError, match="Earlier ones are untouched"):
             trainer.save(run / "checkpoints" / "00000002")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -265,7 +265,7 @@ class Trainer:
         except (OSError, SafetensorError, FackeError) as error:
             shutil.rmtree(part, ignore_errors=True)
             raise TrainingError(
-                f"The checkpoint {folder} could not be written ({error}). The one before it is "
+                f"The checkpoint {folder} could not be written ({error}). Earlier ones are "
                 "untouched. Free some space, then resume."
             ) from error
 
