@@ -22,8 +22,8 @@ matrix product, measured first. Processor time is disturbed less by other progra
 
 On a CPU one thread computes, since several measure something else as soon as other programs run:
 the threads of a bfloat16 convolution's backward pass wait for each other in a busy loop, and one
-whose core is taken makes it up to 40 times as long. ``OMP_WAIT_POLICY=PASSIVE`` does that without
-any other program: it puts them on one core.
+whose core is taken makes that pass up to 40 times as long, most of all under
+``OMP_WAIT_POLICY=PASSIVE``.
 """
 
 from __future__ import annotations
