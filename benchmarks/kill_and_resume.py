@@ -179,7 +179,7 @@ def main() -> int:
                 if rng.random() < 0.2:  # while it starts
                     moment = rng.uniform(0, begin)
                 else:
-                    moment = rng.uniform(0, 1.8 * duration / args.kills)
+                    moment = rng.uniform(0, min(0.7, 1.8 / args.kills) * duration)
                     until_logging(process, parts)
                 status = process.wait(moment)
                 break

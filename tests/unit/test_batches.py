@@ -55,6 +55,7 @@ def test_batch_k_is_a_function_of_seed_and_k_alone() -> None:
     assert not torch.equal(first.read(7).target, batches(RICH, seed=4).read(7).target)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("config", [RICH, replace(RICH, grouping=True, schedule="alternate")])
 @pytest.mark.parametrize("workers", [0, 1, 3])
 @pytest.mark.parametrize(("processes", "parts"), [(1, 1), (2, 1), (2, 2)])
