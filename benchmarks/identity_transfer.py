@@ -1,6 +1,6 @@
 """How much of the source's identity arrives, and how much of the target's face moves.
 
-    ./dev python benchmarks/identity_transfer.py --method simswap [--quick] [--json FILE]
+    ./dev python benchmarks/identity_transfer.py --method simswap [cvae-gan ...] [--quick]
 
 Every person of the London set (neutral faces, 60 people, 3,540 ordered pairs) is put on every
 other, by the whole pipeline: detection, alignment, generation, paste-back. The results are judged
@@ -370,33 +370,15 @@ def draw(people: Sequence[Person], shown: dict[tuple[int, int], Tensor], crops: 
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--method", default="simswap", help="a registered method")
-    parser.add_argument("--weights", help="a tag of the method, hf:org/repo, or ./folder")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--crops", action="store_true", help="judge the crops, before pasting")
-    parser.add_argument("--quick", action="store_true", help="a fixed selection, within 50 s")
-    parser.add_argument("--json", type=Path, help="write the figures here")
-    parser.add_argument("--picture", type=Path, help="default: identity_transfer-METHOD.png")
-    args = parser.parse_args()
-    shared = Path(os.environ.get("FACKE_SHARED", Path(__file__).resolve().parents[2] / "shared"))
-    if not (shared / "faces" / "judges.py").is_file():
-        sys.exit(f"The judges and the London set are not in {shared}/faces. Set FACKE_SHARED.")
-
+def judged(name: str, args: argparse.Namespace, shared: Path, judge: Judge) -> dict[str, Any]:
+    """What the benchmark says of one method or of one set of weights; draws its picture."""
     import facke_core
     from facke_core.data.images import write_image
     from facke_core.provenance import disclosure
     from facke_core.types import SwapRequest
 
-    name = args.method
-    if args.weights:
-        path_like = args.weights.startswith(("hf:", ".", "/"))
-        name = args.weights if path_like else f"{args.method}.{args.weights}"
     started = time.monotonic()
     pipeline = facke_core.load(name, device=args.device)
-    judge = Judge(shared)
     people = people_of(pipeline, shared, judge, crops=args.crops)
     left = max(1.0, QUICK_SECONDS - (time.monotonic() - started))
     report = measure(
@@ -406,34 +388,61 @@ def main() -> None:
         people,
         judge,
         paste=None if args.crops else pipeline.paste,
-        limit=QUICK if args.quick else None,
+        limit=args.pairs or (QUICK if args.quick else None),
         seconds=left if args.quick else None,
         batch_size=args.batch_size,
         matrix=3 if args.quick else 6,
         progress=_progress if sys.stderr.isatty() else None,
     )
-    picture = args.picture or Path(f"identity_transfer-{args.method}.png")
-    matrix = draw(people, report.pop("shown"), args.crops)
     source = pipeline.source
     request = SwapRequest(
-        method=args.method,
+        method=source.config.method if source else name,
         weights=source.weights if source else "",
         revision=source.revision if source else "",
         seed=0,
     )
+    picture = args.picture or Path(f"identity_transfer-{request.method}.png")
+    matrix = draw(people, report.pop("shown"), args.crops)
     write_image(picture, matrix, xmp=disclosure(request), overwrite=True)
-    report |= {
+    return report | {
         "judge": JUDGE,
         "picture": str(picture),
-        "method": args.method,
+        "method": request.method,
         "weights": request.weights,
         "revision": request.revision,
         "judged": "crops" if args.crops else "photos",
     }
-    for key, value in report.items():
-        print(f"{key:15} {value}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--method", nargs="+", default=["simswap"], help="registered methods")
+    parser.add_argument("--weights", help="a tag of the method, hf:org/repo, or ./folder")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--crops", action="store_true", help="judge the crops, before pasting")
+    parser.add_argument("--quick", action="store_true", help="a fixed selection, within 50 s")
+    parser.add_argument("--pairs", type=int, help="the first of a fixed shuffle; default: all")
+    parser.add_argument("--json", type=Path, help="write the figures here; a list for several")
+    parser.add_argument("--picture", type=Path, help="default: identity_transfer-METHOD.png")
+    args = parser.parse_args()
+    if len(args.method) > 1 and (args.weights or args.picture):
+        parser.error("--weights and --picture belong to one method")
+    shared = Path(os.environ.get("FACKE_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+    if not (shared / "faces" / "judges.py").is_file():
+        sys.exit(f"The judges and the London set are not in {shared}/faces. Set FACKE_SHARED.")
+
+    names = args.method
+    if args.weights:
+        path_like = args.weights.startswith(("hf:", ".", "/"))
+        names = [args.weights if path_like else f"{names[0]}.{args.weights}"]
+    judge = Judge(shared)
+    reports = [judged(name, args, shared, judge) for name in names]
+    for key in reports[0]:
+        print(f"{key:15}", *(f"{report[key]!s:28}" for report in reports))
     if args.json:
-        args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        content = reports if len(reports) > 1 else reports[0]
+        args.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def _progress(done: int, total: int) -> None:

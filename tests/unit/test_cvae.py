@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -13,9 +14,11 @@ from torch.distributions import Normal, kl_divergence
 
 from facke_core.config import from_dict, to_dict
 from facke_core.errors import CompatibilityError, ConfigError, UsageError, WeightsError
+from facke_core.faces.align import Alignment
 from facke_core.losses.functional import kl_divergence as our_kl
 from facke_core.losses.terms import ReconstructionLoss
 from facke_core.methods import Method
+from facke_core.pipeline import SwapPipeline
 from facke_core.protocols import Generator
 from facke_core.registry import default_registry
 from facke_core.sampling import check_compatible
@@ -272,6 +275,27 @@ def test_seeds_give_draws_that_repeat_and_temperature_spreads_them(noise: Any) -
     far, near = (swap(1.0, 1) - mean).abs().mean(), (swap(0.1, 1) - mean).abs().mean()
     assert 0 < near < 0.8 * far
     assert torch.equal(torch.random.get_rng_state(), before), "only rng may be drawn from"
+
+
+def test_asking_for_a_seed_draws_and_is_recorded() -> None:
+    pipeline = SwapPipeline(
+        Method(generator=generator(), sampler=LatentSampler()),
+        identity_encoder=TinyEncoder(),
+        detector=cast(Any, None),
+        alignment=Alignment(template="ffhq", size=TINY.image_size),
+    )
+    pictures = images(2)
+    swap = partial(pipeline.swap_files, pictures[0], pictures[1])
+    mean, draw = swap(), swap(seed=3)
+    assert torch.equal(swap().image, mean.image)
+    assert torch.equal(swap(seed=3).image, draw.image)
+    assert not torch.equal(draw.image, mean.image)
+    assert not torch.equal(swap(seed=4).image, draw.image)
+    assert draw.request.seed == 3
+    assert draw.request.settings == {"temperature": 1.0}
+    assert mean.request.seed is None
+    fixed = replace(LatentSampler(), temperature=0.0)
+    assert fixed.seeded() == fixed, "a temperature that was set is kept"
 
 
 def test_draws_need_a_generator_and_a_possible_temperature() -> None:
@@ -577,7 +601,7 @@ SPEC_4_1: dict[str, dict[str, Any]] = {
     "cvae-gan": {"reconstruction": (10, 0.8), "kl": 2.5e-3, "identity": 30, "gan": 1},
 }
 """Recipe -> term -> weight, of the reconstruction also the factor between identities."""
-RECIPES = [*SPEC_4_1, "cvae-1d", "cvae-gan-ig", "cvae-gan-c"]
+RECIPES = [*SPEC_4_1, "cvae-1d", "cvae-gan-ig", "cvae-gan-c", "cvae-gan-mini"]
 
 
 def read(name: str, *overrides: str) -> Recipe:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from facke_core.errors import UsageError
-from facke_core.figures.face_matrix import face_matrix
+from facke_core.figures.face_matrix import face_matrix, picture_grid
 
 
 def flat(value: float, height: int = 40, width: int = 40) -> torch.Tensor:
@@ -43,3 +43,17 @@ def test_numbers_that_do_not_agree_are_explained() -> None:
         face_matrix([flat(0), flat(0)], [flat(0)], [[flat(0)]])
     with pytest.raises(UsageError, match="2 target_labels for 1 targets"):
         face_matrix([flat(0)], [flat(0)], [[flat(0)]], target_labels=["a", "b"])
+
+
+def test_a_grid_puts_pictures_in_rows_with_labels_on_the_first() -> None:
+    rows = [[flat(0.1), None], [flat(0.2), flat(0.3)]]
+    picture = picture_grid(rows, size=100, labels=["left", "right"])
+    middles = picture[0, 50::104, 50::104]
+    assert torch.allclose(middles, torch.tensor([[0.1, 1.0], [0.2, 0.3]]), atol=1e-5)
+    assert (picture[0, 91:100, :100] - 0.1).abs().max() > 0.5
+    assert (picture[0, 195:, :100] - 0.2).abs().max() < 1e-5, "only the first row is labelled"
+
+
+def test_a_crooked_grid_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"rows of \[1, 2\] and 0 labels"):
+        picture_grid([[flat(0)], [flat(0), flat(0)]])

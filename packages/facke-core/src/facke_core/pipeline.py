@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from facke_core.errors import CompatibilityError, ImageError, NoFaceError, Usage
 from facke_core.faces.align import Alignment, align, retemplate
 from facke_core.faces.paste import paste
 from facke_core.methods import Method
-from facke_core.protocols import FaceDetector, IdentityEncoder
+from facke_core.protocols import FaceDetector, IdentityEncoder, Sampler, SeededSampler
 from facke_core.registry import default_registry
 from facke_core.sampling import check_compatible
 from facke_core.types import AlignedFace, Face, SwapInputs, SwapRequest, SwapResult
@@ -88,7 +88,9 @@ class SwapPipeline:
             source: gives the identity, by its largest face.
             target: the photo that is changed.
             seed: of the noise, for methods that draw any; default: a fresh one, which the result
-                names. The global random state is neither read nor changed.
+                names. Some methods draw only if it is given
+                (:class:`~facke_core.protocols.SeededSampler`). The global random state is neither
+                read nor changed.
             face: which faces of the target: ``largest``, ``all``, or a number counted from the
                 largest, 1.
 
@@ -107,13 +109,14 @@ class SwapPipeline:
         with clock.stage("encode"):
             identity = self.encode(source_crop[None])
         with clock.stage("generate"):
-            rng, start = _random(seed)
+            sampler, (rng, start) = self._sampler(seed), _random(seed)
             n = len(aligned)
             crops = self.swap_crops(
                 source_crop.expand(n, -1, -1, -1),
                 torch.stack([one.crop for one in aligned]),
                 identity=identity.expand(n, -1),
                 rng=rng,
+                sampler=sampler,
             )
         with clock.stage("paste"):
             image = target_photo.image
@@ -123,7 +126,7 @@ class SwapPipeline:
             image=image,
             faces=tuple(faces),
             seconds=clock.seconds(),
-            request=self._request(seed, rng, start),
+            request=self._request(sampler, seed, rng, start),
             alpha=target_photo.alpha,
         )
         return self.registry.apply_result(result, result.request)
@@ -144,11 +147,10 @@ class SwapPipeline:
         with clock.stage("encode"):
             identity = self.encode(crops[0])
         with clock.stage("generate"):
-            rng, start = _random(seed)
-            image = self.swap_crops(*crops, identity=identity, rng=rng)[0]
-        return SwapResult(
-            image=image, faces=(), seconds=clock.seconds(), request=self._request(seed, rng, start)
-        )
+            sampler, (rng, start) = self._sampler(seed), _random(seed)
+            image = self.swap_crops(*crops, identity=identity, rng=rng, sampler=sampler)[0]
+        request = self._request(sampler, seed, rng, start)
+        return SwapResult(image=image, faces=(), seconds=clock.seconds(), request=request)
 
     def detect(self, photo: Tensor) -> list[Face]:
         """The faces of a photo (3, H, W), largest first."""
@@ -180,6 +182,7 @@ class SwapPipeline:
         *,
         identity: Tensor | None = None,
         rng: torch.Generator | None = None,
+        sampler: Sampler[Any] | None = None,
     ) -> Tensor:
         """The results (B, 3, S, S) in [0, 1], on the device of ``target``.
 
@@ -189,14 +192,15 @@ class SwapPipeline:
             identity: (B, D); default: the encoding of ``source``.
             rng: for methods that draw noise. Give one on the CPU to get the same result on every
                 device.
+            sampler: instead of the method's own.
         """
         if identity is None:
             identity = self.encode(source)
-        generator, sampler = self.method
+        generator, own = self.method
         with torch.inference_mode():
             tensors = (source, target, identity)
             inputs = SwapInputs(*(tensor.to(self.device, self.dtype) for tensor in tensors))
-            result = sampler(generator, inputs, rng=rng).to(target.device, torch.float32)
+            result = (sampler or own)(generator, inputs, rng=rng).to(target.device, torch.float32)
         return result.clone()  # an ordinary tensor again
 
     def paste(self, photo: Tensor, crop: Tensor, face: AlignedFace) -> Tensor:
@@ -248,10 +252,18 @@ class SwapPipeline:
         size = self.alignment.size
         return photo.image[None] if width == size else resize(photo.image[None], (size, size))
 
-    def _request(self, seed: int | None, rng: torch.Generator, start: Tensor) -> SwapRequest:
+    def _sampler(self, seed: int | None) -> Sampler[Any]:
+        """The method's, or what it draws with for those who ask for a seed."""
+        sampler = self.method.sampler
+        if seed is not None and isinstance(sampler, SeededSampler):
+            return sampler.seeded()
+        return sampler
+
+    def _request(
+        self, sampler: Sampler[Any], seed: int | None, rng: torch.Generator, start: Tensor
+    ) -> SwapRequest:
         """What results record; a seed that was drawn here only if noise was drawn with it."""
         used = not torch.equal(rng.get_state(), start)
-        sampler = self.method.sampler
         settings = getattr(sampler, "__dataclass_fields__", {})
         return SwapRequest(
             method=self.source.config.method

@@ -75,6 +75,15 @@ class Sampler(Protocol[G_contra]):
 
 
 @runtime_checkable
+class SeededSampler(Protocol):
+    """A sampler that does not draw by itself, but does for a user who asks for a seed."""
+
+    def seeded(self) -> Sampler[Any]:
+        """The sampler for a swap with a seed."""
+        ...
+
+
+@runtime_checkable
 class Loss(Protocol):
     """One float32 value per sample, (B,)."""
 

@@ -29,7 +29,7 @@ def facke_methods() -> list[MethodSpec]:
         MethodSpec(
             name="cvae-gan",
             summary="CVAE-GAN: the CVAE trained against a discriminator, one pass",
-            recipes=_recipes("cvae-gan", "cvae-gan-ig", "cvae-gan-c"),
+            recipes=_recipes("cvae-gan", "cvae-gan-ig", "cvae-gan-c", "cvae-gan-mini"),
             **network,
         ),
     ]

@@ -17,14 +17,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LatentSampler:
-    """One pass on the target crops. At temperature 0 the latent is its mean and ``rng`` is left
-    alone; above, each sample draws its own."""
+    """One pass on the target crops. Without a temperature, or at 0, the latent is its mean and
+    ``rng`` is left alone; above, each sample draws its own."""
 
-    temperature: float = 0.0
-    """Scales the noise: 1 draws as in training, 0.7 nearer to the mean, 0 does not draw."""
+    temperature: float | None = None
+    """Scales the noise: 1 draws as in training, 0.7 nearer to the mean, 0 does not draw. None does
+    not draw either, unless the user asks for a seed: then it is 1."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
+        if self.temperature is not None and not 0 <= self.temperature < float("inf"):
             raise ConfigError(
                 f"temperature: {self.temperature:g} is not a number from 0. Use 0 for the mean of "
                 "the latent, 1 for draws as in training."
@@ -34,6 +35,10 @@ class LatentSampler:
     def supplies(self) -> frozenset[str]:
         """``{"identity", "eps"}``."""
         return frozenset({"identity", "eps"})
+
+    def seeded(self) -> LatentSampler:
+        """The sampler that draws, for somebody who asks for a seed."""
+        return LatentSampler(temperature=1.0) if self.temperature is None else self
 
     def __call__(
         self,

@@ -54,15 +54,41 @@ def face_matrix(
             )
     top = [_labelled(_fit(x, size), text) for x, text in _with_labels(targets, target_labels)]
     left = [_labelled(_fit(x, size), text) for x, text in _with_labels(sources, source_labels)]
-    blank = torch.ones(3, size, size)
-    rows = [[blank, *top]]
-    for source, row in zip(left, cells, strict=True):
-        rows.append([source, *(blank if x is None else _fit(x, size) for x in row)])
+    rows = [[None, *top], *([face, *row] for face, row in zip(left, cells, strict=True))]
+    return picture_grid(rows, size=size)
+
+
+def picture_grid(
+    rows: Sequence[Sequence[Tensor | None]], *, size: int = 192, labels: Sequence[str] = ()
+) -> Tensor:
+    """Pictures in rows and columns.
+
+    Args:
+        rows: pictures (3, H, W) in [0, 1] of any sizes, as many in every row; None leaves the
+            place white.
+        size: side of a cell in pixels; pictures are fitted into it, keeping their proportions.
+        labels: text on the pictures of the first row, drawn with Pillow; empty: none.
+
+    Returns:
+        (3, H, W) float32 in [0, 1].
+
+    Raises:
+        UsageError: rows of different lengths, or another number of labels.
+    """
+    lengths = {len(row) for row in rows} | ({len(labels)} if labels else set())
+    if len(lengths) != 1:
+        raise UsageError(
+            f"A grid needs rows and labels of one length; got rows of {[len(r) for r in rows]} "
+            f"and {len(labels)} labels."
+        )
     step = size + _GAP
     canvas = torch.ones(3, len(rows) * step - _GAP, len(rows[0]) * step - _GAP)
-    for i, pictures in enumerate(rows):
-        for j, picture in enumerate(pictures):
-            canvas[:, i * step : i * step + size, j * step : j * step + size] = picture
+    for i, row in enumerate(rows):
+        for j, picture in enumerate(row):
+            if picture is None:
+                continue
+            cell = _labelled(_fit(picture, size), labels[j] if labels and i == 0 else "")
+            canvas[:, i * step : i * step + size, j * step : j * step + size] = cell
     return canvas
 
 
