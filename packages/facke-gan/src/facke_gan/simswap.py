@@ -8,21 +8,19 @@ Weights converted from the original systems stay under their own, non-commercial
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facke_core.errors import ConfigError, did_you_mean
 from facke_core.methods import Method
-from facke_core.nn.id_blocks import Padding
 from facke_core.nn.normalize import Normalize
 from facke_core.nn.stages import (
     Doublings,
     Halvings,
     IDBlocks,
-    Output,
-    check_stages,
+    StagesConfig,
     conv_block,
     head,
     to_image,
@@ -38,37 +36,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SimSwapConfig:
+class SimSwapConfig(StagesConfig):
     """Shape of a SimSwap generator. The defaults are the official 224 px network."""
-
-    image_size: int = 224
-    identity_dim: int = 512
-    channels: tuple[int, ...] = (64, 128, 256, 512)
-    """After the stem, then after each halving; the last one is the width of the ID blocks."""
-    num_id_blocks: int = 9
-    stem_kernel: int = 7
-    padding: Padding = "reflect"
-    """Of stem, ID blocks and head; zeros are faster."""
-    patch: int = 1
-    """The stem sees pixels folded p x p into channels, and the head unfolds them (1: pixels)."""
-    skips: int = 0
-    """How many of the decoder's stages, deepest first, also see the encoder's features of their
-    size. 0 as in all originals: with SimSwap's own losses a skip lets the target's identity pass.
-    """
-    normalization: Literal["imagenet", "none"] = "none"
-    """What the network does to its [0, 1] input."""
-    output: Output = "tanh"
-    """``tanh``: (tanh + 1) / 2. ``bn-tanh``: with a BatchNorm before it (Facke). ``imagenet``: a
-    linear output in ImageNet-normalised units (official ``fix``), brought back to [0, 1].
-    ``residual``: the (veiled) target plus a linear output that starts at zero; like skips, for
-    training with composites only (docs/adr/0001)."""
-    veil: float = 0.0
-    """Blur of the inner face of the target before the network sees it: standard deviation as a
-    share of the image size. The target's fine features, which carry its identity, are then not
-    there to be copied; pose, expression and light remain (docs/adr/0001)."""
-
-    def __post_init__(self) -> None:
-        check_stages(self.image_size, self.channels, patch=self.patch, skips=self.skips)
 
 
 class SimSwapGenerator(nn.Module):

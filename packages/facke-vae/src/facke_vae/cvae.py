@@ -16,14 +16,13 @@ from torch import Tensor, nn
 
 from facke_core.errors import CompatibilityError, ConfigError, UsageError
 from facke_core.methods import Method
-from facke_core.nn.id_blocks import Padding
 from facke_core.nn.normalize import Normalize
 from facke_core.nn.stages import (
     Doublings,
     Halvings,
     IDBlocks,
     Output,
-    check_stages,
+    StagesConfig,
     conv,
     conv_block,
     head,
@@ -35,23 +34,12 @@ from facke_vae.sampling import LatentSampler
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CVAEConfig:
+class CVAEConfig(StagesConfig):
     """Shape of a CVAE. The defaults are Facke's network with a size-free condition and the latent
     of the text; :data:`FACKE_224` is the code's."""
 
-    image_size: int = 224
-    identity_dim: int = 512
-    channels: tuple[int, ...] = (64, 128, 256, 512)
-    """After the stem, then after each halving; the last one is the width of a spatial latent."""
-    num_id_blocks: int = 9
-    stem_kernel: int = 7
-    padding: Padding = "reflect"
-    """Of stem, ID blocks and head; zeros are faster."""
-    patch: int = 1
-    """The stem sees pixels folded p x p into channels, and the head unfolds them (1: pixels)."""
-    skips: int = 0
-    """How many of the decoder's stages, deepest first, also see the encoder's features of their
-    size: a way around the latent, for training with composites only (docs/adr/0001)."""
+    normalization: Literal["imagenet", "none"] = "imagenet"
+    output: Output = "bn-tanh"
     condition: Literal["vector", "linear-map"] = "vector"
     """How the encoder sees the identity. ``linear-map``: a linear layer and BatchNorm paint it as
     a fourth image channel; binds the network to one size (the original). ``vector``: a linear
@@ -70,26 +58,12 @@ class CVAEConfig:
     """``bn-relu``: BatchNorm and ReLU after mu and log_var, which keep both above 0 (the code)."""
     log_var_range: tuple[float, float] = (-30.0, 10.0)
     """log_var is clamped to it, so that no weights can overflow the latent."""
-    normalization: Literal["imagenet", "none"] = "imagenet"
-    """What the network does to its [0, 1] input."""
-    output: Output = "bn-tanh"
-    """``tanh``: (tanh + 1) / 2. ``bn-tanh``: with a BatchNorm before it (Facke). ``imagenet``: a
-    linear output in ImageNet-normalised units. ``residual``: the (veiled) target plus a linear
-    output that starts at zero, for training with composites only (docs/adr/0001)."""
-    veil: float = 0.0
-    """Blur of the inner face of the target before the network sees it: standard deviation as a
-    share of the image size (docs/adr/0001)."""
 
     def __post_init__(self) -> None:
-        check_stages(self.image_size, self.channels, patch=self.patch, skips=self.skips)
+        StagesConfig.__post_init__(self)  # slots: no super()
         low, high = self.log_var_range
         if not low < high:
             raise ConfigError(f"generator.log_var_range: {low:g} is not below {high:g}.")
-
-    @property
-    def factor(self) -> int:
-        """Pixels per cell of the coarsest scale."""
-        return self.patch * 2 ** (len(self.channels) - 1)
 
     @property
     def bound(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -21,24 +22,55 @@ from facke_core.nn.normalize import Normalize
 Output = Literal["tanh", "bn-tanh", "imagenet", "residual"]
 
 
-def check_stages(image_size: int, channels: Sequence[int], *, patch: int, skips: int) -> None:
-    """Whether an image of this size can pass these stages.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagesConfig:
+    """What the configurations of these generators share. The defaults are the official SimSwap at
+    224 px."""
 
-    Raises:
-        ConfigError: the size is not a multiple of what they divide by, or there are fewer stages
-            than ``skips``.
-    """
-    factor = patch * 2 ** (len(channels) - 1)
-    if image_size % factor:
-        raise ConfigError(
-            f"generator.image_size: {image_size} is not a multiple of {factor}, which "
-            f"{len(channels) - 1} halvings and patch {patch} need."
-        )
-    if not 0 <= skips < len(channels):
-        raise ConfigError(
-            f"generator.skips: {skips} is not between 0 and {len(channels) - 1}, "
-            "the number of decoder stages."
-        )
+    image_size: int = 224
+    identity_dim: int = 512
+    channels: tuple[int, ...] = (64, 128, 256, 512)
+    """After the stem, then after each halving; the last one is the width of the ID blocks, and of a
+    spatial latent."""
+    num_id_blocks: int = 9
+    stem_kernel: int = 7
+    padding: Padding = "reflect"
+    """Of stem, ID blocks and head; zeros are faster."""
+    patch: int = 1
+    """The stem sees pixels folded p x p into channels, and the head unfolds them (1: pixels)."""
+    skips: int = 0
+    """How many of the decoder's stages, deepest first, also see the encoder's features of their
+    size. 0 as in all originals: without composites (docs/adr/0001) a skip lets the target's
+    identity pass."""
+    normalization: Literal["imagenet", "none"] = "none"
+    """What the network does to its [0, 1] input."""
+    output: Output = "tanh"
+    """``tanh``: (tanh + 1) / 2. ``bn-tanh``: with a BatchNorm before it (Facke). ``imagenet``: a
+    linear output in ImageNet-normalised units (official ``fix``), brought back to [0, 1].
+    ``residual``: the (veiled) target plus a linear output that starts at zero; like skips, for
+    training with composites only (docs/adr/0001)."""
+    veil: float = 0.0
+    """Blur of the inner face of the target before the network sees it: standard deviation as a
+    share of the image size. The target's fine features, which carry its identity, are then not
+    there to be copied; pose, expression and light remain (docs/adr/0001)."""
+
+    def __post_init__(self) -> None:
+        halvings = len(self.channels) - 1
+        if self.image_size % self.factor:
+            raise ConfigError(
+                f"generator.image_size: {self.image_size} is not a multiple of {self.factor}, "
+                f"which {halvings} halvings and patch {self.patch} need."
+            )
+        if not 0 <= self.skips <= halvings:
+            raise ConfigError(
+                f"generator.skips: {self.skips} is not between 0 and {halvings}, the number of "
+                "decoder stages."
+            )
+
+    @property
+    def factor(self) -> int:
+        """Pixels per cell of the coarsest scale."""
+        return self.patch * 2 ** (len(self.channels) - 1)
 
 
 def conv(
