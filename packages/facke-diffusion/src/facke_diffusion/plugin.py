@@ -1,2 +1,22 @@
-"""What facke-diffusion contributes: nothing in this release. Its methods follow in a later one; the
-entry point exists so that installing the package changes nothing but what it adds."""
+"""What facke-diffusion contributes."""
+
+from __future__ import annotations
+
+from facke_core import MethodSpec, hookimpl
+
+RECIPES = ("ddpm-mini",)
+
+
+@hookimpl
+def facke_methods() -> list[MethodSpec]:
+    return [
+        MethodSpec(
+            name="ilvr",
+            summary="ILVR: a face DDPM, steered by the target's low frequencies, many passes",
+            config="facke_diffusion.ddpm:DDPMConfig",
+            build="facke_diffusion.ddpm:build",
+            objective="facke_diffusion.objective:objective",
+            recipes={name: f"facke_diffusion:recipes/{name}.json" for name in RECIPES},
+            paper="arXiv:2108.02938",
+        )
+    ]

@@ -10,6 +10,7 @@ float64 images.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -161,10 +162,15 @@ def respaced(schedule: Schedule, spec: int | str) -> Schedule:
     Raises:
         ConfigError: not of these forms, or more steps than there are.
     """
-    kept = torch.tensor(_kept(len(schedule), str(spec)), device="cpu")
-    abar = schedule.alphas_bar[kept]
+    return subsequence(schedule, _kept(len(schedule), str(spec)))
+
+
+def subsequence(schedule: Schedule, kept: Sequence[int]) -> Schedule:
+    """A schedule of the timesteps ``kept``, ascending, with the same ``abar`` at each of them."""
+    index = torch.tensor(kept, device="cpu")
+    abar = schedule.alphas_bar[index]
     prev = torch.cat([abar.new_ones(1), abar[:-1]])
-    return Schedule(1 - abar / prev, schedule.timestep_map[kept])
+    return Schedule(1 - abar / prev, schedule.timestep_map[index])
 
 
 def _kept(timesteps: int, spec: str) -> list[int]:
@@ -181,12 +187,13 @@ def _kept(timesteps: int, spec: str) -> list[int]:
         )
     counts = spec.split(",")
     size, extra = divmod(timesteps, len(counts))
-    kept, start = [], 0
+    kept: list[int] = []
+    start = 0
     for number, text in enumerate(counts):
         length = size + (number < extra)
         count = _count(text, spec, length)
-        stride = (length - 1) / max(1, count - 1)
-        kept += [start + round(i * stride) for i in range(count)]
+        spacing = (length - 1) / max(1, count - 1)
+        kept += [start + round(i * spacing) for i in range(count)]
         start += length
     return kept
 
