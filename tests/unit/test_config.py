@@ -37,6 +37,7 @@ class Settings:
     losses: dict[str, Loss] = field(default_factory=dict)
     free: Mapping[str, Any] = field(default_factory=dict)
     limit: int | None = None
+    encoder: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.image_size % 2:
@@ -46,6 +47,11 @@ class Settings:
 def test_settings_survive_the_way_to_json_and_back() -> None:
     settings = Settings(image_size=8, sizes=(), losses={"id": Loss(weight=3)}, limit=4)
     assert from_dict(Settings, json.loads(json.dumps(to_dict(settings)))) == settings
+
+
+def test_null_is_read_wherever_it_may_stand() -> None:
+    settings = from_dict(Settings, {"image_size": 8, "limit": None, "encoder": None})
+    assert settings == Settings(image_size=8)
 
 
 def test_an_integer_becomes_a_float_where_a_float_is_expected() -> None:

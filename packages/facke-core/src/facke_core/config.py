@@ -260,6 +260,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 
 def _convert_union(hint: Any, value: Any, where: str) -> Any:
     options = get_args(hint)
+    if value is None and type(None) in options:
+        return None
     for option in options:
         try:
             return _convert(option, value, where)
