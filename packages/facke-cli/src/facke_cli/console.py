@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
+
+SECONDS = 5.0
+"""Between two lines of progress."""
+Show = Callable[[str, int, int], None]
+"""(what is done, how much of it, of how much)."""
 
 
 def emit(document: Any) -> None:
@@ -45,3 +52,37 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 def _text(cell: object) -> str:
     return "-" if cell is None or cell == "" else str(cell)
+
+
+@contextmanager
+def progress() -> Iterator[Show]:
+    """A bar on a terminal, a line now and then elsewhere; on stderr."""
+    if not sys.stderr.isatty():
+        yield _lines()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks or bar.tasks[tasks[what]].finished:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done)
+
+        yield show
+
+
+def _lines() -> Show:
+    said = time.monotonic()
+
+    def show(what: str, done: int, total: int) -> None:
+        nonlocal said
+        if done == total or time.monotonic() - said > SECONDS:
+            said = time.monotonic()
+            say(f"{what} {done}/{total}")
+
+    return show

@@ -198,8 +198,12 @@ class SwapPipeline:
             identity = self.encode(source)
         generator, own = self.method
         with torch.inference_mode():
-            tensors = (source, target, identity)
-            inputs = SwapInputs(*(tensor.to(self.device, self.dtype) for tensor in tensors))
+            inputs = SwapInputs(
+                source=source.to(self.device, self.dtype),
+                target=target.to(self.device, self.dtype),
+                identity=identity.to(self.device, self.dtype),
+                alignment=self.alignment,
+            )
             result = (sampler or own)(generator, inputs, rng=rng).to(target.device, torch.float32)
         return result.clone()  # an ordinary tensor again
 

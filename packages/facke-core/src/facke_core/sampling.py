@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +16,11 @@ if TYPE_CHECKING:
 
     from facke_core.protocols import Generator, IdentityEncoder, Sampler
     from facke_core.types import SwapInputs
+
+OnStep = Callable[[int, int, "Tensor"], None]
+"""(steps done, steps in all, (B, 3, S, S) in [0, 1]: the result as far as it is known)."""
+
+_on_step: ContextVar[OnStep | None] = ContextVar("on_step", default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +39,30 @@ class SinglePass:
         takes_identity = "identity" in generator.spec.conditions
         conditions = {"identity": inputs.identity} if takes_identity else {}
         return generator(inputs.target, **conditions).image.clamp(0, 1)
+
+
+@contextmanager
+def watched(on_step: OnStep) -> Iterator[None]:
+    """Have ``on_step`` called after each step of a sampler that takes several, in this context."""
+    token = _on_step.set(on_step)
+    try:
+        yield
+    finally:
+        _on_step.reset(token)
+
+
+def report_step(done: int, steps: int, estimate: Callable[[], Tensor]) -> None:
+    """What a sampler that takes several steps calls after each of them.
+
+    Args:
+        done: steps done, from 1.
+        steps: steps in all.
+        estimate: makes the result as far as it is known, (B, 3, S, S) in [0, 1]; called only where
+            somebody watches.
+    """
+    on_step = _on_step.get()
+    if on_step is not None:
+        on_step(done, steps, estimate())
 
 
 def check_compatible(

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from facke_core.faces.align import Alignment
+
 
 class FaceBatch(NamedTuple):
     """What a training step sees. All images are RGB in [0, 1]."""
@@ -41,6 +43,8 @@ class SwapInputs(NamedTuple):
     source: Tensor
     target: Tensor
     identity: Tensor
+    alignment: Alignment | None = None
+    """How the crops are framed, for samplers that look at faces themselves; None: not known."""
 
 
 class GeneratorOutput(NamedTuple):

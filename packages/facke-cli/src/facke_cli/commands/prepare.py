@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from facke_cli.console import emit, say, write
+from facke_cli.console import emit, progress, write
 from facke_core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,8 +18,6 @@ if TYPE_CHECKING:
 
 FIRST = 3
 """Names that the report gives of each kind."""
-SECONDS = 5.0
-"""Between two lines of progress."""
 
 
 def prepare(
@@ -79,7 +75,7 @@ def prepare(
     settings = _encoder(encoder)
     from facke_core.data.prepare import prepare as run
 
-    with _progress(quiet) as on_progress:
+    with nullcontext() if quiet else progress() as on_progress:
         summaries = run(
             photos,
             dataset,
@@ -114,43 +110,6 @@ def _encoder(text: str | None) -> str | dict[str, Any] | None:
             'Write, for example, \'{"name": "dlib-resnet29", "centre": false}\'.'
         ) from error
     return dict(settings)
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Callable[[str, int, int], None] | None]:
-    """A bar on a terminal, a line now and then elsewhere."""
-    if quiet:
-        yield None
-        return
-    if not sys.stderr.isatty():
-        yield _lines()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
-    from rich.progress import TimeRemainingColumn as Remaining
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def show(what: str, done: int, total: int) -> None:
-            if what not in tasks or bar.tasks[tasks[what]].finished:
-                tasks[what] = bar.add_task(what, total=total)
-            bar.update(tasks[what], completed=done)
-
-        yield show
-
-
-def _lines() -> Callable[[str, int, int], None]:
-    said = time.monotonic()
-
-    def show(what: str, done: int, total: int) -> None:
-        nonlocal said
-        if done == total or time.monotonic() - said > SECONDS:
-            said = time.monotonic()
-            say(f"{what} {done}/{total}")
-
-    return show
 
 
 def _document(summary: PrepareSummary) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import typer
 
 from facke_cli.console import emit, write
 from facke_cli.samples import sample_or_path
+from facke_cli.watching import check_previews, watching
 from facke_core.config import override
 from facke_core.errors import UsageError
 from facke_core.registry import default_registry
@@ -70,6 +71,14 @@ def swap(
             "--crop", help="SOURCE and TARGET are aligned crops: no detection, no paste-back."
         ),
     ] = False,
+    previews: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Write the face after each step into this new folder, for methods that take "
+            "several.",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing.")] = False,
@@ -83,17 +92,31 @@ def swap(
     which = _which_face(face)
     settings = override({}, *(assignments or ()), schema=Mapping, where="sampler")
     _check_files(pictures, output, force=force)
+    if previews:
+        check_previews(previews)
     name, found = _find(method, weights)
 
     from facke_core.loading import load
 
     pipeline = load(name, device=device, dtype=_torch_dtype(dtype), sampler=settings)
-    if crop:
-        result = pipeline.swap_files(*pictures, seed=seed)
-    else:
-        result = pipeline(*pictures, seed=seed, face=which)
+    with watching(quiet=quiet, previews=previews, xmp=_disclosure(found, seed)):
+        if crop:
+            result = pipeline.swap_files(*pictures, seed=seed)
+        else:
+            result = pipeline(*pictures, seed=seed, face=which)
     result.save(str(output), overwrite=force)
     _report(result, pipeline, found, output, as_json=as_json, quiet=quiet)
+
+
+def _disclosure(found: Source, seed: int | None) -> bytes:
+    from facke_core.provenance import disclosure
+    from facke_core.types import SwapRequest
+
+    return disclosure(
+        SwapRequest(
+            method=found.config.method, weights=found.weights, revision=found.revision, seed=seed
+        )
+    )
 
 
 def _which_face(text: str) -> Literal["largest", "all"] | int:
