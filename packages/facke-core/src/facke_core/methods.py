@@ -68,7 +68,8 @@ class MethodSpec:
     build: str
     """Target of ``(config) -> Method``."""
     objective: str = ""
-    """Target of ``(method, encoder, recipe) -> Objective``; empty: cannot be trained."""
+    """Target of ``(method, encoder, recipe) -> Objective``; empty: cannot be trained. Further
+    arguments are what a recipe can name under ``objective``."""
     recipes: Mapping[str, str] = field(default_factory=_empty)
     """Name -> resource of a recipe file."""
     weights: Mapping[str, HubRef | Bundled] = field(default_factory=_empty)

@@ -29,6 +29,8 @@ class DenoisingStep(Step):
     """The steps that are trained on."""
     t: Tensor
     """(B,) int64: an index into them."""
+    weight: Tensor
+    """(B,): what the losses below are multiplied by, because not all ``t`` are as likely."""
     clean: Tensor
     """(B, 3, S, S) in [-1, 1]: the target."""
     noise: Tensor
@@ -105,8 +107,21 @@ def min_snr_weight(schedule: S.Schedule, t: Tensor, gamma: float, prediction: st
     return (snr.clamp_max(gamma) / divisor).float().to(t.device)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NoiseLoss:
+class DenoisingLoss:
+    """A term that reads a :class:`DenoisingStep`."""
+
+    def __call__(self, step: Step) -> Tensor:
+        """(B,), weighted by ``step.weight``."""
+        denoising = cast(DenoisingStep, step)
+        return self.values(denoising) * denoising.weight
+
+    def values(self, step: DenoisingStep) -> Tensor:
+        """(B,), not weighted."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseLoss(DenoisingLoss):
     """Mean squared error of what the network guesses: noise, image or velocity (Ho et al.,
     Eq. (14)).
 
@@ -117,8 +132,7 @@ class NoiseLoss:
     min_snr: float = 0.0
     name: str = "noise"
 
-    def __call__(self, step: Step) -> Tensor:
-        step = cast(DenoisingStep, step)
+    def values(self, step: DenoisingStep) -> Tensor:
         prediction = cast("DDPMGenerator", step.modules["generator"]).config.prediction
         truth = step.clean if prediction == "x0" else step.noise
         if prediction == "v":
@@ -129,8 +143,8 @@ class NoiseLoss:
         return values
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VarianceLoss:
+@dataclass(frozen=True, kw_only=True)
+class VarianceLoss(DenoisingLoss):
     """:func:`variational_bound` as a function of the learned variance alone: the estimated image is
     held fixed (Nichol and Dhariwal, Sec. 3.1).
 
@@ -141,21 +155,19 @@ class VarianceLoss:
     rescaled: bool = False
     name: str = "variance"
 
-    def __call__(self, step: Step) -> Tensor:
-        step = cast(DenoisingStep, step)
+    def values(self, step: DenoisingStep) -> Tensor:
         values = _bound(step, step.output.aux["x0"].detach())
         return values * (len(step.schedule) / 1000) if self.rescaled else values
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BoundLoss:
+@dataclass(frozen=True, kw_only=True)
+class BoundLoss(DenoisingLoss):
     """:func:`variational_bound` times T, which estimates the whole bound: guided-diffusion's
     ``use_kl``. In place of the noise and variance terms."""
 
     name: str = "bound"
 
-    def __call__(self, step: Step) -> Tensor:
-        step = cast(DenoisingStep, step)
+    def values(self, step: DenoisingStep) -> Tensor:
         return _bound(step, step.output.aux["x0"]) * len(step.schedule)
 
 

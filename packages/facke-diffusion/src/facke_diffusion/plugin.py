@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from facke_core import MethodSpec, hookimpl
 
-RECIPES = ("ddpm-mini",)
+RECIPES = ("ddpm-64", "ddpm-128", "ddpm-256", "ddpm-finetune", "ddpm-mini")
 
 
 @hookimpl

@@ -19,12 +19,13 @@ from facke_core.errors import CompatibilityError, ConfigError, UsageError
 
 GROUPS = 32
 """Of every group normalisation; eps is 1e-5, statistics are computed in float32."""
-_MULTIPLIERS = {
+MULTIPLIERS = {
     512: (0.5, 1.0, 1.0, 2.0, 2.0, 4.0, 4.0),
     256: (1.0, 1.0, 2.0, 2.0, 4.0, 4.0),
     128: (1.0, 1.0, 2.0, 3.0, 4.0),
     64: (1.0, 2.0, 3.0, 4.0),
 }
+"""Picture size -> guided-diffusion's ``channel_mult``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +62,19 @@ class UNetConfig:
     runs at ``image_size / p``. Ours, for small and fast models; 1 is guided-diffusion."""
 
     def __post_init__(self) -> None:
-        if self.patch < 1 or self.image_size % (self.patch * 2 ** (len(self.multipliers) - 1)):
+        for name, least in (
+            ("model_channels", 1),
+            ("num_res_blocks", 1),
+            ("num_heads", 1),
+            ("num_head_channels", 0),
+            ("num_classes", 0),
+            ("patch", 1),
+        ):
+            if getattr(self, name) < least:
+                raise ConfigError(f"generator.{name}: {getattr(self, name)} is below {least}.")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"generator.dropout: {self.dropout:g} is not in [0, 1).")
+        if self.image_size < 1 or self.image_size % (self.patch * 2 ** (len(self.multipliers) - 1)):
             raise ConfigError(
                 f"generator.image_size: {self.image_size} is not a multiple of {self.factor}, "
                 f"which {len(self.multipliers)} levels and patch={self.patch} need."
@@ -94,12 +107,12 @@ class UNetConfig:
         """
         if self.channel_mult:
             return self.channel_mult
-        if self.side not in _MULTIPLIERS:
+        if self.side not in MULTIPLIERS:
             raise ConfigError(
                 f"generator.channel_mult: missing, and {self.side} pixels have no usual one. Give "
                 "one number per level, such as [1, 2, 3, 4]."
             )
-        return _MULTIPLIERS[self.side]
+        return MULTIPLIERS[self.side]
 
     @property
     def widths(self) -> tuple[int, ...]:

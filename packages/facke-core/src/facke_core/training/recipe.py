@@ -72,6 +72,8 @@ class Recipe:
     discriminator_loss: Mapping[str, TermConfig] = field(default_factory=dict)
     discriminator_every: int = 1
     """The discriminator learns in every n-th step."""
+    objective: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of the method's objective, for methods that have some."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     ema: float = 0.999
     clip: float = 0.0

@@ -7,6 +7,7 @@ stands for its newest one: ``load("./run")``. ``--resume`` continues from there.
 
 from __future__ import annotations
 
+import inspect
 import shutil
 import signal
 import time
@@ -24,7 +25,7 @@ from facke_core.config import to_dict, write_json
 from facke_core.data.batches import SwapBatches
 from facke_core.data.crops import CropSet, check_encoder, prepare_command
 from facke_core.devices import resolve_device
-from facke_core.errors import ConfigError, DataError, FackeWarning, UsageError
+from facke_core.errors import ConfigError, DataError, FackeWarning, UsageError, did_you_mean
 from facke_core.loading import build_method, load_encoder, save
 from facke_core.methods import Method
 from facke_core.protocols import Generator, IdentityEncoder
@@ -35,7 +36,7 @@ from facke_core.training import checkpoints
 from facke_core.training.logs import LOG, RunLog
 from facke_core.training.probe import ProbeReport, SwapProbe
 from facke_core.training.recipe import Recipe, read_recipe
-from facke_core.training.step import StepReport
+from facke_core.training.step import Objective, StepReport
 from facke_core.training.trainer import Trainer, make_accelerator
 from facke_core.types import SwapRequest
 from facke_core.weights import MODEL, WeightsConfig, fill, read_tensors
@@ -126,7 +127,9 @@ def train(
     spec = registry.method(settings.method)
     if not spec.objective:
         raise UsageError(f"The method {spec.name!r} cannot be trained: it has no objective.")
-    objective = registry.resolve(spec.objective)(method, encoder, settings)
+    make = registry.resolve(spec.objective)
+    _check_arguments(make, settings)
+    objective = make(method, encoder, settings, **settings.objective)
     accelerator = make_accelerator(settings, place)
     batches = SwapBatches(
         crops, batch_size=settings.batch_size, config=settings.data, seed=settings.seed
@@ -329,6 +332,16 @@ def _begin_with(init: str, generator: Generator, registry: Registry) -> str:
     tensors = read_tensors(found.folder, MODEL, found.config)
     fill(cast(nn.Module, generator), tensors, source=init, built_by="the recipe's generator")
     return f"{found.weights} {found.revision}".strip()
+
+
+def _check_arguments(make: Callable[..., Objective], recipe: Recipe) -> None:
+    known = list(inspect.signature(make).parameters)[3:]  # after method, encoder, recipe
+    for key in recipe.objective:
+        if key not in known:
+            raise ConfigError(
+                f"recipe.objective.{key}: unknown key.{did_you_mean(key, known)} The objective of "
+                f"{recipe.method!r} knows: {', '.join(known) or 'none'}."
+            )
 
 
 def _check_framing(encoder: IdentityEncoder, recipe: Recipe) -> None:

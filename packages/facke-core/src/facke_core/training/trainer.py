@@ -141,6 +141,17 @@ class Trainer:
         }
 
     @property
+    def _kept(self) -> dict[str, nn.Module]:
+        """What a checkpoint holds: the modules that are trained, and those that have a state but no
+        parameters, such as what an objective remembers."""
+        trained = {phase.trains for phase in self.objective.phases}
+        return {
+            name: module
+            for name, module in self.objective.modules.items()
+            if name in trained or (not list(module.parameters()) and module.state_dict())
+        }
+
+    @property
     def images(self) -> int:
         """Samples seen so far, by all processes."""
         return self.step * self.recipe.batch_size
@@ -248,9 +259,8 @@ class Trainer:
         try:
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
-            for phase in self.objective.phases:
-                module = self.objective.modules[phase.trains]
-                save_file(_flat(module.state_dict()), part / f"{phase.trains}.safetensors")
+            for name, module in self._kept.items():
+                save_file(_flat(module.state_dict()), part / f"{name}.safetensors")
             save_file(_flat(self.ema.module.state_dict()), part / "ema.safetensors")
             save_file(self._optimizer_tensors(), part / "optimizers.safetensors")
             state: dict[str, Any] = {"step": self.step, "recipe": to_dict(self.recipe)}
@@ -277,9 +287,8 @@ class Trainer:
         """
         state = read_state(folder)
         try:
-            for phase in self.objective.phases:
-                tensors = load_file(folder / f"{phase.trains}.safetensors")
-                self.objective.modules[phase.trains].load_state_dict(tensors)
+            for name, module in self._kept.items():
+                module.load_state_dict(load_file(folder / f"{name}.safetensors"))
             self.ema.module.load_state_dict(load_file(folder / "ema.safetensors"))
             self._restore_optimizers(load_file(folder / "optimizers.safetensors"))
         except (OSError, RuntimeError, SafetensorError) as error:
