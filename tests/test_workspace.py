@@ -250,7 +250,7 @@ CONTENT = {
         "facke_gan/weights/simswap-mini/README.md",
     ],
     "facke-vae": [],
-    "facke-diffusion": [],
+    "facke-diffusion": ["facke_diffusion/recipes/ddpm-64.json"],
 }
 """Files beside the modules that a wheel must carry."""
 
