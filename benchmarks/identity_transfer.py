@@ -252,6 +252,7 @@ def measure(
     seconds: float | None = None,
     batch_size: int = 8,
     matrix: int = 0,
+    self_swaps: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Swap pairs and judge the results.
@@ -265,6 +266,7 @@ def measure(
         seconds: stop after this time (the pairs of the matrix are finished); None: never.
         batch_size: crops per call of ``swap_crops``.
         matrix: results of the first ``matrix`` sources and targets are returned as pictures.
+        self_swaps: also swap people with themselves; otherwise ``self_psnr`` is None.
         progress: called with (pairs done, pairs in all).
 
     Returns:
@@ -315,7 +317,7 @@ def measure(
         "gain": float(np.mean(result_source) - np.mean(target_source)),
         "top1": float(np.mean(hits)),
         "landmark_shift": float(np.mean(shifts)) if shifts else None,
-        "self_psnr": _self_psnr(swap_crops, own, batch_size),
+        "self_psnr": _self_psnr(swap_crops, own, batch_size) if self_swaps else None,
         "pairs": done,
         "undetected": undetected / done,
         "result_source": float(np.mean(result_source)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -31,7 +32,7 @@ from facke_diffusion.ddpm import DDPMConfig, DDPMGenerator, build
 from facke_diffusion.ilvr import ILVRSampler, project, reference_state, start_state
 from facke_diffusion.low_pass import low_pass
 from facke_diffusion.schedule import make_schedule
-from facke_diffusion.solvers import levels
+from facke_diffusion.solvers import dpmpp_step, levels
 
 SIZE = 32
 TINY = DDPMConfig(
@@ -285,6 +286,23 @@ def test_the_deterministic_default_draws_once(monkeypatch: pytest.MonkeyPatch) -
     assert Record(monkeypatch, FAST).drawn == [("start", 3)]
 
 
+def test_the_second_order_solver_gets_the_estimate_of_the_step_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[tuple[Tensor, Tensor | None]] = []
+
+    def step(*args: Any, previous: Tensor | None) -> Tensor:
+        seen.append((args[2], previous))
+        return dpmpp_step(*args, previous=previous)
+
+    monkeypatch.setattr(ilvr, "dpmpp_step", step)
+    FAST(Gaussian(), inputs(), rng=rng())  # type: ignore[arg-type]
+    assert len(seen) == 4
+    assert seen[0][1] is None
+    for (estimate, _), (_, previous) in pairwise(seen):
+        assert previous is estimate
+
+
 def conditioned(monkeypatch: pytest.MonkeyPatch, **settings: Any) -> list[int]:
     sampler = ILVRSampler(variant="facke", **settings)
     return [i for i, _ in Record(monkeypatch, sampler).references]
@@ -344,6 +362,17 @@ def test_settings_that_do_not_fit_the_network_are_refused(network: DDPMGenerator
             ILVRSampler(steps=20, start=0.5, until=until)(network, inputs(), rng=rng())
     with pytest.raises(CompatibilityError, match="factor: 64 does not divide the image size 32"):
         replace(FAST, factor=64)(network, inputs(), rng=rng())
+
+
+def test_a_network_is_compiled_once_and_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[nn.Module] = []
+    monkeypatch.setattr(DDPMGenerator, "compile", lambda self: compiled.append(self))
+    model = DDPMGenerator(TINY)
+    FAST(model, inputs(), rng=rng())
+    assert compiled == []
+    for _ in range(2):
+        replace(FAST, compile=True)(model, inputs(), rng=rng())
+    assert compiled == [model]
 
 
 def test_every_setting_is_documented() -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -55,6 +56,9 @@ VARIANTS = {
 """``paper``: Algorithm 1 as printed. ``facke``: as its code computes it: the noise is shared in the
 first step only, and the reference is one level noisier. ``adm``: plain ILVR, as in ilvr_adm; the
 source has no part in it."""
+
+
+_compiled: WeakSet[DDPMGenerator] = WeakSet()
 
 
 def start_state(schedule: Schedule, source: Tensor, i: int, eps: Tensor) -> Tensor:
@@ -116,6 +120,8 @@ class ILVRSampler:
     refine: str = ""
     """Name of a method, as for :func:`facke_core.load`: its result takes the place of source and
     target (:mod:`~facke_diffusion.refine`)."""
+    compile: bool = False
+    """Let torch compile the network in the first run, which takes a minute: for many swaps."""
 
     def __post_init__(self) -> None:
         check_factor(self.factor)
@@ -200,6 +206,9 @@ class ILVRSampler:
             image = refined(self.refine, inputs, rng=rng)
             inputs = inputs._replace(source=image, target=image)
         source, target = inputs.source.float() * 2 - 1, inputs.target.float() * 2 - 1
+        if self.compile and generator not in _compiled:
+            generator.compile()
+            _compiled.add(generator)
 
         rule, first = self._rule, len(schedule) - 1
         shared = _noise("start", first, source, rng)
