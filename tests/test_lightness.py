@@ -44,7 +44,16 @@ RUN = "from facke_cli.main import main; assert main({!r}) == 0"
         RUN.format(["plugins"]),
         "; ".join(
             RUN.format([command, "--help"])
-            for command in ("swap", "prepare", "train", "doctor", "inspect", "methods", "plugins")
+            for command in (
+                "swap",
+                "prepare",
+                "train",
+                "evaluate",
+                "doctor",
+                "inspect",
+                "methods",
+                "plugins",
+            )
         ),
     ],
     ids=["import", "discovery", "help", "version", "methods", "plugins", "help of commands"],

@@ -23,6 +23,7 @@ OWN = {
     "plugins": "List the installed plugins, and those that failed.",
     "prepare": "Make a dataset from photographs of people.",
     "train": "Train a recipe on a dataset.",
+    "evaluate": "Measure weights on pairs of pictures.",
     "doctor": "Check the installation and say how to repair it.",
 }
 

@@ -233,7 +233,8 @@ class LazyDetector:
         self._registry = registry
         self._built: FaceDetector | None = None
 
-    def _get(self) -> FaceDetector:
+    def get(self) -> FaceDetector:
+        """The detector itself."""
         if self._built is None:
             self._built = make_detector(registry=self._registry)
         return self._built
@@ -241,11 +242,11 @@ class LazyDetector:
     @property
     def threshold(self) -> float:
         """The detector's own."""
-        return self._get().threshold
+        return self.get().threshold
 
     def __call__(self, photo: Tensor) -> list[Face]:
         """Faces of a photo (3, H, W) in [0, 1], largest first."""
-        return self._get()(photo)
+        return self.get()(photo)
 
 
 def save(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from facke_core.hookspecs import hookimpl
-from facke_core.methods import DetectorSpec, EncoderSpec
+from facke_core.methods import DetectorSpec, EncoderSpec, MetricSpec
 
 
 @hookimpl
@@ -54,4 +54,41 @@ def facke_face_detectors() -> list[DetectorSpec]:
             available="facke_core.faces.detect:yunet_available",
             license="Apache-2.0",
         ),
+    ]
+
+
+@hookimpl
+def facke_metrics() -> list[MetricSpec]:
+    def metric(name: str, summary: str, *, higher_is_better: bool = False) -> MetricSpec:
+        return MetricSpec(
+            name=name,
+            summary=summary,
+            build=f"facke_core.evaluation.metrics:{name.replace('-', '_')}",
+            higher_is_better=higher_is_better,
+        )
+
+    return [
+        metric("recon-l1", "mean absolute error of swap(x, x)"),
+        metric("psnr", "PSNR of swap(x, x) in dB", higher_is_better=True),
+        metric("ssim", "SSIM of swap(x, x)", higher_is_better=True),
+        metric("id-loss", "1 - cos(result, source), by the encoder of the training"),
+        metric("id-retrieval", "1 - cos(result, source), by the judge"),
+        metric(
+            "id-retrieval-l2", "distance of the unit vectors of result and source, by the judge"
+        ),
+        metric(
+            "id-gain",
+            "cos(result, source) - cos(target, source), by the judge",
+            higher_is_better=True,
+        ),
+        metric(
+            "retrieval-top1",
+            "the source is the nearest of all source people",
+            higher_is_better=True,
+        ),
+        metric("retrieval-top5", "the source is one of the five nearest", higher_is_better=True),
+        metric("pose-error", "angle between the heads of target and result, in degrees"),
+        metric("expression-error", "distance of eyes, brows and lips, without the pose"),
+        metric("background", "mean absolute change outside of the face"),
+        metric("frechet", "Fréchet distance of results and pictures, in the judge's vectors"),
     ]

@@ -1,0 +1,40 @@
+"""Time per stage, summed over threads."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+STAGES = ("read", "detect", "align", "encode", "generate", "paste", "judge", "measure")
+"""``encode``: identities for the generator. ``judge``: all other vectors."""
+ENCODERS = ("encode", "judge")
+
+
+class Clock:
+    """Seconds per stage. Stages that run beside each other are added."""
+
+    def __init__(self) -> None:
+        self._seconds = dict.fromkeys(STAGES, 0.0)
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count the time inside towards a stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._seconds[name] += time.perf_counter() - start
+
+    def seconds(self) -> dict[str, float]:
+        """So far."""
+        return dict(self._seconds)
+
+
+def encoder_share(seconds: dict[str, float]) -> float:
+    """The share of the identity encoders in the time of all stages; 0 if none was counted."""
+    total = sum(seconds.get(stage, 0.0) for stage in STAGES)
+    return sum(seconds.get(stage, 0.0) for stage in ENCODERS) / total if total else 0.0

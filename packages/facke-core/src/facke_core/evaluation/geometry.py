@@ -1,0 +1,93 @@
+"""Where a head looks and what its face does, from two-dimensional landmarks.
+
+A mean face in three dimensions (``mean_face.json``, made by ``tools/measure_mean_face.py``) is
+fitted to the landmarks under a scaled orthographic camera, in closed form (POS of DeMenthon and
+Davis 1995). Whatever the camera and the shape of the head add to the angles is the same in a target
+and in its result, and so nearly cancels in their difference.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from importlib import resources
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from facke_core.data.mesh import POINTS, REGIONS
+from facke_core.types import Face
+
+_FIVE = [POINTS.index(point) for point in (468, 473, 1, 61, 291)]
+"""Irises, nose tip, mouth corners: what every detector finds."""
+# what does not move with the expression: eye corners, nose, temples, forehead, upper cheeks
+_STILL = [33, 263, 133, 362, 6, 197, 195, 4, 1, 2, 48, 278, 64, 294, 98, 327, 49, 279, 129, 358]
+_STILL += [10, 109, 338, 103, 332, 21, 251, 127, 356, 234, 454, 117, 346]
+_RIGID = [POINTS.index(point) for point in _STILL]
+_MOVING = [i for name in ("eyes", "brows", "lips") for i in range(len(POINTS))[REGIONS[name]]]
+_STEEP = 0.3
+"""Below this determinant (a turn of about 70 degrees) depth cannot be told from width."""
+
+
+class Pose(NamedTuple):
+    """How the mean face was turned, scaled and moved to fit, in float64."""
+
+    rotation: Tensor
+    """(3, 3), from the head's axes (right, down, away from the camera) to the picture's."""
+    scale: float
+    """Pixels per distance of the irises."""
+    shift: Tensor
+    """(2,) pixels: where the middle between the irises is."""
+
+
+@cache
+def mean_face() -> Tensor:
+    """(P, 3) float64 in the order of :data:`facke_core.data.mesh.POINTS`."""
+    text = resources.files("facke_core.evaluation").joinpath("mean_face.json").read_text("utf-8")
+    return torch.tensor(json.loads(text)["points"], dtype=torch.float64)
+
+
+def head_pose(face: Face) -> Pose:
+    """The pose of a face, from its mesh where there is one, else from its five points."""
+    if face.mesh is not None:
+        points = face.mesh.double().cpu()[_STILL]
+        return _fitted(mean_face()[_RIGID], points)
+    return _fitted(mean_face()[_FIVE], face.landmarks.double().cpu())
+
+
+def angle_between(a: Pose, b: Pose) -> float:
+    """The angle of the rotation from one pose to the other, in degrees from 0 to 180."""
+    turn = a.rotation.T @ b.rotation
+    sine = torch.stack([turn[2, 1] - turn[1, 2], turn[0, 2] - turn[2, 0], turn[1, 0] - turn[0, 1]])
+    # the arc cosine of the trace alone has no digits left near 0
+    return float(torch.rad2deg(torch.atan2(sine.norm(), turn.trace() - 1)))
+
+
+def expression(face: Face) -> Tensor | None:
+    """(Q, 2) float64: eyes, brows and lips in the head's own axes, in distances of the irises.
+
+    Depth is taken from the mean face. None where there is no mesh, or the head is turned so far
+    that width cannot be told from depth.
+    """
+    if face.mesh is None:
+        return None
+    pose = head_pose(face)
+    turned = pose.rotation[:2, :2]
+    if abs(float(torch.linalg.det(turned))) < _STEEP:
+        return None
+    points = face.mesh.double().cpu()[[POINTS[i] for i in _MOVING]]
+    depth = mean_face()[_MOVING, 2:] * pose.rotation[:2, 2]
+    flat = (points - pose.shift) / pose.scale - depth
+    return torch.linalg.solve(turned, flat.T).T
+
+
+def _fitted(model: Tensor, points: Tensor) -> Pose:
+    """``points = scale * rotation[:2] @ model + shift`` by least squares, then made a rotation."""
+    middle, centre = model.mean(0), points.mean(0)
+    linear = torch.linalg.lstsq(model - middle, points - centre).solution.T
+    u, s, vt = torch.linalg.svd(linear, full_matrices=False)
+    rows = u @ vt
+    rotation = torch.cat([rows, torch.linalg.cross(rows[0], rows[1])[None]])
+    scale = float(s.mean())
+    return Pose(rotation, scale, centre - scale * rows @ middle)

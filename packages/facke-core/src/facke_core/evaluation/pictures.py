@@ -1,0 +1,179 @@
+"""The pictures of an evaluation: each is read, searched for a face and encoded once.
+
+Faces and vectors are kept for good; photos and crops, which are large, only as long as there is
+room, and read again where they are not.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from facke_core.config import from_dict
+from facke_core.data.crops import CropSet
+from facke_core.data.images import read_image, resize
+from facke_core.errors import DataError
+from facke_core.evaluation.clock import Clock
+from facke_core.evaluation.pairs import Picture
+from facke_core.faces.align import Alignment, align, retemplate, template_points, transform_points
+from facke_core.pipeline import SwapPipeline
+from facke_core.types import AlignedFace, Face
+
+ROOM = 512 * 2**20
+"""Bytes of photos and crops that are kept."""
+SMALLEST = 128
+"""Crops are enlarged to this side before a detector looks at them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The large part of a picture."""
+
+    photo: Tensor
+    """(3, H, W) uint8, or float32 in [0, 1] where 8 bits are not enough."""
+    aligned: AlignedFace
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.photo.nbytes + self.aligned.crop.nbytes
+
+
+@dataclass(slots=True)
+class Known:
+    """The small part of a picture; filled in as it becomes known."""
+
+    face: Face | None
+    """In the photo, by the pipeline's detector; None where there is none."""
+    vectors: dict[str, Tensor] = field(default_factory=dict)
+    """``identity`` (D,) that conditions the generator, ``trainer`` and ``judge``."""
+
+
+class Pictures:
+    """Photographs, or crops of a dataset, for one pipeline.
+
+    A crop of a dataset becomes a photo by a margin around it, so that a detector sees a face in a
+    picture; its five points are those of the template.
+    """
+
+    def __init__(
+        self, pipeline: SwapPipeline, clock: Clock, *, crops: CropSet | None = None
+    ) -> None:
+        self._pipeline, self._clock, self._crops = pipeline, clock, crops
+        self._known: dict[str, Known] = {}
+        self._loaded: OrderedDict[str, Loaded] = OrderedDict()
+        self._bytes = 0
+        self._lock, self._detecting = threading.Lock(), threading.Lock()
+        self._alignment = _alignment_of(crops.info) if crops is not None else None
+
+    def known(self, picture: Picture) -> Known:
+        """What is known of a picture; its face is looked for now, if it was not before."""
+        known = self._known.get(picture.key)
+        if known is None:
+            photo, own = self._read(picture)
+            known = self._known[picture.key] = Known(self.find(photo))
+            if own is not None or known.face is not None:
+                self._keep(picture, photo, own, known)
+        return known
+
+    def usable(self, picture: Picture) -> bool:
+        """Whether it can be source and target: a crop always, a photo with a face."""
+        return picture.path is None or self.known(picture).face is not None
+
+    def load(self, picture: Picture) -> Loaded:
+        """Photo and crop of a usable picture."""
+        with self._lock:
+            if picture.key in self._loaded:
+                self._loaded.move_to_end(picture.key)
+                return self._loaded[picture.key]
+        known = self.known(picture)
+        with self._lock:
+            if picture.key in self._loaded:
+                return self._loaded[picture.key]
+        return self._keep(picture, *self._read(picture), known)
+
+    def find(self, photo: Tensor) -> Face | None:
+        """The largest face of a photo (3, H, W) in [0, 1]."""
+        # detectors are not made for several threads
+        with self._detecting, self._clock.stage("detect"):
+            faces = self._pipeline.detect(photo)
+        return faces[0] if faces else None
+
+    def framed(self, crop: Tensor) -> Tensor:
+        """A crop (3, S, S) with a margin around it, as a photo."""
+        side = max(crop.shape[-1], SMALLEST)
+        if crop.shape[-1] != side:
+            crop = F.interpolate(crop[None], (side, side), mode="bilinear")[0]
+        return F.pad(crop[None], [side // 4] * 4, mode="replicate")[0]
+
+    def _read(self, picture: Picture) -> tuple[Tensor, AlignedFace | None]:
+        with self._clock.stage("read"):
+            if picture.path is not None:
+                return read_image(picture.path).image, None
+            assert self._crops is not None
+            assert self._alignment is not None
+            crop = self._crops.images[torch.tensor([picture.row])].float() / 255
+            wanted = self._pipeline.alignment
+            size = (wanted.size, wanted.size)
+            crop = retemplate(crop, self._alignment, wanted.template, wanted.size)
+            if crop.shape[-2:] != size:
+                crop = resize(crop, size)
+            crop = crop[0].clamp(0, 1)
+            return self.framed(crop), _in_frame(crop, wanted)
+
+    def _keep(
+        self, picture: Picture, photo: Tensor, own: AlignedFace | None, known: Known
+    ) -> Loaded:
+        if own is None:
+            assert known.face is not None, "only usable pictures are loaded"
+            with self._clock.stage("align"):
+                own = align(photo, known.face, self._pipeline.alignment)
+        loaded = Loaded(_packed(photo), own)
+        with self._lock:
+            if picture.key not in self._loaded:
+                self._loaded[picture.key] = loaded
+                self._bytes += loaded.size
+            while self._bytes > ROOM and len(self._loaded) > 1:
+                self._bytes -= self._loaded.popitem(last=False)[1].size
+        return loaded
+
+
+def unpacked(photo: Tensor) -> Tensor:
+    """(3, H, W) float32 in [0, 1], as it was read."""
+    return photo.float() / 255 if photo.dtype == torch.uint8 else photo
+
+
+def _packed(photo: Tensor) -> Tensor:
+    small = (photo * 255).round().byte()
+    return small if torch.equal(unpacked(small), photo) else photo
+
+
+def _in_frame(crop: Tensor, alignment: Alignment) -> AlignedFace:
+    """The crop as a face of the photo that :meth:`Pictures.framed` makes of it."""
+    size = alignment.size
+    side = max(size, SMALLEST)
+    scale, margin = size / side, side // 4
+    # pixel areas, not centres, are what resizing aligns
+    shift = (scale - 1) / 2 - margin * scale
+    matrix = torch.tensor([[scale, 0.0, shift], [0.0, scale, shift]], dtype=torch.float64)
+    points = template_points(alignment.template, size)
+    back = torch.tensor([[1 / scale, 0.0, -shift / scale], [0.0, 1 / scale, -shift / scale]])
+    landmarks = transform_points(back[None].double(), points[None])[0].float()
+    box = torch.cat([landmarks.amin(0), landmarks.amax(0)])
+    return AlignedFace(crop, matrix.float(), Face(box, landmarks, 1.0))
+
+
+def _alignment_of(info: Mapping[str, Any]) -> Alignment:
+    if "alignment" not in info:
+        raise DataError(
+            f"The dataset {info.get('name', '')!r} does not say how its crops are aligned. Add "
+            '"alignment": {"template": ..., "size": ...} to its dataset.json.'
+        )
+    return from_dict(Alignment, info["alignment"], where="dataset.json.alignment")

@@ -1,0 +1,253 @@
+"""What an evaluation says: rows, a summary with intervals, and the protocol that made them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from facke_core.config import read_json, write_json
+from facke_core.errors import DataError
+from facke_core.evaluation.rows import Row, rounded
+from facke_core.evaluation.statistics import Estimate, estimate
+
+FORMAT = 1
+TOLERANCE = 1e-6
+NOT_COMPARED = ("environment", "run")
+"""Parts of a report that say where and how fast it was made, not what was found."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricInfo:
+    """How to read the values of a metric."""
+
+    unit: str = ""
+    higher_is_better: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationReport:
+    """One set of weights, measured."""
+
+    name: str
+    """Of the weights."""
+    protocol: Mapping[str, Any]
+    """What decides the values: pairs, weights, encoders, sizes, seeds."""
+    metrics: Mapping[str, MetricInfo]
+    summary: Mapping[str, Estimate]
+    undetected: int | None
+    """Pairs whose result shows no face; None where nobody looked."""
+    skipped: Mapping[str, int]
+    """Why pairs were not swapped -> how many."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Metrics that were not measured -> why."""
+    calibration: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Encoder -> what it says of real pairs (:mod:`facke_core.evaluation.calibration`)."""
+    rows: Sequence[Row] = field(repr=False, default=())
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    """Versions and device."""
+    run: Mapping[str, Any] = field(default_factory=dict)
+    """Seconds per stage, workers, batch size."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, always in the same order."""
+        rows = [{k: v for k, v in asdict(row).items() if k != "vector"} for row in self.rows]
+        return {
+            "name": self.name,
+            "protocol": dict(self.protocol),
+            "metrics": {name: asdict(info) for name, info in self.metrics.items()},
+            "summary": {name: asdict(value) for name, value in self.summary.items()},
+            "undetected": self.undetected,
+            "skipped": dict(self.skipped),
+            "left_out": dict(self.left_out),
+            "calibration": {name: dict(value) for name, value in self.calibration.items()},
+            "environment": dict(self.environment),
+            "run": dict(self.run),
+            "rows": rows,
+        }
+
+
+def summarise(
+    rows: Sequence[Row], metrics: Sequence[str], *, seed: int = 0
+) -> tuple[dict[str, Estimate], int | None, dict[str, int]]:
+    """Estimates of the metrics that have a value per pair, undetected results, skipped pairs."""
+    done = [row for row in rows if not row.skipped]
+    sources, targets = ([getattr(row, f"{one}_identity") for row in done] for one in _SIDES)
+    found = {}
+    for name in metrics:
+        values = [row.values[name] for row in done]
+        found[name] = _rounded(estimate(values, sources, targets, seed=seed))
+    looked = [row.detected for row in done if row.detected is not None]
+    skipped: dict[str, int] = {}
+    for row in rows:
+        if row.skipped:
+            skipped[row.skipped] = skipped.get(row.skipped, 0) + 1
+    return found, looked.count(False) if looked else None, dict(sorted(skipped.items()))
+
+
+_SIDES = ("source", "target")
+
+
+def _rounded(value: Estimate) -> Estimate:
+    numbers = {name: getattr(value, name) for name in ("value", "low", "high")}
+    kept = {name: None if x is None else rounded(x) for name, x in numbers.items()}
+    return Estimate(**kept, n=value.n, missing=value.missing)
+
+
+# -- files -----------------------------------------------------------------------------------------
+
+
+def write_reports(path: Path, reports: Sequence[EvaluationReport]) -> None:
+    """One JSON document for several reports."""
+    write_json(path, document(reports))
+
+
+def document(reports: Sequence[EvaluationReport]) -> dict[str, Any]:
+    """What ``facke evaluate --json`` writes."""
+    return {"facke_evaluation": FORMAT, "reports": [report.to_json() for report in reports]}
+
+
+def read_reports(path: Path) -> list[EvaluationReport]:
+    """The reports that :func:`write_reports` wrote.
+
+    Raises:
+        ConfigError: the file cannot be read.
+        DataError: it holds something else.
+    """
+    content = read_json(path)
+    if content.get("facke_evaluation") != FORMAT:
+        raise DataError(
+            f"{path} holds no evaluation of format {FORMAT}. Write one with: "
+            "facke evaluate WEIGHTS --pairs FILE.csv --json FILE.json"
+        )
+    try:
+        return [_read(one) for one in content["reports"]]
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{path} is not what facke wrote ({error!r}).") from error
+
+
+def _read(data: Mapping[str, Any]) -> EvaluationReport:
+    values = {one.name: data[one.name] for one in fields(EvaluationReport)}
+    values["metrics"] = {name: MetricInfo(**info) for name, info in data["metrics"].items()}
+    values["summary"] = {name: Estimate(**value) for name, value in data["summary"].items()}
+    values["rows"] = [Row(**row) for row in data["rows"]]
+    return EvaluationReport(**values)
+
+
+# -- comparison ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """One place where two documents of reports differ."""
+
+    where: str
+    a: Any
+    b: Any
+
+    def __str__(self) -> str:
+        return f"{self.where}: {_shown(self.a)} and {_shown(self.b)}"
+
+
+def diff(
+    a: Sequence[EvaluationReport], b: Sequence[EvaluationReport], tolerance: float = TOLERANCE
+) -> list[Difference]:
+    """Where two sets of reports say different things.
+
+    Numbers may differ by ``tolerance``, or by that share of the larger one where it is above 1.
+    Versions, devices and times are not compared (:data:`NOT_COMPARED`).
+    """
+    return list(_differences("", _compared(a), _compared(b), tolerance))
+
+
+def _compared(reports: Sequence[EvaluationReport]) -> list[dict[str, Any]]:
+    documents = [report.to_json() for report in reports]
+    return [{k: v for k, v in one.items() if k not in NOT_COMPARED} for one in documents]
+
+
+def _differences(where: str, a: Any, b: Any, tolerance: float) -> Iterator[Difference]:
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        for key in [*a, *(key for key in b if key not in a)]:
+            place = f"{where}.{key}" if where else str(key)
+            yield from _differences(place, a.get(key), b.get(key), tolerance)
+    elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        for i, (one, other) in enumerate(zip(a, b, strict=True)):
+            yield from _differences(f"{where}[{i}]", one, other, tolerance)
+    elif _is_number(a) and _is_number(b):
+        if not math.isclose(a, b, rel_tol=tolerance, abs_tol=tolerance):
+            yield Difference(where=where, a=a, b=b)
+    elif a != b:
+        yield Difference(where=where, a=a, b=b)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+# -- tables ----------------------------------------------------------------------------------------
+
+
+def shown_estimate(value: Estimate | None) -> str:
+    """``0.4261 [0.41, 0.44]``, and how many pairs have no value."""
+    if value is None or value.value is None:
+        return "-"
+    text = f"{value.value:.4g}"
+    if value.low is not None and value.high is not None:
+        text += f" [{value.low:.4g}, {value.high:.4g}]"
+    return f"{text} ({value.missing} without)" if value.missing else text
+
+
+def table_of(reports: Sequence[EvaluationReport]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows: a row per metric, a column per report."""
+    infos: dict[str, MetricInfo] = {}
+    for report in reports:
+        infos |= report.metrics
+    head = ["metric", *(report.name for report in reports), "better"]
+    body = []
+    for name, info in infos.items():
+        values = [shown_estimate(report.summary.get(name)) for report in reports]
+        better = "higher" if info.higher_is_better else "lower"
+        body.append([name, *values, f"{better}{f' ({info.unit})' if info.unit else ''}"])
+    body.append(["pairs", *(_pairs(report) for report in reports), ""])
+    if any(report.undetected is not None for report in reports):
+        found = ["-" if r.undetected is None else str(r.undetected) for r in reports]
+        body.append(["results without a face", *found, "lower"])
+    return head, body
+
+
+def _pairs(report: EvaluationReport) -> str:
+    skipped = sum(report.skipped.values())
+    return f"{len(report.rows)}{f', {skipped} skipped' if skipped else ''}"
+
+
+def notes_of(report: EvaluationReport) -> list[str]:
+    """What the table does not show: left-out metrics, skipped pairs, calibration."""
+    reasons: dict[str, list[str]] = {}
+    for metric, reason in report.left_out.items():
+        reasons.setdefault(reason, []).append(metric)
+    lines = [f"{', '.join(names)} left out: {why}" for why, names in reasons.items()]
+    lines += [f"{n} pairs skipped: {reason}" for reason, n in report.skipped.items()]
+    for encoder, found in report.calibration.items():
+        auc = "-" if found["auc"] is None else f"{found['auc']:.4f}"
+        lines.append(
+            f"verification by {encoder}: AUC {auc} ({found['same']} pairs of one person, "
+            f"{found['different']} of two)"
+        )
+    return lines
+
+
+def to_markdown(reports: Sequence[EvaluationReport]) -> str:
+    """The table, and below it the notes of each report."""
+    head, body = table_of(reports)
+    lines = [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body)]
+    for report in reports:
+        lines += ["", *(f"* {report.name}: {note}" for note in notes_of(report))]
+    return "\n".join(lines).rstrip() + "\n"

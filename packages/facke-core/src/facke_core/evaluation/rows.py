@@ -1,0 +1,152 @@
+"""What an evaluation found for each pair, in memory and on disk.
+
+Rows are written in shards of :data:`SHARD` pairs, each a file that appears when it is complete. An
+evaluation that was killed loses the shard it was at, and goes on there.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from facke_core.config import read_json, write_json
+from facke_core.errors import ConfigError, DataError, UsageError
+
+SHARD = 64
+RUN = "run.json"
+"""What the rows of a folder belong to."""
+DIGITS = 9
+"""Significant digits of a value."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One pair."""
+
+    pair: int
+    """Its place in the pairs."""
+    source: str
+    target: str
+    source_identity: str
+    target_identity: str
+    values: Mapping[str, float | None]
+    """Metric -> value; None where there is none."""
+    detected: bool | None = None
+    """Whether a face was found in the result; None where nobody looked."""
+    skipped: str = ""
+    """Why nothing was swapped."""
+    vector: str = ""
+    """The judge's vector of the result as base64 of float32, where a metric of the set wants it."""
+
+
+def rounded(value: float) -> float | None:
+    """The value that a report holds; None for what is not a number."""
+    return float(f"{value:.{DIGITS}g}") if np.isfinite(value) else None
+
+
+def pack(vector: np.ndarray[Any, Any]) -> str:
+    """A vector as text."""
+    return base64.b64encode(vector.astype("<f4").tobytes()).decode()
+
+
+def unpack(text: str) -> np.ndarray[Any, Any]:
+    """The float32 vector of :func:`pack`."""
+    return np.frombuffer(base64.b64decode(text), "<f4")
+
+
+def shards(n: int) -> list[range]:
+    """The pairs of each shard."""
+    return [range(start, min(start + SHARD, n)) for start in range(0, n, SHARD)]
+
+
+class RowFiles:
+    """The rows of one evaluation in a folder.
+
+    Args:
+        folder: made if it is missing.
+        run: what decides the rows; rows of another run are refused.
+        resume: whether rows of the same run may be there.
+
+    Raises:
+        UsageError: there are rows, of another run or without ``resume``.
+        DataError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, run: Mapping[str, Any], *, resume: bool) -> None:
+        self.folder = folder
+        run = json.loads(json.dumps(run))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"{folder} cannot be made ({error}). Choose another.") from error
+        if (folder / RUN).exists():
+            self._compare(read_json(folder / RUN), run, resume)
+        else:
+            write_json(folder / RUN, run)
+
+    def _compare(self, old: Mapping[str, Any], run: Mapping[str, Any], resume: bool) -> None:
+        other = sorted(key for key in {*old, *run} if old.get(key) != run.get(key))
+        if other:
+            raise UsageError(
+                f"{self.folder} holds the rows of another evaluation: "
+                f"{', '.join(other)} {'is' if len(other) == 1 else 'are'} different. Choose "
+                "another folder for --out."
+            )
+        if not resume:
+            raise UsageError(
+                f"{self.folder} holds rows of this evaluation already. Go on with --resume, or "
+                "choose another folder for --out."
+            )
+
+    def read(self, pairs: range) -> list[Row] | None:
+        """The rows of a shard; None if it is not there.
+
+        Raises:
+            DataError: it is damaged.
+        """
+        path = self._path(pairs)
+        if not path.is_file():
+            return None
+        try:
+            rows = [Row(**json.loads(line)) for line in path.read_text("utf-8").splitlines()]
+            if [row.pair for row in rows] != list(pairs):
+                raise ValueError("it holds other pairs")
+        except (OSError, ValueError, TypeError) as error:
+            raise DataError(f"{path} is damaged ({error}). Delete it and resume.") from error
+        return rows
+
+    def write(self, pairs: range, rows: Sequence[Row]) -> None:
+        """Write a shard; it appears whole.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        path = self._path(pairs)
+        lines = (json.dumps(asdict(row), allow_nan=False, ensure_ascii=False) for row in rows)
+        temporary = path.with_suffix(".part")
+        try:
+            with temporary.open("w", encoding="utf-8") as file:
+                file.writelines(f"{line}\n" for line in lines)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError as error:
+            raise DataError(f"{path} cannot be written ({error}). Make room and resume.") from error
+
+    def _path(self, pairs: range) -> Path:
+        return self.folder / f"rows-{pairs.start // SHARD:05d}.jsonl"
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """What the rows of a folder belong to; empty if there are none."""
+    try:
+        return read_json(folder / RUN)
+    except ConfigError:
+        return {}

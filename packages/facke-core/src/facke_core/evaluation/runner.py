@@ -1,0 +1,348 @@
+"""The evaluator: pairs of pictures in, a report out.
+
+:func:`evaluate_shard` is the same work for another process: a specification of plain values and the
+numbers of some pairs go in, rows come out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from facke_core.config import from_dict, to_dict
+from facke_core.errors import DataError, UsageError
+from facke_core.evaluation.calibration import calibrate
+from facke_core.evaluation.clock import encoder_share
+from facke_core.evaluation.judges import (
+    NO_JUDGE,
+    NO_TRAINER,
+    Recogniser,
+    check_judge,
+    load_recogniser,
+    trainer_of,
+)
+from facke_core.evaluation.metrics import AnyMetric, SetMetric, SwappedPairs
+from facke_core.evaluation.pairs import PairSet, Progress, Rule, SamePair, pairs_from
+from facke_core.evaluation.report import EvaluationReport, MetricInfo, summarise
+from facke_core.evaluation.rows import Row, RowFiles, rounded, shards, unpack
+from facke_core.evaluation.session import FACES, Session
+from facke_core.evaluation.statistics import LEVEL, REPLICATES, Estimate
+from facke_core.loading import LazyDetector, load
+from facke_core.pipeline import SwapPipeline
+from facke_core.registry import Registry, default_registry
+
+_LACKS = {"judge": NO_JUDGE, "trainer": NO_TRAINER}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationSpec:
+    """Everything that decides a report, as plain values."""
+
+    weights: str
+    """As for :func:`facke_core.load`."""
+    pairs: str | None = None
+    """A CSV (:func:`~facke_core.evaluation.pairs.read_pairs`), or:"""
+    data: str | None = None
+    """A dataset of ``facke prepare``; its test part, where it has one."""
+    limit: int | None = None
+    """The first pairs of the CSV; how many are drawn from the dataset."""
+    rule: Rule = "paper"
+    judge: str | Mapping[str, Any] | None = None
+    """As for :func:`facke_core.load_encoder`."""
+    encoder: str | Mapping[str, Any] | None = None
+    """Takes the place of the training encoder for models without one."""
+    allow_training_encoder: bool = False
+    metrics: Sequence[str] = ()
+    """Names of metrics; empty: all."""
+    sampler: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    device: str = "cpu"
+
+    def pair_set(self) -> PairSet:
+        """The pairs. See :func:`~facke_core.evaluation.pairs.pairs_from` for the errors."""
+        return pairs_from(
+            file=Path(self.pairs) if self.pairs is not None else None,
+            data=Path(self.data) if self.data is not None else None,
+            limit=self.limit,
+            seed=self.seed or 0,
+            rule=self.rule,
+        )
+
+    def evaluator(self, registry: Registry | None = None) -> Evaluator:
+        """Loads everything.
+
+        Raises:
+            UsageError: the judge had a part in the training.
+            FackeError: whatever :func:`facke_core.load` raises.
+        """
+        registry = registry or default_registry()
+        metrics = make_metrics(self.metrics, registry)
+        pipeline = load(self.weights, device=self.device, sampler=self.sampler, registry=registry)
+        device = pipeline.device
+        judge = encoder = None
+        if self.judge is not None:
+            judge = load_recogniser(self.judge, device=device, registry=registry)
+            if not self.allow_training_encoder:
+                check_judge(judge, pipeline, registry)
+        if self.encoder is not None:
+            encoder = load_recogniser(self.encoder, device=device, registry=registry)
+        return Evaluator(pipeline, metrics, judge=judge, encoder=encoder, seed=self.seed)
+
+
+def make_metrics(names: Sequence[str], registry: Registry) -> list[AnyMetric]:
+    """The metrics of these names, or all registered ones.
+
+    Raises:
+        UnknownNameError: no such metric.
+    """
+    specs = [registry.metric(name) for name in names] if names else list(registry.metrics())
+    return [registry.resolve(spec.build)() for spec in specs]
+
+
+class Evaluator:
+    """Measures one pipeline.
+
+    Args:
+        pipeline: what swaps.
+        metrics: what is measured; those that cannot be are in :attr:`left_out`.
+        judge: a recogniser that had no part in the training; the caller makes sure.
+        encoder: takes the place of the training encoder, where the pipeline has none.
+        seed: see :class:`~facke_core.evaluation.session.Session`.
+        workers: threads; default: one per core. No value depends on it.
+    """
+
+    def __init__(
+        self,
+        pipeline: SwapPipeline,
+        metrics: Sequence[AnyMetric],
+        *,
+        judge: Recogniser | None = None,
+        encoder: Recogniser | None = None,
+        seed: int | None = None,
+        workers: int | None = None,
+    ) -> None:
+        self.pipeline, self.seed = pipeline, seed
+        self.workers = workers or os.cpu_count() or 1
+        found = {"trainer": trainer_of(pipeline) or encoder, "judge": judge}
+        self.encoders = {role: one for role, one in found.items() if one is not None}
+        self.metrics = [m for m in metrics if not self._lacking(m)]
+        self.left_out = {m.name: _LACKS[role] for m in metrics if (role := self._lacking(m))}
+        if not self.metrics:
+            raise UsageError(
+                f"Nothing can be measured. {'; '.join(sorted(set(self.left_out.values())))}."
+            )
+
+    def _lacking(self, metric: AnyMetric) -> str:
+        return next((role for role in _LACKS if role in metric.needs - self.encoders.keys()), "")
+
+    def run(
+        self,
+        pairs: PairSet,
+        *,
+        batch_size: int = 8,
+        out: Path | None = None,
+        resume: bool = False,
+        on_progress: Progress | None = None,
+    ) -> EvaluationReport:
+        """Swap and measure all pairs.
+
+        Args:
+            pairs: what is swapped.
+            batch_size: pairs in work at a time. No value depends on it.
+            out: folder where rows are kept while it runs; without, an interruption loses them.
+            resume: go on with the rows in ``out``.
+            on_progress: called now and then.
+
+        Raises:
+            UsageError: ``out`` holds rows of another evaluation, or any without ``resume``.
+            DataError: there are no pairs, or all are skipped.
+        """
+        if not len(pairs):
+            raise DataError("There are no pairs to evaluate.")
+        protocol = self.protocol(pairs)
+        files = RowFiles(out, protocol, resume=resume) if out is not None else None
+        rows: list[Row] = []
+        computed = 0
+        with self.session(pairs, on_progress=on_progress) as session:
+            for shard in shards(len(pairs)):
+                found = files.read(shard) if files else None
+                if found is None:
+                    found = []
+                    for start in range(0, len(shard), batch_size):
+                        part = shard[start : start + batch_size]
+                        found += session.rows(part, batch_size=batch_size)
+                        if on_progress:
+                            on_progress("pairs", part.stop, len(pairs))
+                    computed += len(found)
+                    if files:
+                        files.write(shard, found)
+                rows += found
+            of_set = self._of_set(session, rows)
+            seconds = session.clock.seconds()
+        about = {
+            "pairs_computed": computed,
+            "batch_size": batch_size,
+            "workers": self.workers,
+            "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
+            "encoder_share": round(encoder_share(seconds), 4),
+        }
+        return self._report(protocol, rows, of_set, about)
+
+    def session(self, pairs: PairSet, *, on_progress: Progress | None = None) -> Session:
+        """The computation itself, to be used in a ``with`` statement."""
+        return Session(
+            self.pipeline,
+            pairs,
+            metrics=self.metrics,
+            encoders=self.encoders,
+            seed=self.seed,
+            workers=self.workers,
+            on_progress=on_progress,
+        )
+
+    def swapped(self, pairs: PairSet, indices: Sequence[int]) -> list[SwappedPairs | None]:
+        """Some pairs again, exactly as they were evaluated, and swap(source, source): for
+        pictures."""
+        with self.session(pairs) as session:
+            return session.again(indices)
+
+    def calibrate(
+        self, pairs: Sequence[SamePair], *, on_progress: Progress | None = None
+    ) -> dict[str, dict[str, Any]]:
+        """See :func:`facke_core.evaluation.calibration.calibrate`."""
+        return calibrate(self.pipeline, self.encoders, pairs, on_progress=on_progress)
+
+    def protocol(self, pairs: PairSet) -> dict[str, Any]:
+        """What decides the values of a report."""
+        pipeline, source = self.pipeline, self.pipeline.source
+        sampler = pipeline.method.sampler
+        settings = getattr(sampler, "__dataclass_fields__", {})
+        return {
+            "pairs": {
+                "name": pairs.name,
+                "sha256": pairs.digest,
+                "n": len(pairs),
+                "kind": "photographs" if pairs.crops is None else "aligned crops",
+                "sources": len(pairs.sources),
+                "targets": len(pairs.targets),
+            },
+            "weights": {
+                "name": self.name,
+                "method": source.config.method if source else "",
+                "revision": source.revision if source else "",
+                "sampler": json.loads(
+                    json.dumps({key: getattr(sampler, key) for key in settings}, default=str)
+                ),
+            },
+            "encoders": {
+                role: {"settings": dict(one.settings), "sha256": one.digest}
+                for role, one in self.encoders.items()
+            },
+            "metrics": [metric.name for metric in self.metrics],
+            "alignment": to_dict(pipeline.alignment),
+            "detector": self._detector(pairs),
+            "dtype": str(pipeline.dtype).removeprefix("torch."),
+            "seed": self.seed,
+            "interval": {
+                "level": LEVEL,
+                "replicates": REPLICATES,
+                "by": "pigeonhole bootstrap of source and target people",
+            },
+        }
+
+    @property
+    def name(self) -> str:
+        """How reports call the weights."""
+        source = self.pipeline.source
+        if source is None:
+            return type(self.pipeline.method.generator).__name__
+        return source.weights or source.config.method
+
+    def _detector(self, pairs: PairSet) -> dict[str, Any] | None:
+        needs = frozenset().union(*(metric.needs for metric in self.metrics))
+        if pairs.crops is not None and not needs & FACES:
+            return None
+        detector = self.pipeline.detector
+        inner = detector.get() if isinstance(detector, LazyDetector) else detector
+        return {"name": type(inner).__name__, "threshold": detector.threshold}
+
+    def _of_set(self, session: Session, rows: Sequence[Row]) -> dict[str, Estimate]:
+        found: dict[str, Estimate] = {}
+        if not session.of_set:
+            return found
+        done = [torch.from_numpy(unpack(row.vector).copy()) for row in rows if row.vector]
+        results = torch.stack(done).double() if done else torch.zeros(0, 1, dtype=torch.float64)
+        real = session.real_vectors() if done else results
+        for metric in session.of_set:
+            value = metric.of_set(results, real)
+            shown = None if value is None else rounded(value)
+            found[metric.name] = Estimate(value=shown, n=len(done))
+        return found
+
+    def _report(
+        self,
+        protocol: Mapping[str, Any],
+        rows: Sequence[Row],
+        of_set: Mapping[str, Estimate],
+        about: Mapping[str, Any],
+    ) -> EvaluationReport:
+        per_pair = [m.name for m in self.metrics if not isinstance(m, SetMetric)]
+        summary, undetected, skipped = summarise(rows, per_pair)
+        summary |= of_set
+        if sum(skipped.values()) == len(rows):
+            raise DataError(f"No pair could be swapped: {', '.join(skipped)}.")
+        return EvaluationReport(
+            name=self.name,
+            protocol=protocol,
+            metrics={
+                m.name: MetricInfo(unit=m.unit, higher_is_better=m.higher_is_better)
+                for m in self.metrics
+            },
+            summary={metric.name: summary[metric.name] for metric in self.metrics},
+            undetected=undetected,
+            skipped=skipped,
+            left_out=self.left_out,
+            rows=rows,
+            environment=environment(self.pipeline.device),
+            run=about,
+        )
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """Versions and device, for the report."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version(), "platform": platform.machine()}
+    for name in ("facke-core", "torch", "numpy", "kornia", "mediapipe"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    cuda = device.type == "cuda"
+    found["device"] = torch.cuda.get_device_name(device) if cuda else str(device)
+    return found
+
+
+def evaluate_shard(
+    spec: EvaluationSpec, indices: Sequence[int], *, batch_size: int = 8
+) -> list[Row]:
+    """The rows of some pairs, in another process: the same as :meth:`Evaluator.run` finds.
+
+    What ``spec`` names is loaded once per process.
+    """
+    session = _session(json.dumps(to_dict(spec), sort_keys=True))
+    return session.rows(indices, batch_size=batch_size)
+
+
+@lru_cache(maxsize=1)
+def _session(spec: str) -> Session:
+    known = from_dict(EvaluationSpec, json.loads(spec), where="spec")
+    return known.evaluator().session(known.pair_set())

@@ -1,0 +1,106 @@
+"""The choice of a checkpoint as Facke's paper makes it: all on a few pairs, the best on many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from facke_core.errors import UsageError
+from facke_core.evaluation.metrics import id_retrieval, recon_l1_imagenet
+from facke_core.evaluation.pairs import PairSet, Progress
+from facke_core.evaluation.runner import Evaluator
+from facke_core.training.checkpoints import complete
+
+T = TypeVar("T")
+RETRIEVAL, RECON, SUM = "id-retrieval", "recon-l1-imagenet", "sum"
+CRITERIA = (RETRIEVAL, RECON, SUM)
+"""The lowest wins, the first of equals."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScanReport:
+    """Which checkpoint is the best, by three criteria."""
+
+    coarse: Mapping[str, Mapping[str, float]]
+    """Checkpoint -> criterion -> mean over the coarse pairs."""
+    winners: Mapping[str, str]
+    """Criterion -> checkpoint."""
+    fine: Mapping[str, Mapping[str, float]]
+    """Winner -> criterion -> mean over the fine pairs."""
+    coarse_pairs: int
+    fine_pairs: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def thinned(items: Sequence[T], skip: int) -> list[T]:
+    """Every ``skip``-th item counted from the end, and the first."""
+    kept = list(items[::-1][::skip][::-1])
+    return kept if not items or kept[0] is items[0] else [items[0], *kept]
+
+
+def winners(values: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
+    """Criterion -> the name with the lowest value; the first of equals."""
+    return {key: min(values, key=lambda name: values[name][key]) for key in CRITERIA}
+
+
+def scan(
+    run: Path,
+    evaluator: Callable[[str], Evaluator],
+    pairs: PairSet,
+    *,
+    coarse: int,
+    fine: int | None = None,
+    skip: int = 1,
+    batch_size: int = 8,
+    on_progress: Progress | None = None,
+) -> ScanReport:
+    """Measure the checkpoints of a training run.
+
+    Args:
+        run: the run folder.
+        evaluator: makes an evaluator of :func:`metrics` for a checkpoint's folder.
+        pairs: the first of them are used.
+        coarse: pairs for every checkpoint.
+        fine: pairs for the winners; default: all.
+        skip: see :func:`thinned`.
+        batch_size: as for :meth:`Evaluator.run`.
+        on_progress: called after each checkpoint.
+
+    Raises:
+        UsageError: the folder holds no checkpoint.
+    """
+    found = thinned(complete(run), skip)
+    if not found:
+        raise UsageError(f"{run} holds no checkpoint. Give the folder of `facke train --out`.")
+
+    def measured(what: str, folders: Sequence[Path], some: PairSet) -> dict[str, dict[str, float]]:
+        values = {}
+        for done, folder in enumerate(folders, 1):
+            report = evaluator(str(folder.resolve())).run(some, batch_size=batch_size)
+            means = {name: report.summary[name].value or 0.0 for name in (RETRIEVAL, RECON)}
+            values[folder.name] = means | {SUM: sum(means.values())}
+            if on_progress:
+                on_progress(what, done, len(folders))
+        return values
+
+    first, rest = pairs.first(coarse), pairs.first(fine)
+    values = measured("coarse", found, first)
+    best = winners(values)
+    chosen = [folder for folder in found if folder.name in best.values()]
+    return ScanReport(
+        coarse=values,
+        winners=best,
+        fine=measured("fine", chosen, rest),
+        coarse_pairs=len(first),
+        fine_pairs=len(rest),
+    )
+
+
+def metrics() -> list[Any]:
+    """What a scan measures: ID Retrieval, and reconstruction in the paper's units."""
+    return [id_retrieval(), recon_l1_imagenet()]

@@ -1,0 +1,350 @@
+"""The work of an evaluation: pairs in, rows out.
+
+Every network sees one crop at a time. Other numbers of crops change the last bits of a
+convolution, these can change where a detector finds a face, and that changes every number that
+follows. So a row depends on its pair, on the set of sources and on the seed, and on nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import islice
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from facke_core.errors import PluginError
+from facke_core.evaluation.clock import Clock
+from facke_core.evaluation.judges import Recogniser
+from facke_core.evaluation.metrics import AnyMetric, Identities, Metric, SetMetric, SwappedPairs
+from facke_core.evaluation.pairs import PairSet, Picture, Progress
+from facke_core.evaluation.pictures import Loaded, Pictures, unpacked
+from facke_core.evaluation.rows import Row, pack, rounded
+from facke_core.faces.align import warp
+from facke_core.pipeline import SwapPipeline
+from facke_core.protocols import SeededSampler
+from facke_core.types import Face
+
+_PHOTO = frozenset({"photo", "faces", "judge"})
+"""Needs that include the finished photo; the last two also the face in it."""
+FACES = frozenset({"faces", "judge"})
+T = TypeVar("T")
+
+
+def _alone() -> None:
+    """One thread computes one pair: threads of small networks only get in each other's way."""
+    torch.set_num_threads(1)
+
+
+def noise(seed: int | None, source: Picture, target: Picture) -> torch.Generator:
+    """The random numbers of a pair. They follow from the seed and the two pictures alone."""
+    text = f"{seed or 0}/{source.key}/{target.key}"
+    number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+    return torch.Generator().manual_seed(number)
+
+
+class Session:
+    """One pipeline and one set of pairs.
+
+    Args:
+        pipeline: what swaps.
+        pairs: all of them, also where only some are evaluated here: the sources of all are those
+            among which one is retrieved.
+        metrics: what is measured.
+        encoders: ``trainer`` and ``judge``, as far as metrics need them.
+        seed: of samplers that draw noise; with None those that draw only for somebody who asks for
+            a seed do not.
+        workers: threads. The rows do not depend on them.
+    """
+
+    def __init__(
+        self,
+        pipeline: SwapPipeline,
+        pairs: PairSet,
+        *,
+        metrics: Sequence[AnyMetric],
+        encoders: dict[str, Recogniser],
+        seed: int | None = None,
+        workers: int | None = None,
+        on_progress: Progress | None = None,
+    ) -> None:
+        self.pipeline, self.pairs, self.seed = pipeline, pairs, seed
+        self.per_pair = [m for m in metrics if not isinstance(m, SetMetric)]
+        self.of_set = [m for m in metrics if isinstance(m, SetMetric)]
+        self._needs = frozenset[str]().union(*(m.needs for m in metrics))
+        self._encoders = encoders
+        self._sampler = pipeline.method.sampler
+        if seed is not None and isinstance(self._sampler, SeededSampler):
+            self._sampler = self._sampler.seeded()
+        self.clock = Clock()
+        self.pictures = Pictures(pipeline, self.clock, crops=pairs.crops)
+        self._rebuilt: dict[str, dict[str, float]] = {}
+        self._pool = ThreadPoolExecutor(workers or os.cpu_count(), initializer=_alone)
+        self._on_progress = on_progress
+        self._gallery: tuple[Tensor, Tensor, dict[str, int]] | None = None
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def rows(self, indices: Iterable[int], *, batch_size: int = 8) -> list[Row]:
+        """The rows of some pairs, in the order of ``indices``; ``batch_size`` are in work at a
+        time."""
+        rows: list[Row] = []
+        remaining = iter(indices)
+        while batch := list(islice(remaining, batch_size)):
+            pairs = [self.pairs.pairs[i] for i in batch]
+            self._make_ready([one for pair in pairs for one in pair])
+            if self._needs & {"judge"}:
+                self._sources()
+            if rebuilt := self._to_rebuild([pair.source for pair in pairs]):
+                self.map(self._rebuild, rebuilt)
+            rows += self.map(self._row, batch)
+        return rows
+
+    def real_vectors(self) -> Tensor:
+        """The judge's vectors (M, D) of all different pictures of the pairs that show a face."""
+        pictures = self.pairs.sources + self.pairs.targets
+        different = list({picture.key: picture for picture in pictures}.values())
+        self._make_ready(different)
+        usable = [picture for picture in different if self.pictures.usable(picture)]
+        return torch.stack([self.pictures.known(p).vectors["judge"] for p in usable]).double()
+
+    @torch.inference_mode()
+    def swapped(self, index: int, *, rebuilt: bool = False) -> SwappedPairs | None:
+        """One pair with everything that the metrics need; None where a face is missing.
+
+        With ``rebuilt``, swap(source, source) is there in any case.
+        """
+        pair = self.pairs.pairs[index]
+        self.ready(pair.source)
+        self.ready(pair.target)
+        if not all(self.pictures.usable(one) for one in pair):
+            return None
+        source, target = (self.pictures.load(one) for one in pair)
+        crops = source.aligned.crop[None], target.aligned.crop[None]
+        swapped = SwappedPairs(source=crops[0], target=crops[1])
+        if rebuilt or self._mixed:
+            swapped = replace(swapped, reconstruction=self.swap(pair.source, pair.source)[None])
+        if not self._needs - {"self"}:
+            return swapped
+        result = self.swap(pair.source, pair.target)
+        swapped = replace(swapped, result=result[None], aligned=[target.aligned])
+        photo = face = None
+        if self._needs & _PHOTO:
+            photo = self._finished(result, pair.target, target)
+            pasted = result[None] if pair.target.path is None else self._cut(photo, target)
+            swapped = replace(swapped, photos=[photo], pasted=pasted)
+        if photo is not None and self._needs & FACES:
+            face = self.pictures.find(photo)
+            known = self.pictures.known(pair.target)
+            swapped = replace(swapped, target_faces=[known.face], result_faces=[face])
+        identities = {
+            role: self._identities(role, pair.source, pair.target, result, photo, face)
+            for role in self._encoders
+            if role in self._needs
+        }
+        return replace(swapped, identities=identities)
+
+    def again(self, indices: Sequence[int]) -> list[SwappedPairs | None]:
+        """Some pairs, computed as for :meth:`rows`, with swap(source, source)."""
+        if self._needs & {"judge"}:
+            self._sources()
+        return self.map(lambda index: self.swapped(index, rebuilt=True), indices)
+
+    # -- pictures ----------------------------------------------------------------------------------
+
+    def map(self, function: Callable[[Any], T], items: Sequence[Any]) -> list[T]:
+        """What the function makes of each item, in this session's threads."""
+        return list(self._pool.map(function, items))
+
+    def _make_ready(self, pictures: Iterable[Picture], what: str = "") -> None:
+        different = list({picture.key: picture for picture in pictures}.values())
+        for done, _ in enumerate(self._pool.map(self.ready, different), 1):
+            if what and self._on_progress:
+                self._on_progress(what, done, len(different))
+
+    def ready(self, picture: Picture) -> None:
+        """Find the face of a picture and compute its vectors, if that was not done before."""
+        if not self.pictures.usable(picture):
+            return
+        known = self.pictures.known(picture)
+        missing = {"identity", *(role for role in self._encoders if role in self._needs)}
+        missing -= known.vectors.keys()
+        if not missing:
+            return
+        loaded = self.pictures.load(picture)
+        if "identity" in missing:
+            with self.clock.stage("encode"):
+                known.vectors["identity"] = self.pipeline.encode(loaded.aligned.crop[None])[0]
+        if "trainer" in missing:
+            known.vectors["trainer"] = self._by_trainer(loaded.aligned.crop)
+        if "judge" in missing:
+            face = known.face or loaded.aligned.face
+            known.vectors["judge"] = self._by_judge(unpacked(loaded.photo), face)
+
+    def _sources(self) -> tuple[Tensor, Tensor, dict[str, int]]:
+        """Vectors (G, D) of all sources, who is on them (G,), and the same by key."""
+        if self._gallery is None:
+            self._make_ready(self.pairs.sources, "sources")
+            usable = [one for one in self.pairs.sources if self.pictures.usable(one)]
+            number: dict[str, int] = {}
+            people = [number.setdefault(one.identity, len(number)) for one in usable]
+            vectors = [self.pictures.known(one).vectors["judge"].double() for one in usable]
+            stacked = torch.stack(vectors) if vectors else torch.zeros(0, 0, dtype=torch.float64)
+            own = {one.key: person for one, person in zip(usable, people, strict=True)}
+            self._gallery = stacked, torch.tensor(people, dtype=torch.int64), own
+        return self._gallery
+
+    # -- swapping ----------------------------------------------------------------------------------
+
+    def swap(self, source: Picture, target: Picture, *, identity: Tensor | None = None) -> Tensor:
+        """The result crop (3, S, S) of two pictures that are ready.
+
+        ``identity`` (D,) takes the place of the source's.
+        """
+        crops = [self.pictures.load(one).aligned.crop[None] for one in (source, target)]
+        if identity is None:
+            identity = self.pictures.known(source).vectors["identity"]
+        with self.clock.stage("generate"):
+            return self.pipeline.swap_crops(
+                *crops,
+                identity=identity[None],
+                rng=noise(self.seed, source, target),
+                sampler=self._sampler,
+            )[0]
+
+    def _finished(self, result: Tensor, picture: Picture, target: Loaded) -> Tensor:
+        with self.clock.stage("paste"):
+            if picture.path is None:
+                return self.pictures.framed(result)
+            return self.pipeline.paste(unpacked(target.photo), result, target.aligned)
+
+    def _cut(self, photo: Tensor, target: Loaded) -> Tensor:
+        """(1, 3, S, S): a finished photo where the target's crop was."""
+        alignment = self.pipeline.alignment
+        with self.clock.stage("measure"):
+            return warp(
+                photo[None],
+                target.aligned.matrix[None],
+                alignment.size,
+                border=alignment.border,
+                antialias=alignment.antialias,
+            )
+
+    # -- measuring ---------------------------------------------------------------------------------
+
+    def _by_trainer(self, crop: Tensor) -> Tensor:
+        with self.clock.stage("judge"):
+            return self._encoders["trainer"].of_crop(crop, self.pipeline.alignment)
+
+    def _by_judge(self, photo: Tensor, face: Face) -> Tensor:
+        judge = self._encoders["judge"]
+        with self.clock.stage("align"):
+            crop = judge.cut(photo, face, self.pipeline.alignment)
+        with self.clock.stage("judge"):
+            return judge.of_cut(crop)
+
+    def _identities(
+        self,
+        role: str,
+        source: Picture,
+        target: Picture,
+        result: Tensor,
+        photo: Tensor | None,
+        face: Face | None,
+    ) -> Identities:
+        known = self.pictures.known(target)
+        if role == "trainer":
+            seen = self._by_trainer(result)
+            gallery, people, own = torch.zeros(0, len(seen)), torch.zeros(0, dtype=torch.int64), -1
+        else:
+            assert photo is not None
+            # a face that is not found is where the target's was
+            where = face or known.face or self.pictures.load(target).aligned.face
+            seen = self._by_judge(photo, where)
+            gallery, people, numbers = self._sources()
+            own = numbers[source.key]
+        return Identities(
+            source=self.pictures.known(source).vectors[role][None],
+            target=known.vectors[role][None],
+            result=seen[None],
+            gallery=gallery,
+            people=people,
+            own=torch.tensor([own]),
+        )
+
+    @property
+    def _mixed(self) -> bool:
+        """Whether a metric reads the reconstruction beside something else."""
+        return any("self" in m.needs and m.needs != {"self"} for m in self.per_pair)
+
+    def _to_rebuild(self, sources: Iterable[Picture]) -> list[Picture]:
+        if not any(m.needs == {"self"} for m in self.per_pair):
+            return []
+        different = {one.key: one for one in sources if one.key not in self._rebuilt}.values()
+        return [one for one in different if self.pictures.usable(one)]
+
+    @torch.inference_mode()
+    def _rebuild(self, source: Picture) -> None:
+        """The values that a source alone decides."""
+        crop = self.pictures.load(source).aligned.crop[None]
+        rebuilt = self.swap(source, source)[None]
+        pairs = SwappedPairs(source=crop, target=crop, reconstruction=rebuilt)
+        own = [metric for metric in self.per_pair if metric.needs == {"self"}]
+        self._rebuilt[source.key] = {m.name: self._value(m, pairs) for m in own}
+
+    @torch.inference_mode()
+    def _row(self, index: int) -> Row:
+        pair = self.pairs.pairs[index]
+        about: dict[str, Any] = {
+            "pair": index,
+            "source": pair.source.name,
+            "target": pair.target.name,
+            "source_identity": pair.source.identity,
+            "target_identity": pair.target.identity,
+        }
+        swapped = self.swapped(index)
+        if swapped is None:
+            empty = dict.fromkeys(metric.name for metric in self.per_pair)
+            without = [
+                role
+                for role, picture in zip(("source", "target"), pair, strict=True)
+                if not self.pictures.usable(picture)
+            ]
+            reason = f"no face was found in the {' and the '.join(without)}"
+            return Row(**about, values=empty, skipped=reason)
+        known = self._rebuilt.get(pair.source.key, {})
+        values = {
+            m.name: rounded(known[m.name] if m.name in known else self._value(m, swapped))
+            for m in self.per_pair
+        }
+        looked = bool(self._needs & FACES)
+        return Row(
+            **about,
+            values=values,
+            detected=swapped.result_faces[0] is not None if looked else None,
+            vector=self._vector(swapped),
+        )
+
+    def _vector(self, swapped: SwappedPairs) -> str:
+        if not self.of_set or not swapped.identities:
+            return ""
+        return pack(swapped.identities["judge"].result[0].numpy())
+
+    def _value(self, metric: Metric, pairs: SwappedPairs) -> float:
+        with self.clock.stage("measure"):
+            found = metric(pairs)
+        if found.shape != (1,):
+            raise PluginError(
+                f"The metric {metric.name!r} returned a tensor of shape {tuple(found.shape)} for 1 "
+                "pair. A metric returns one value per pair, (B,)."
+            )
+        return float(found)

@@ -1,0 +1,136 @@
+"""Several sets of weights on the same pairs: what ``facke evaluate`` does."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from facke_core.evaluation.facke2022 import Facke2022Report, run_facke2022
+from facke_core.evaluation.html import cases_of, write_html
+from facke_core.evaluation.pairs import Progress, read_same
+from facke_core.evaluation.report import EvaluationReport
+from facke_core.evaluation.runner import EvaluationSpec, Evaluator
+from facke_core.evaluation.scan import ScanReport, metrics, scan
+from facke_core.registry import Registry
+
+
+def evaluate(
+    specs: Sequence[EvaluationSpec],
+    *,
+    batch_size: int = 8,
+    workers: int | None = None,
+    out: Path | None = None,
+    resume: bool = False,
+    calibration: Path | None = None,
+    html: Path | None = None,
+    registry: Registry | None = None,
+    on_progress: Progress | None = None,
+) -> list[EvaluationReport]:
+    """Measure several sets of weights; everything is loaded before the first is.
+
+    Args:
+        specs: they differ in their weights.
+        batch_size: see :meth:`Evaluator.run`.
+        workers: see :class:`Evaluator`.
+        out: a folder for the rows, with one folder for each.
+        resume: go on with the rows in ``out``.
+        calibration: CSV of real pairs (:func:`~facke_core.evaluation.pairs.read_same`).
+        html: write a page with pictures here.
+        registry: where names are looked up; default: everything installed.
+        on_progress: called now and then.
+
+    Raises:
+        FackeError: see :class:`EvaluationSpec`, :meth:`Evaluator.run`.
+    """
+    same = read_same(calibration) if calibration is not None else []
+    pairs = specs[0].pair_set()
+    evaluators = [_evaluator(spec, workers, registry) for spec in specs]
+    folders = _folders([evaluator.name for evaluator in evaluators])
+    reports, cases = [], []
+    for evaluator, folder in zip(evaluators, folders, strict=True):
+        progress = _named(on_progress, evaluator.name if len(specs) > 1 else "")
+        found = evaluator.run(
+            pairs,
+            batch_size=batch_size,
+            out=out / folder if out is not None else None,
+            resume=resume,
+            on_progress=progress,
+        )
+        if same:
+            found = replace(found, calibration=evaluator.calibrate(same, on_progress=progress))
+        reports.append(found)
+        if html is not None:
+            cases.append(cases_of(evaluator, pairs, found))
+    if html is not None:
+        write_html(html, reports, cases)
+    return reports
+
+
+def evaluate_facke2022(
+    specs: Sequence[EvaluationSpec],
+    *,
+    workers: int | None = None,
+    registry: Registry | None = None,
+    on_progress: Progress | None = None,
+) -> list[Facke2022Report]:
+    """The same by the arithmetic of Facke's benchmark."""
+    pairs = specs[0].pair_set()
+    wanted = [replace(spec, metrics=("id-loss", "id-retrieval")) for spec in specs]
+    evaluators = [_evaluator(spec, workers, registry) for spec in wanted]
+    return [
+        run_facke2022(one, pairs, on_progress=_named(on_progress, one.name)) for one in evaluators
+    ]
+
+
+def scan_run(
+    run: Path,
+    spec: EvaluationSpec,
+    *,
+    coarse: int,
+    fine: int | None,
+    skip: int,
+    batch_size: int = 8,
+    workers: int | None = None,
+    registry: Registry | None = None,
+    on_progress: Progress | None = None,
+) -> ScanReport:
+    """Choose among the checkpoints of a run; see :func:`facke_core.evaluation.scan.scan`."""
+
+    def evaluator(folder: str) -> Evaluator:
+        one = replace(spec, weights=folder, metrics=("id-retrieval",))
+        found = _evaluator(one, workers, registry)
+        judge = found.encoders["judge"]
+        return Evaluator(found.pipeline, metrics(), judge=judge, seed=spec.seed, workers=workers)
+
+    return scan(
+        run,
+        evaluator,
+        spec.pair_set(),
+        coarse=coarse,
+        fine=fine,
+        skip=skip,
+        batch_size=batch_size,
+        on_progress=on_progress,
+    )
+
+
+def _evaluator(spec: EvaluationSpec, workers: int | None, registry: Registry | None) -> Evaluator:
+    found = spec.evaluator(registry)
+    if workers is not None:
+        found.workers = workers
+    return found
+
+
+def _folders(names: Sequence[str]) -> list[str]:
+    """A name of a folder for each; repeated names are numbered."""
+    clean = [re.sub(r"[^\w.-]+", "-", name).strip("-.") or "weights" for name in names]
+    return [name if clean.count(name) == 1 else f"{name}-{i}" for i, name in enumerate(clean, 1)]
+
+
+def _named(on_progress: Progress | None, name: str) -> Progress | None:
+    if on_progress is None or not name:
+        return on_progress
+    show = on_progress
+    return lambda what, done, total: show(f"{name}: {what}", done, total)

@@ -1,0 +1,421 @@
+"""The evaluator: planted swappers get their due, and nothing but the pairs decides the values."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from swappers import (
+    Colours,
+    all_pairs,
+    dataset,
+    evaluator,
+    judge,
+    pipeline,
+    write_pairs,
+    write_photos,
+)
+from torch import Tensor
+
+from facke_core.errors import DataError, PluginError, UsageError
+from facke_core.evaluation import metrics, rows
+from facke_core.evaluation.html import cases_of, page
+from facke_core.evaluation.judges import Recogniser, check_judge
+from facke_core.evaluation.metrics import PerPair, frechet
+from facke_core.evaluation.pairs import PairSet, pairs_of_dataset, read_pairs, read_same
+from facke_core.evaluation.report import diff, read_reports, to_markdown, write_reports
+from facke_core.evaluation.runner import Evaluator
+from facke_core.registry import Registry
+
+
+@pytest.fixture
+def crops() -> PairSet:
+    return pairs_of_dataset(dataset(), 20)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> PairSet:
+    return read_pairs(all_pairs(tmp_path, 4))
+
+
+def means(report: Any) -> dict[str, float | None]:
+    return {name: value.value for name, value in report.summary.items()}
+
+
+# -- planted swappers ------------------------------------------------------------------------------
+
+
+def test_a_copy_of_the_target_gains_nothing_and_changes_nothing(crops: PairSet) -> None:
+    report = evaluator("target").run(crops)
+    found = means(report)
+    assert found["id-gain"] == found["pose-error"] == found["background"] == 0
+    assert found["retrieval-top1"] == 0
+    for row in report.rows:
+        one, other = row.values["id-retrieval"], row.values["id-retrieval-l2"]
+        assert one is not None
+        assert other is not None
+        assert other**2 == pytest.approx(2 * one, rel=1e-5)
+        assert one > 0.01
+
+
+def test_a_copy_of_the_source_has_its_whole_identity(crops: PairSet) -> None:
+    found = means(evaluator("source").run(crops))
+    assert found["id-retrieval"] == pytest.approx(0, abs=1e-6)
+    assert found["id-retrieval-l2"] == pytest.approx(0, abs=1e-3)
+    assert found["retrieval-top1"] == found["retrieval-top5"] == 1
+    assert found["id-gain"] is not None
+    assert found["id-gain"] > 0.1
+    assert found["background"] is not None
+    assert found["background"] > 0.01
+
+
+@pytest.mark.parametrize("what", ["target", "source"])
+def test_a_perfect_self_swap_has_no_error(crops: PairSet, what: str) -> None:
+    found = means(evaluator(what).run(crops))
+    assert (found["recon-l1"], found["psnr"]) == (0, metrics.MAX_PSNR)
+    assert found["ssim"] == pytest.approx(1)
+
+
+def test_the_error_of_a_self_swap_is_that_of_its_crop(crops: PairSet) -> None:
+    swapper = pipeline()
+    report = Evaluator(swapper, [metrics.recon_l1()]).run(crops)
+    for row in report.rows[:3]:
+        picture = crops.pairs[row.pair].source
+        assert crops.crops is not None
+        assert picture.row is not None
+        x = crops.crops.images[picture.row : picture.row + 1].float() / 255
+        expected = float((swapper.swap_crops(x, x) - x).abs().mean())
+        assert row.values["recon-l1"] == pytest.approx(expected, rel=1e-5)
+        assert row.detected is None
+
+
+def test_photographs_keep_what_lies_outside_of_the_face(photos: PairSet) -> None:
+    found = means(evaluator("source").run(photos))
+    # the mask fades to 0 at the outline; beyond it only resampling is left
+    assert found["background"] is not None
+    assert found["background"] < 1e-3
+    assert found["id-gain"] is not None
+    assert found["id-gain"] > 0
+
+
+# -- nothing but the pairs -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["network", "noise"])
+def test_batch_size_workers_and_order_change_nothing(
+    tmp_path: Path, photos: PairSet, what: str
+) -> None:
+    first = evaluator(what, frechet(), workers=1).run(photos, batch_size=1)
+    for batch_size, workers in ((7, 2), (32, 3)):
+        again = evaluator(what, frechet(), workers=workers).run(photos, batch_size=batch_size)
+        assert diff([first], [again], 0) == []
+
+    backwards = replace(photos, pairs=photos.pairs[::-1])
+    report = evaluator(what, frechet()).run(backwards)
+    assert {(r.source, r.target): r.values for r in report.rows} == {
+        (r.source, r.target): r.values for r in first.rows
+    }
+    for name, value in first.summary.items():
+        assert report.summary[name] == pytest.approx(value), name
+    assert backwards.digest != photos.digest
+
+
+def test_parts_of_the_pairs_give_the_rows_of_the_whole(photos: PairSet) -> None:
+    one = evaluator("noise")
+    whole = one.run(photos).rows
+    with one.session(photos) as session:
+        parts = session.rows([5, 2]) + session.rows([9])
+    assert parts == [whole[5], whole[2], whole[9]]
+
+
+def test_the_noise_follows_the_seed(crops: PairSet) -> None:
+    one, other = (evaluator("noise", seed=seed).run(crops) for seed in (1, 2))
+    assert one.rows[0].values["id-retrieval"] != other.rows[0].values["id-retrieval"]
+
+
+def test_each_picture_is_searched_and_encoded_once(tmp_path: Path, photos: PairSet) -> None:
+    one = evaluator("target", workers=1)
+    found: list[Tensor] = []
+    detect = one.pipeline.detector
+    one.pipeline.detector = type("Counting", (), {"threshold": 0.5})()
+    one.pipeline.detect = lambda photo: found.append(photo) or detect(photo)  # type: ignore
+    one.run(photos)
+    assert len(photos) == 12
+    assert len(found) == 4 + 12
+
+
+# -- faces that are not found ----------------------------------------------------------------------
+
+
+class Hiding:
+    """Finds no face in pictures that are brighter than half."""
+
+    threshold = 0.5
+
+    def __init__(self, inner: Any, hidden: list[int]) -> None:
+        self.inner, self.hidden, self.calls = inner, hidden, 0
+
+    def __call__(self, photo: Tensor) -> Any:
+        self.calls += 1
+        return [] if self.calls in self.hidden else self.inner(photo)
+
+
+def test_a_result_without_a_face_is_judged_where_the_target_was_and_counted(
+    photos: PairSet,
+) -> None:
+    pairs = photos.first(1)
+    usual = evaluator(workers=1).run(pairs).rows[0]
+    one = evaluator(workers=1)
+    # source, target, result
+    one.pipeline.detector = Hiding(one.pipeline.detector, [3])
+    report = one.run(pairs)
+    row = report.rows[0]
+    assert (row.detected, report.undetected) == (False, 1)
+    assert row.values["id-retrieval"] == usual.values["id-retrieval"]
+    assert row.values["pose-error"] is None
+    assert report.summary["pose-error"].missing == 1
+    assert "(1 without)" not in to_markdown([report])
+    assert "| results without a face | 1 |" in to_markdown([report])
+
+
+def test_pictures_without_a_face_are_skipped_and_counted(tmp_path: Path) -> None:
+    report = evaluator().run(read_pairs(all_pairs(tmp_path, 4, black=[2])))
+    assert report.skipped == {
+        "no face was found in the source": 3,
+        "no face was found in the target": 3,
+    }
+    assert report.summary["id-loss"].n == 6
+    assert "12, 6 skipped" in to_markdown([report])
+
+
+def test_nothing_but_black_pictures_is_an_error(tmp_path: Path) -> None:
+    pairs = read_pairs(all_pairs(tmp_path, 2, black=[0, 1]))
+    with pytest.raises(DataError, match="No pair could be swapped"):
+        evaluator().run(pairs)
+
+
+# -- interruptions ---------------------------------------------------------------------------------
+
+
+class Killing:
+    """A metric that ends the process at its n-th pair."""
+
+    def __init__(self, n: int) -> None:
+        self.left = n
+
+    def __call__(self, pairs: Any) -> Tensor:
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        return torch.zeros(1)
+
+
+def _with(metric: Any, **options: Any) -> Evaluator:
+    needs = frozenset({"swap"})
+    return evaluator(
+        "noise", PerPair(name="planted", needs=needs, function=metric), frechet(), **options
+    )
+
+
+def test_an_interrupted_evaluation_goes_on_and_says_the_same(
+    tmp_path: Path, photos: PairSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "SHARD", 3)
+    whole = _with(Killing(99)).run(photos)
+    with pytest.raises(KeyboardInterrupt):
+        _with(Killing(7), workers=1).run(photos, out=tmp_path / "out")
+    assert len(list((tmp_path / "out").glob("rows-*.jsonl"))) == 2
+    with pytest.raises(UsageError, match="--resume"):
+        _with(Killing(99)).run(photos, out=tmp_path / "out")
+    resumed = _with(Killing(99)).run(photos, out=tmp_path / "out", resume=True, batch_size=5)
+    assert resumed.run["pairs_computed"] == 6
+    assert diff([whole], [resumed], 0) == []
+
+
+KILLED = """
+import os
+from pathlib import Path
+
+import torch
+from swappers import evaluator
+
+from facke_core.evaluation import rows
+from facke_core.evaluation.metrics import PerPair, frechet
+from facke_core.evaluation.pairs import read_pairs
+
+rows.SHARD = 5
+seen = []
+
+
+def kill(pairs):
+    seen.append(pairs)
+    if len(seen) == 8:
+        os.kill(os.getpid(), 9)
+    return torch.zeros(1)
+
+
+planted = PerPair(name="planted", needs=frozenset({"swap"}), function=kill)
+evaluator("noise", planted, frechet()).run(read_pairs(Path("pairs.csv")), out=Path("out"))
+"""
+
+
+def test_a_killed_evaluation_goes_on_and_says_the_same(
+    tmp_path: Path, photos: PairSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == -9, done.stderr
+    assert [p.name for p in (tmp_path / "out").glob("rows-*")] == ["rows-00000.jsonl"]
+    monkeypatch.setattr(rows, "SHARD", 5)
+    resumed = _with(Killing(99)).run(photos, out=tmp_path / "out", resume=True)
+    assert resumed.run["pairs_computed"] == 7
+    assert diff([_with(Killing(99)).run(photos)], [resumed], 0) == []
+
+
+def test_rows_of_another_evaluation_are_refused(tmp_path: Path, crops: PairSet) -> None:
+    evaluator(seed=1).run(crops, out=tmp_path)
+    with pytest.raises(UsageError, match="seed is different"):
+        evaluator(seed=2).run(crops, out=tmp_path, resume=True)
+
+
+def test_damaged_rows_are_told(tmp_path: Path, crops: PairSet) -> None:
+    evaluator().run(crops, out=tmp_path)
+    (tmp_path / "rows-00000.jsonl").write_text("{}\n")
+    with pytest.raises(DataError, match="damaged"):
+        evaluator().run(crops, out=tmp_path, resume=True)
+
+
+# -- judges ----------------------------------------------------------------------------------------
+
+
+def test_the_encoder_of_the_training_is_refused_under_any_name() -> None:
+    same = Recogniser(encoder=Colours(0), settings={"name": "innocent"})
+    with pytest.raises(UsageError, match="'innocent' cannot judge"):
+        check_judge(same, pipeline(), Registry())
+    check_judge(judge(), pipeline(), Registry())
+
+
+def test_without_a_judge_its_metrics_are_left_out_with_a_reason(crops: PairSet) -> None:
+    report = Evaluator(pipeline(), [metrics.id_gain(), metrics.id_loss()]).run(crops)
+    assert set(report.summary) == {"id-loss"}
+    assert "id-gain left out: no judge was given" in to_markdown([report])
+    with pytest.raises(UsageError, match="--judge"):
+        Evaluator(pipeline(), [metrics.id_gain()])
+
+
+def test_calibration_tells_same_and_different_people_apart(tmp_path: Path) -> None:
+    names = write_photos(tmp_path, 4)
+    lines = [f"{a},{b},{int(a == b)}" for a in names for b in names]
+    (tmp_path / "same.csv").write_text("\n".join(["a,b,same", *lines]))
+    found = evaluator().calibrate(read_same(tmp_path / "same.csv"))
+    assert set(found) == {"colours-0", "colours-1"}
+    for values in found.values():
+        assert (values["auc"], values["same"], values["different"]) == (1, 4, 12)
+        assert values["same_mean"] == pytest.approx(1)
+        assert values["different_mean"] < 0.9
+
+
+def test_a_metric_that_mixes_pairs_is_named(crops: PairSet) -> None:
+    bad = PerPair(name="mixing", needs=frozenset({"swap"}), function=lambda _: torch.tensor(1.0))
+    with pytest.raises(PluginError, match="'mixing' returned"):
+        Evaluator(pipeline(), [bad]).run(crops)
+
+
+# -- reports ---------------------------------------------------------------------------------------
+
+
+def test_reports_survive_the_disk(tmp_path: Path, crops: PairSet) -> None:
+    report = evaluator("network", frechet()).run(crops)
+    write_reports(tmp_path / "a.json", [report])
+    (again,) = read_reports(tmp_path / "a.json")
+    assert diff([report], [again], 0) == []
+    assert again.environment["torch"]
+    assert again.run["seconds"].keys() >= {"detect", "encode", "generate", "paste", "judge"}
+    (tmp_path / "b.json").write_text("{}")
+    with pytest.raises(DataError, match="no evaluation"):
+        read_reports(tmp_path / "b.json")
+
+
+def test_diff_names_the_place_and_ignores_times(crops: PairSet) -> None:
+    report = evaluator().run(crops)
+    values = {**report.rows[3].values, "id-loss": report.rows[3].values["id-loss"] + 1e-5}
+    changed = [*report.rows[:3], replace(report.rows[3], values=values), *report.rows[4:]]
+    other = replace(report, rows=changed, run={"seconds": {}}, environment={})
+    assert [one.where for one in diff([report], [other])] == ["[0].rows[3].values.id-loss"]
+    assert diff([report], [other], 1e-4) == []
+    assert diff([report], [report, report])
+
+
+def test_the_page_shows_the_ends_of_each_metric(crops: PairSet) -> None:
+    one = evaluator("network", frechet())
+    report = one.run(crops)
+    cases = cases_of(one, crops, report)
+    gain = cases["id-gain"]
+    values = [case.row.values["id-gain"] for case in (*gain.worst, *reversed(gain.best))]
+    assert values == sorted(values, key=lambda v: math.inf if v is None else v)
+    assert len(gain.worst[0].pictures) == 3
+    assert len(cases["recon-l1"].worst[0].pictures) == 2
+    assert "frechet" not in cases
+    text = page([replace(report, name="<b>")], [cases])
+    assert "&lt;b&gt;" in text
+    assert "<b>" not in text
+    for outside in ("http://", "https://", "<script", 'src="/'):
+        assert outside not in text
+    assert text.count("<svg") == len(report.metrics) - 1 - 1  # frechet, expression-error
+
+
+# -- pairs -----------------------------------------------------------------------------------------
+
+
+def test_the_digest_follows_contents_order_and_people_not_names(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    one = read_pairs(all_pairs(tmp_path / "a", 3))
+    names = write_photos(tmp_path / "b", 3)
+    for name in names:
+        (tmp_path / "b" / name).rename(tmp_path / "b" / f"x{name}")
+    pairs = [(f"x{a}", f"x{b}") for a in names for b in names if a != b]
+    assert read_pairs(write_pairs(tmp_path / "b" / "p.csv", pairs)).digest == one.digest
+    assert one.first(5).digest != one.digest
+    person = [pair._replace(source=pair.source._replace(identity="one")) for pair in one.pairs]
+    assert replace(one, pairs=person).digest != one.digest
+
+
+def test_missing_pictures_and_columns_are_told_together(tmp_path: Path) -> None:
+    write_photos(tmp_path, 1)
+    file = write_pairs(tmp_path / "p.csv", [("0.png", "no.png"), ("gone.png", "0.png")])
+    with pytest.raises(DataError, match=r"2 pictures .*line 2: no\.png .*line 3: gone\.png"):
+        read_pairs(file)
+    (tmp_path / "q.csv").write_text("source,tagret\n")
+    with pytest.raises(DataError, match=r"no column 'target'.* mean 'tagret'"):
+        read_pairs(tmp_path / "q.csv")
+    (tmp_path / "q.csv").write_text("source,target\n")
+    with pytest.raises(DataError, match="no pair"):
+        read_pairs(tmp_path / "q.csv")
+
+
+def test_pairs_of_a_dataset_are_of_different_people_and_repeatable() -> None:
+    pairs = pairs_of_dataset(dataset(), 50, seed=3)
+    assert len(pairs) == 50
+    assert all(pair.source.identity != pair.target.identity for pair in pairs.pairs)
+    assert pairs.digest == pairs_of_dataset(dataset(), 50, seed=3).digest
+    assert pairs.digest != pairs_of_dataset(dataset(), 50, seed=4).digest
+
+
+def test_the_protocol_is_plain_json(photos: PairSet) -> None:
+    protocol = evaluator(seed=5).protocol(photos)
+    assert json.loads(json.dumps(protocol)) == protocol
+    assert protocol["pairs"]["sha256"] == photos.digest
+    assert protocol["encoders"]["judge"]["settings"] == {"name": "colours-1"}
