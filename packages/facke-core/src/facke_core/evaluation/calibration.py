@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from facke_core.data.images import read_image
+from facke_core.evaluation.clock import alone
 from facke_core.evaluation.judges import Recogniser
 from facke_core.evaluation.pairs import Picture, Progress, SamePair
 from facke_core.evaluation.rows import rounded
@@ -21,6 +23,7 @@ def calibrate(
     encoders: Mapping[str, Recogniser],
     pairs: Sequence[SamePair],
     *,
+    workers: int | None = None,
     on_progress: Progress | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Cosines of real pairs of photographs, by each encoder.
@@ -33,36 +36,38 @@ def calibrate(
         ``different``, mean cosines ``same_mean`` and ``different_mean``, and ``undetected``: pairs
         that are left out because a picture shows no face.
     """
-    vectors: dict[str, dict[str, torch.Tensor]] = {name: {} for name in encoders}
     pictures = {one.key: one for pair in pairs for one in (pair.a, pair.b)}
-    for done, picture in enumerate(pictures.values(), 1):
-        _look(pipeline, encoders, picture, vectors)
-        if on_progress:
-            on_progress("calibration", done, len(pictures))
-    return {recogniser.name: _found(vectors[role], pairs) for role, recogniser in encoders.items()}
+    detecting = Lock()
+
+    def look(picture: Picture) -> dict[str, Tensor]:
+        """Role -> vector; empty where no face is found."""
+        assert picture.path is not None, "calibration takes photographs"
+        photo = read_image(picture.path).image
+        with detecting:
+            faces = pipeline.detect(photo)
+        if not faces:
+            return {}
+        # the training encoder sees crops of the generator's framing
+        return {
+            role: one.of_crop(pipeline.align(photo, faces[0]).crop, pipeline.alignment)
+            if role == "trainer"
+            else one.of_photo(photo, faces[0], pipeline.alignment)
+            for role, one in encoders.items()
+        }
+
+    seen: dict[str, dict[str, Tensor]] = {}
+    with ThreadPoolExecutor(workers, initializer=alone) as pool:
+        for key, found in zip(pictures, pool.map(look, pictures.values()), strict=True):
+            seen[key] = found
+            if on_progress:
+                on_progress("calibration", len(seen), len(pictures))
+    return {
+        one.name: _found({key: found[role].double() for key, found in seen.items() if found}, pairs)
+        for role, one in encoders.items()
+    }
 
 
-def _look(
-    pipeline: SwapPipeline,
-    encoders: Mapping[str, Recogniser],
-    picture: Picture,
-    vectors: dict[str, dict[str, torch.Tensor]],
-) -> None:
-    assert isinstance(picture.path, Path), "calibration takes photographs"
-    photo = read_image(picture.path).image
-    faces = pipeline.detect(photo)
-    if not faces:
-        return
-    for role, recogniser in encoders.items():
-        if role == "trainer":  # it sees crops of the generator's framing
-            crop = pipeline.align(photo, faces[0]).crop
-            found = recogniser.of_crop(crop, pipeline.alignment)
-        else:
-            found = recogniser.of_photo(photo, faces[0], pipeline.alignment)
-        vectors[role][picture.key] = found.double()
-
-
-def _found(vectors: Mapping[str, torch.Tensor], pairs: Sequence[SamePair]) -> dict[str, Any]:
+def _found(vectors: Mapping[str, Tensor], pairs: Sequence[SamePair]) -> dict[str, Any]:
     cosines: dict[bool, list[float]] = {True: [], False: []}
     undetected = 0
     for pair in pairs:

@@ -1,4 +1,4 @@
-"""Time per stage, summed over threads."""
+"""Threads that work beside each other, and the time that each stage takes them together."""
 
 from __future__ import annotations
 
@@ -10,6 +10,17 @@ from contextlib import contextmanager
 STAGES = ("read", "detect", "align", "encode", "generate", "paste", "judge", "measure")
 """``encode``: identities for the generator. ``judge``: all other vectors."""
 ENCODERS = ("encode", "judge")
+
+
+def alone() -> None:
+    """What each thread calls first: it computes by itself.
+
+    Threads inside of small networks only get in each other's way, and their number can change the
+    last bits.
+    """
+    import torch
+
+    torch.set_num_threads(1)
 
 
 class Clock:

@@ -218,7 +218,9 @@ class Evaluator:
         self, pairs: Sequence[SamePair], *, on_progress: Progress | None = None
     ) -> dict[str, dict[str, Any]]:
         """See :func:`facke_core.evaluation.calibration.calibrate`."""
-        return calibrate(self.pipeline, self.encoders, pairs, on_progress=on_progress)
+        return calibrate(
+            self.pipeline, self.encoders, pairs, workers=self.workers, on_progress=on_progress
+        )
 
     def protocol(self, pairs: PairSet) -> dict[str, Any]:
         """What decides the values of a report."""

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from facke_core.errors import PluginError
-from facke_core.evaluation.clock import Clock
+from facke_core.evaluation.clock import Clock, alone
 from facke_core.evaluation.judges import Recogniser
 from facke_core.evaluation.metrics import AnyMetric, Identities, Metric, SetMetric, SwappedPairs
 from facke_core.evaluation.pairs import PairSet, Picture, Progress
@@ -34,11 +34,6 @@ _PHOTO = frozenset({"photo", "faces", "judge"})
 """Needs that include the finished photo; the last two also the face in it."""
 FACES = frozenset({"faces", "judge"})
 T = TypeVar("T")
-
-
-def _alone() -> None:
-    """One thread computes one pair: threads of small networks only get in each other's way."""
-    torch.set_num_threads(1)
 
 
 def noise(seed: int | None, source: Picture, target: Picture) -> torch.Generator:
@@ -84,7 +79,7 @@ class Session:
         self.clock = Clock()
         self.pictures = Pictures(pipeline, self.clock, crops=pairs.crops)
         self._rebuilt: dict[str, dict[str, float]] = {}
-        self._pool = ThreadPoolExecutor(workers or os.cpu_count(), initializer=_alone)
+        self._pool = ThreadPoolExecutor(workers or os.cpu_count(), initializer=alone)
         self._on_progress = on_progress
         self._gallery: tuple[Tensor, Tensor, dict[str, int]] | None = None
 
