@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ from facke_core.errors import (
 from facke_core.faces.align import Alignment
 from facke_core.methods import Method
 from facke_core.pipeline import SwapPipeline
-from facke_core.protocols import Generator, Sampler
+from facke_core.protocols import Generator, Sampler, SteeredSampler
 from facke_core.sampling import check_compatible, watched
 from facke_core.types import GeneratorOutput, GeneratorSpec, IdentityEncoderSpec, SwapInputs
 from facke_diffusion import guidance, ilvr, refine
@@ -554,3 +554,11 @@ def test_a_method_that_refines_itself_is_refused(other: SwapPipeline) -> None:
 def test_an_unknown_method_to_refine_is_refused_by_name() -> None:
     with pytest.raises(FackeError, match="simswap"):
         replace(FAST, refine="simswp")(Gaussian(), inputs(), rng=rng())  # type: ignore[arg-type]
+
+
+def test_the_encoders_that_steer_are_named_for_the_choice_of_a_judge() -> None:
+    assert ILVRSampler().encoders == []
+    assert ILVRSampler(guidance=0.05).encoders == ["dlib-resnet29"]
+    (encoder,) = ILVRSampler(refine="simswap").encoders
+    assert cast(Any, encoder)["name"] == "dlib-resnet29"
+    assert isinstance(ILVRSampler(), SteeredSampler)

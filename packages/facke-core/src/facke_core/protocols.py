@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     import torch
     from torch import Tensor
 
@@ -80,6 +82,17 @@ class SeededSampler(Protocol):
 
     def seeded(self) -> Sampler[Any]:
         """The sampler for a swap with a seed."""
+        ...
+
+
+@runtime_checkable
+class SteeredSampler(Protocol):
+    """A sampler whose results are made to please identity encoders, which therefore must not judge
+    them."""
+
+    @property
+    def encoders(self) -> Sequence[str | Mapping[str, Any]]:
+        """As for :func:`facke_core.load_encoder`."""
         ...
 
 

@@ -98,5 +98,7 @@ def build(config: DDPMConfig) -> Method:
     """A DDPM with fresh weights, and ILVR to swap with it."""
     from facke_diffusion.ilvr import ILVRSampler
 
-    generator = DDPMGenerator(config).to(memory_format=torch.channels_last)  # convolutions are faster so
+    generator = DDPMGenerator(config).to(
+        memory_format=torch.channels_last
+    )  # convolutions are faster so
     return Method(generator=generator, sampler=ILVRSampler())

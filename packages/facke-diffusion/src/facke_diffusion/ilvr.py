@@ -17,8 +17,9 @@ Further settings are ours: ``start``, the deterministic solvers, ``guidance`` an
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from weakref import WeakSet
 
 import torch
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from facke_core.errors import ConfigError, UsageError
 from facke_core.sampling import report_step
+from facke_core.sources import locate
 from facke_core.types import SwapInputs
 from facke_diffusion.guidance import IdentityGuide
 from facke_diffusion.low_pass import check_factor, check_size, low_pass
@@ -155,6 +157,16 @@ class ILVRSampler:
     def supplies(self) -> frozenset[str]:
         """``{"timestep"}``."""
         return frozenset({"timestep"})
+
+    @property
+    def encoders(self) -> list[str | Mapping[str, Any]]:
+        """Those that the results are made to please: of ``guidance`` and of ``refine``."""
+        names: list[str | Mapping[str, Any]] = []
+        if self.guidance:
+            names.append(self.guidance_encoder)
+        if self.refine and (trained_with := locate(self.refine).config.identity_encoder):
+            names.append(trained_with)
+        return names
 
     @property
     def _rule(self) -> Variant:

@@ -16,7 +16,7 @@ from facke_core.faces.align import Alignment, alignment_matrix, retemplate, warp
 from facke_core.identity.digest import encoder_digest
 from facke_core.loading import encoder_settings, load_encoder
 from facke_core.pipeline import SwapPipeline
-from facke_core.protocols import IdentityEncoder
+from facke_core.protocols import IdentityEncoder, SteeredSampler
 from facke_core.registry import Registry
 from facke_core.types import Face
 
@@ -113,18 +113,21 @@ def trainer_of(pipeline: SwapPipeline) -> Recogniser | None:
 def check_judge(judge: Recogniser, pipeline: SwapPipeline, registry: Registry) -> None:
     """Refuse a judge that the model was made to please.
 
-    That is the encoder that conditions the generator, and those that a sampler names in its
-    attribute ``encoders``. Networks are compared by their numbers, so another name does not help.
+    That is the encoder that conditions the generator, and those of a
+    :class:`~facke_core.protocols.SteeredSampler`. Networks are compared by their numbers, so
+    another name does not help.
 
     Raises:
         UsageError: it is one of them.
     """
     trainer = trainer_of(pipeline)
     steering = [trainer] if trainer else []
-    steering += [
-        load_recogniser(name, device=pipeline.device, registry=registry)
-        for name in getattr(pipeline.method.sampler, "encoders", ())
-    ]
+    sampler = pipeline.method.sampler
+    if isinstance(sampler, SteeredSampler):
+        steering += [
+            load_recogniser(name, device=pipeline.device, registry=registry)
+            for name in sampler.encoders
+        ]
     for other in steering:
         if same_network(judge.encoder, other.encoder):
             called = pipeline.source.weights if pipeline.source else ""

@@ -190,9 +190,12 @@ class SwapProbe:
         pairs = torch.cartesian_prod(torch.arange(n), torch.arange(n))
         results = []
         for source, target in (x.T for x in torch.split(pairs, BATCH)):
-            inputs = (self._images[source], self._images[target], self._identity[source])
-            moved = SwapInputs(*(x.to(device) for x in inputs))
-            results.append(self.sampler(generator, moved, rng=rng).float().cpu())
+            inputs = SwapInputs(
+                source=self._images[source].to(device),
+                target=self._images[target].to(device),
+                identity=self._identity[source].to(device),
+            )
+            results.append(self.sampler(generator, inputs, rng=rng).float().cpu())
         return torch.cat(results)
 
     def _look(self, images: Tensor) -> Tensor:
