@@ -49,6 +49,7 @@ RUN = "from facke_cli.main import main; assert main({!r}) == 0"
                 "prepare",
                 "train",
                 "evaluate",
+                "matrix",
                 "doctor",
                 "inspect",
                 "methods",

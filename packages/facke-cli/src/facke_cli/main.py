@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import TextIO
+from typing import Any, TextIO
 
 from facke_cli.console import say, write
 from facke_core.errors import FackeError, FackeWarning, UnknownNameError, UsageError, did_you_mean
@@ -24,6 +24,7 @@ OWN = {
     "prepare": "Make a dataset from photographs of people.",
     "train": "Train a recipe on a dataset.",
     "evaluate": "Measure weights on pairs of pictures.",
+    "matrix": "Draw sources against targets, or pairs against methods.",
     "doctor": "Check the installation and say how to repair it.",
 }
 
@@ -134,7 +135,29 @@ def _run(spec: CommandSpec, words: list[str]) -> None:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.command(spec.name)(default_registry().resolve(spec.target))
-    typer.main.get_command(app).main(args=words, prog_name=f"facke {spec.name}")
+    command = typer.main.get_command(app)
+    command.main(args=_repeated(command, words), prog_name=f"facke {spec.name}")
+
+
+def _repeated(command: Any, words: list[str]) -> list[str]:
+    """``--sources a b`` as ``--sources a --sources b``: words after an option that can be repeated
+    are its own, in commands that take none by themselves."""
+    if any(parameter.param_type_name == "argument" for parameter in command.params):
+        return words
+    several = {
+        name for parameter in command.params if parameter.multiple for name in parameter.opts
+    }
+    spread: list[str] = []
+    option, taken = "", False
+    for word in words:
+        if word.startswith("-"):
+            option, taken = word if word in several else "", False
+        elif option and taken:
+            spread.append(option)
+        else:
+            taken = True
+        spread.append(word)
+    return spread
 
 
 def installed_packages() -> dict[str, str]:

@@ -14,7 +14,7 @@ from facke_cli.samples import sample_or_path
 from facke_cli.watching import check_previews, watching
 from facke_core.config import override
 from facke_core.errors import UsageError
-from facke_core.registry import default_registry
+from facke_core.registry import Registry, default_registry
 from facke_core.sources import Source, locate
 from facke_core.weights import refuse_foreign
 
@@ -94,7 +94,7 @@ def swap(
     _check_files(pictures, output, force=force)
     if previews:
         check_previews(previews)
-    name, found = _find(method, weights)
+    name, found = find(method, weights, default_registry())
 
     from facke_core.loading import load
 
@@ -141,10 +141,10 @@ def _check_files(pictures: tuple[Path, Path], output: Path, *, force: bool) -> N
             )
 
 
-def _find(method: str | None, weights: str | None) -> tuple[str, Source]:
+def find(method: str | None, weights: str | None, registry: Registry) -> tuple[str, Source]:
     """The name for ``load``, and what it means."""
     if method is not None:
-        default_registry().method(method)
+        registry.method(method)
     chosen = method or DEFAULT_METHOD
     name = chosen
     if weights is not None:
@@ -152,7 +152,7 @@ def _find(method: str | None, weights: str | None) -> tuple[str, Source]:
         # a tag, alone or as reports print it: "mini" or "simswap.mini"
         tag = weights.removeprefix(f"{chosen}.")
         name = f"{chosen}.{tag}" if _TAG.fullmatch(tag) else weights
-    found = locate(name)
+    found = locate(name, registry=registry)
     if method is not None and found.config.method != method:
         raise UsageError(
             f"{weights} are weights of the method {found.config.method!r}, not of {method!r}. "

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from facke_core.errors import UsageError
 
-_GAP = 4
+GAP = 4
+"""White pixels between cells."""
 
 
 def face_matrix(
@@ -81,8 +82,8 @@ def picture_grid(
             f"A grid needs rows and labels of one length; got rows of {[len(r) for r in rows]} "
             f"and {len(labels)} labels."
         )
-    step = size + _GAP
-    canvas = torch.ones(3, len(rows) * step - _GAP, len(rows[0]) * step - _GAP)
+    step = size + GAP
+    canvas = torch.ones(3, len(rows) * step - GAP, len(rows[0]) * step - GAP)
     for i, row in enumerate(rows):
         for j, picture in enumerate(row):
             if picture is None:

@@ -1,0 +1,309 @@
+"""``facke matrix``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from facke_cli.commands.swap import DEFAULT_METHOD, find
+from facke_cli.console import emit, progress, say, write
+from facke_cli.samples import sample_or_path
+from facke_core.config import override
+from facke_core.errors import ImageError, UsageError
+from facke_core.registry import Registry, default_registry
+from facke_core.sources import Source, locate
+
+if TYPE_CHECKING:
+    from facke_core.figures.swaps import SwapFigure, View
+    from facke_core.pipeline import SwapPipeline
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif", ".ppm")
+"""What is taken from a folder."""
+SHOWN = 5
+"""White cells that are named."""
+
+
+def matrix(
+    sources: Annotated[
+        list[str],
+        typer.Option(metavar="PICTURE...", help="Whose identity; pictures, or folders of them."),
+    ],
+    targets: Annotated[
+        list[str],
+        typer.Option(metavar="PICTURE...", help="Whose faces are replaced; likewise."),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="OUT", help="The picture to write.")
+    ],
+    methods: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method", "--methods", metavar="NAME...", help="One or more. [default: simswap]"
+        ),
+    ] = None,
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="REF...",
+            help="METHOD.TAG, hf:org/repo[@revision] or ./folder, one or more; tags alone with "
+            "one --method.",
+        ),
+    ] = None,
+    size: Annotated[int, typer.Option(min=16, max=4096, help="Pixels of a cell's side.")] = 192,
+    heads: Annotated[
+        bool, typer.Option("--heads/--photos", help="Show heads of one size, or whole photographs.")
+    ] = True,
+    crop: Annotated[
+        bool,
+        typer.Option("--crop", help="The pictures are aligned crops: no detection, no paste-back."),
+    ] = False,
+    labels: Annotated[
+        bool, typer.Option("--labels/--no-labels", help="Names on the pictures.")
+    ] = True,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, max=2**63 - 1, help="Of every cell, for methods that draw."),
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE...",
+            help="Sampler settings; METHOD.KEY=VALUE for one of several methods.",
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing.")] = False,
+) -> None:
+    """Draw a face matrix: every source on every target.
+
+    With one method, sources stand on the left and targets on top. With several methods, or several
+    weights, sources and targets are pairs in their order: each row is a pair, each column a method.
+    One source goes with all targets, one target with all sources. Cells of pictures without a face
+    stay white.
+    """
+    options = Options(
+        sources=sources,
+        targets=targets,
+        output=output,
+        methods=methods or (),
+        weights=weights or (),
+        size=size,
+        view="crops" if crop else "heads" if heads else "photos",
+        labels=labels,
+        seed=seed,
+        sampler=override({}, *(assignments or ()), schema=Mapping, where="sampler"),
+        device=device,
+        force=force,
+        as_json=as_json,
+        quiet=quiet,
+    )
+    run(options)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What ``facke matrix`` was asked for; see its help."""
+
+    sources: Sequence[str]
+    targets: Sequence[str]
+    output: Path
+    methods: Sequence[str] = ()
+    weights: Sequence[str] = ()
+    size: int = 192
+    view: View = "heads"
+    labels: bool = True
+    seed: int | None = None
+    sampler: Mapping[str, Any] = field(default_factory=dict)
+    device: str = "auto"
+    force: bool = False
+    as_json: bool = False
+    quiet: bool = False
+
+
+def run(options: Options, registry: Registry | None = None) -> None:
+    """``facke matrix``, with the names of another registry than the default one."""
+    registry = registry or default_registry()
+    sources, targets = (pictures(texts) for texts in (options.sources, options.targets))
+    columns = _columns(options, registry)
+    pairs = _pairs(sources, targets) if len(columns) > 1 else []
+    _check_files({*sources, *targets}, options)
+
+    from facke_core.data.images import write_image
+    from facke_core.figures.swaps import FigureStyle, matrix_figure, methods_figure
+    from facke_core.provenance import disclosure
+
+    started = time.monotonic()
+    pipelines = _load(columns, options, registry)
+    style = FigureStyle(
+        view=options.view, size=options.size, labels=options.labels, seed=options.seed
+    )
+    with nullcontext() if options.quiet else progress() as show:
+        if pairs:
+            figure = methods_figure(pipelines, pairs, style, on_progress=show)
+        else:
+            (name, pipeline), *_ = pipelines.items()
+            figure = matrix_figure(name, pipeline, sources, targets, style, on_progress=show)
+    xmp = disclosure(_request(columns, options.seed))
+    write_image(options.output, figure.image, xmp=xmp, overwrite=options.force)
+    _report(options, figure, columns, time.monotonic() - started)
+
+
+def pictures(texts: Sequence[str]) -> list[Path]:
+    """The files that these words mean: samples, files, and the pictures in folders, by name.
+
+    Raises:
+        ImageError: a folder without pictures.
+        UsageError: no such sample.
+    """
+    found: list[Path] = []
+    for text in texts:
+        path = sample_or_path(text)
+        inside = [path]
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            if not inside:
+                raise ImageError(
+                    f"{path} holds no picture ({', '.join(SUFFIXES)}). Give a folder that does; "
+                    "those inside it are not searched."
+                )
+        found += inside
+    return found
+
+
+def _columns(options: Options, registry: Registry) -> dict[str, tuple[str, Source]]:
+    """Label -> the name for ``load`` and what it means."""
+    methods, refs = list(options.methods), list(options.weights)
+    if len(methods) > 1 and refs:
+        raise UsageError(
+            f"{len(methods)} methods and --weights do not go together: leave --method out and "
+            "write METHOD.TAG, hf:org/repo or ./folder for each column."
+        )
+    if methods and refs:
+        found = [find(methods[0], ref, registry) for ref in refs]
+    elif refs:
+        found = [(ref, locate(ref, registry=registry)) for ref in refs]
+    else:
+        found = [find(name, None, registry) for name in methods or [DEFAULT_METHOD]]
+    labels = [source.config.method for _, source in found]
+    if len(set(labels)) < len(labels):
+        labels = [source.weights or source.config.method for _, source in found]
+    if len(set(labels)) < len(labels):
+        labels = [name for name, _ in found]
+    columns = dict(zip(labels, found, strict=True))
+    if len(columns) < len(found):
+        raise UsageError(f"A column appears twice: {', '.join(labels)}. Name each once.")
+    return columns
+
+
+def _pairs(sources: Sequence[Path], targets: Sequence[Path]) -> list[tuple[Path, Path]]:
+    n = max(len(sources), len(targets))
+    if {len(sources), len(targets)} - {1, n}:
+        raise UsageError(
+            f"{len(sources)} sources and {len(targets)} targets are no pairs, which several "
+            "methods need. Give as many of each, or one of one kind."
+        )
+    wide = (one * n if len(one) == 1 else one for one in (list(sources), list(targets)))
+    return list(zip(*wide, strict=True))
+
+
+def _check_files(inputs: set[Path], options: Options) -> None:
+    """Everything about files that can be known to fail before torch is imported."""
+    from facke_core.data.files import check_input, check_output
+
+    check_output(options.output, overwrite=options.force)
+    for picture in sorted(inputs):
+        check_input(picture)
+        if options.output.exists() and options.output.samefile(picture):
+            raise UsageError(
+                f"OUT {options.output} is one of the pictures that are shown, and those are never "
+                "changed. Choose another name."
+            )
+
+
+def _load(
+    columns: Mapping[str, tuple[str, Source]], options: Options, registry: Registry
+) -> dict[str, SwapPipeline]:
+    from facke_core.loading import load
+
+    methods = {source.config.method for _, source in columns.values()}
+    common = {k: v for k, v in options.sampler.items() if k not in methods}
+    own = {k: v for k, v in options.sampler.items() if k in methods}
+    for method, settings in own.items():
+        if not isinstance(settings, Mapping):
+            raise UsageError(f"--set {method}={settings} sets nothing. Write {method}.KEY=VALUE.")
+    return {
+        label: load(
+            name,
+            device=options.device,
+            sampler={**common, **own.get(source.config.method, {})},
+            registry=registry,
+        )
+        for label, (name, source) in columns.items()
+    }
+
+
+def _request(columns: Mapping[str, tuple[str, Source]], seed: int | None) -> Any:
+    """What the picture says about its making; of several methods, all of them."""
+    from facke_core.types import SwapRequest
+
+    found = [source for _, source in columns.values()]
+    return SwapRequest(
+        method=", ".join(source.config.method for source in found),
+        weights=", ".join(source.weights for source in found),
+        revision=", ".join(source.revision for source in found),
+        seed=seed,
+    )
+
+
+def _report(
+    options: Options,
+    figure: SwapFigure,
+    columns: Mapping[str, tuple[str, Source]],
+    seconds: float,
+) -> None:
+    if options.as_json:
+        emit(
+            {
+                "output": str(options.output),
+                "columns": [
+                    {
+                        "name": label,
+                        "method": source.config.method,
+                        "weights": source.weights or None,
+                        "revision": source.revision or None,
+                    }
+                    for label, (_, source) in columns.items()
+                ],
+                "swaps": figure.made,
+                "missing": [
+                    {
+                        "source": str(one.source),
+                        "target": str(one.target),
+                        "name": one.method,
+                        "reason": one.reason,
+                    }
+                    for one in figure.missing
+                ],
+                "seed": options.seed,
+                "seconds": round(seconds, 3),
+            }
+        )
+    elif not options.quiet:
+        height, width = figure.image.shape[1:]
+        write(
+            f"{options.output}: {width} x {height} pixels, {figure.made} swaps by "
+            f"{', '.join(columns)} in {seconds:.1f} s"
+        )
+    if figure.missing and not options.quiet:
+        reasons = list(dict.fromkeys(one.reason for one in figure.missing))
+        more = f"; and {len(reasons) - SHOWN} more" if len(reasons) > SHOWN else ""
+        say(f"{len(figure.missing)} cells are white: {'; '.join(reasons[:SHOWN])}{more}")
