@@ -1,0 +1,446 @@
+"""Tables 1, 2 and 3 of Facke's paper from our own trainings.
+
+    ./dev python benchmarks/tables.py RUNS --data CROPS [CROPS ...] [--table 1 2 3] [--only ROW ...]
+                                      [--small] [--steps N] [--device cuda] [--json FILE]
+
+CROPS are datasets of ``facke prepare``. The long form trains the recipes as they are, on a GPU, and
+needs crops of 224 and of 256 pixels (``--size``). The short form, ``--small --steps N``, trains
+small networks on crops of any one size, on a CPU. ``--print`` only says what would be trained.
+
+* ``1``: SimSwap, CVAE, SimSwap-IG, CVAE-GAN-IG, ILVR (with the DDPM that is not fine-tuned).
+* ``2``: SimSwap with feature matching w, o, n and w-bar, with and without Identity Grouping.
+* ``3``: ILVR with the pretrained DDPM, and fine-tuned at four learning rates. The pretrained one is
+  trained here too (recipe ``ddpm-256``), or given: ``--pretrained REF``.
+
+Each training is a ``facke train`` into a folder of RUNS, shared by the tables. What is finished is
+not trained again, what was interrupted goes on; measurements are kept in RUNS/measured. Of runs
+with probes the best checkpoint is measured, otherwise the last one.
+
+CROPS should not show people of the London set, because its crops are measured, or those of another
+dataset, ``--panel``; by ``facke_core.evaluation``, with the judge of reid.py (both are in
+``$FACKE_SHARED``). The tables have true means, and the same by the arithmetic of the paper's
+benchmark (``facke evaluate --protocol facke2022``). Beside them stand the paper's printed values
+and, times 32, the means that they are (docs/reproduction.md); those of Tables 2 and 3 are not known
+here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # before cv2: it reports an unused setting
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: do not burn a busy machine
+
+from reid import NAME, available, registry, shared
+
+from facke_cli.console import progress
+from facke_core import FackeError, Registry
+from facke_core.config import read_json, write_json
+from facke_core.data.crops import INFO, UNFINISHED
+from facke_core.sources import locate
+from facke_core.training.checkpoints import complete
+from facke_core.training.checkpoints import name as checkpoint
+from facke_core.training.recipe import Recipe, read_recipe
+
+ENCODER = "dlib-resnet29"
+"""Of the ID Loss, for models without an identity encoder; all recipes have this one."""
+COLUMNS = ("Recon Loss", "ID Loss", "ID Retrieval")
+METRICS = ("recon-l1", "id-loss", "id-retrieval")
+BATCH = 32
+"""By which the paper's values are too small."""
+SEED = 0
+Three = tuple[float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A model of a table."""
+
+    name: str
+    recipe: str
+    begin: str = ""
+    """The run whose weights the training begins with."""
+    lr: str = ""
+    paper: Three | None = None
+    """Recon Loss, ID Loss, ID Retrieval as printed."""
+
+    @property
+    def run(self) -> str:
+        """The folder in RUNS."""
+        return f"{self.recipe}-lr{self.lr}" if self.lr else self.recipe
+
+
+PRETRAINED = "ddpm-256"
+TABLES: dict[str, tuple[Row, ...]] = {
+    "1": (
+        Row(name="SimSwap", recipe="simswap-224", paper=(0.006, 0.008, 0.012)),
+        Row(name="CVAE", recipe="cvae-id", paper=(0.007, 0.005, 0.020)),
+        Row(name="SimSwap-IG", recipe="simswap-224-ig", paper=(0.007, 0.008, 0.016)),
+        Row(name="CVAE-GAN-IG", recipe="cvae-gan-ig", paper=(0.006, 0.010, 0.018)),
+        Row(name="ILVR", recipe=PRETRAINED, paper=(0.043, 0.031, 0.029)),
+    ),
+    "2": (
+        Row(name="wFM", recipe="simswap-224"),
+        Row(name="oFM", recipe="simswap-224-ofm"),
+        Row(name="nFM", recipe="simswap-224-nfm"),
+        Row(name="w-barFM", recipe="simswap-224-wbfm"),
+        Row(name="IG-wFM", recipe="simswap-224-ig"),
+        Row(name="IG-oFM", recipe="simswap-224-ig-ofm"),
+        Row(name="IG-nFM", recipe="simswap-224-ig-nfm"),
+        Row(name="IG-w-barFM", recipe="simswap-224-ig-wbfm"),
+    ),
+    "3": (
+        Row(name="pretrained", recipe=PRETRAINED),
+        *(
+            Row(name=f"fine-tuned {lr}", recipe="ddpm-finetune", begin=PRETRAINED, lr=lr)
+            for lr in ("1e-4", "5e-5", "1e-5", "5e-6")
+        ),
+    ),
+}
+STAGES = (
+    "generator.patch=2",
+    "generator.stem_kernel=3",
+    "generator.padding=zeros",
+    "generator.num_id_blocks=4",
+)
+NARROW = ("discriminator.width=24", "discriminator.num_scales=1")
+SIMSWAP = (*STAGES, *NARROW, "generator.channels=[48,96,192]")
+CVAE = (
+    *STAGES,
+    "generator.channels=[48,96,192,192]",
+    "generator.condition=vector",
+    "generator.heads=linear",
+    "generator.noise=gaussian",
+    "generator.log_var_range=[-12,8]",
+)
+UNET = (
+    "generator.patch=2",
+    "generator.model_channels=32",
+    "generator.channel_mult=[2,2,4,6]",
+    "generator.attention_resolutions=[]",
+    "generator.num_head_channels=32",
+    "generator.resblock_updown=false",
+)
+SHORT = ("batch_size=8", "ema=0.995", "log_every=50", "save_every=200", "probe.every=0")
+
+
+def small(recipe: str, size: int) -> tuple[str, ...]:
+    """What makes a recipe small."""
+    networks = {"simswap": SIMSWAP, "cvae": CVAE, "cvae-gan": (*CVAE, *NARROW), "ddpm": UNET}
+    family = max((name for name in networks if recipe.startswith(name)), key=len)
+    return (*SHORT, *networks[family], f"generator.image_size={size}", f"alignment.size={size}")
+
+
+def sampler(recipe: Recipe, short: bool) -> dict[str, Any]:
+    """ILVR as in the paper's benchmark, N = 32 at 256 pixels; the short form takes few steps."""
+    if recipe.method != "ilvr":
+        return {}
+    fast = {"solver": "dpmpp", "steps": 20} if short else {"solver": "ddpm", "steps": 100}
+    size = int(recipe.alignment["size"])
+    return {"variant": "facke", "start": 1.0, "until": 0.2, "factor": max(2, size // 8), **fast}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How one row is trained."""
+
+    row: Row
+    recipe: Recipe
+    overrides: tuple[str, ...]
+    folder: Path
+    data: Path
+
+    @property
+    def size(self) -> int:
+        return int(self.recipe.alignment["size"])
+
+    @property
+    def finished(self) -> bool:
+        there = complete(self.folder) if self.folder.is_dir() else []
+        return bool(there) and there[-1].name == checkpoint(self.recipe.steps)
+
+    @property
+    def weights(self) -> Path:
+        """The best checkpoint, where probes chose one, else the run, which is its last."""
+        best = self.folder / "best.json"
+        return self.folder / read_json(best)["checkpoint"] if best.is_file() else self.folder
+
+    def command(self, begin: str, device: str) -> list[str]:
+        """``facke train``, from the beginning or from where it was."""
+        words = ["train", self.row.recipe, "--data", str(self.data), "--out", str(self.folder)]
+        there = self.folder.is_dir() and bool(complete(self.folder))
+        words += ["--resume"] if there else ["--init", begin] if begin else []
+        words += ["--device", device]
+        return [*words, *(word for one in self.overrides for word in ("--set", one))]
+
+
+def datasets(folders: Sequence[Path]) -> dict[int, Path]:
+    """Size of the crops -> dataset."""
+    found = {}
+    for folder in folders:
+        train = folder / "train" / INFO
+        about = train if train.is_file() else folder / INFO
+        found[int(read_json(about)["alignment"]["size"])] = folder
+    return found
+
+
+def plan(row: Row, args: argparse.Namespace, names: Registry) -> Plan:
+    """Raises SystemExit where no dataset has the crops that the recipe needs."""
+    have = datasets(args.data)
+    overrides = small(row.recipe, next(iter(have))) if args.small else ()
+    overrides += (f"optimizer.lr={row.lr}",) if row.lr else ()
+    overrides += (f"steps={args.steps}",) if args.steps else ()
+    overrides += tuple(args.set)
+    recipe = read_recipe(row.recipe, overrides, names)
+    size = int(recipe.alignment["size"])
+    if size not in have:
+        sys.exit(
+            f"The recipe {row.recipe} needs crops of {size} pixels; --data has {sorted(have)}. "
+            f"Make some: facke prepare PHOTOS crops-{size} --size {size}, or train --small."
+        )
+    return Plan(
+        row=row,
+        recipe=recipe,
+        overrides=overrides,
+        folder=args.runs / row.run,
+        data=have[size],
+    )
+
+
+def chosen(tables: Sequence[str], only: Sequence[str]) -> dict[str, list[Row]]:
+    """Table -> rows; raises SystemExit for rows that do not exist."""
+    wanted = {name.lower() for name in only}
+    rows = {
+        table: [
+            row
+            for row in TABLES[table]
+            if not wanted or wanted & {row.name.lower(), row.run.lower()}
+        ]
+        for table in tables
+    }
+    known = {name for table in tables for row in TABLES[table] for name in (row.name, row.run)}
+    if unknown := wanted - {name.lower() for name in known}:
+        sys.exit(f"No such rows: {', '.join(sorted(unknown))}. Rows: {', '.join(sorted(known))}.")
+    return {table: some for table, some in rows.items() if some}
+
+
+def train(one: Plan, args: argparse.Namespace, names: Registry) -> None:
+    """Train a row, or finish it; first what it begins with."""
+    if one.finished or (args.pretrained and one.row.run == PRETRAINED):
+        return
+    begin = ""
+    if one.row.begin:
+        first = plan(Row(name=one.row.begin, recipe=one.row.begin), args, names)
+        train(first, args, names)
+        begin = args.pretrained or str(first.weights.resolve())
+    words = one.command(begin, args.device)
+    one.folder.parent.mkdir(parents=True, exist_ok=True)
+    log = one.folder.parent / f"{one.row.run}.txt"
+    print(f"{one.row.run}: training, see {log}", file=sys.stderr, flush=True)
+    facke = str(Path(sys.executable).with_name("facke"))
+    with log.open("a", encoding="utf-8") as stream:
+        done = subprocess.run([facke, *words], stdout=stream, stderr=subprocess.STDOUT)
+    if done.returncode:
+        sys.exit(f"{shlex.join(['facke', *words])} ended with {done.returncode}; see {log}.")
+
+
+def panel(size: int, args: argparse.Namespace) -> Path:
+    """The crops that are swapped."""
+    if args.panel:
+        have = datasets(args.panel)
+        if size not in have:
+            sys.exit(f"--panel has crops of {sorted(have)} pixels, and {size} are needed.")
+        return have[size]
+    folder: Path = args.runs / f"london-{size}"
+    if (folder / INFO).is_file() and not (folder / UNFINISHED).exists():
+        return folder
+    photos = shared() / "faces" / "images" / "open" / "london"
+    words = ["prepare", str(photos), str(folder), "--size", str(size), "--name", "london"]
+    facke = str(Path(sys.executable).with_name("facke"))
+    if subprocess.run([facke, *words, "--license", "CC-BY-4.0", "--quiet"]).returncode:
+        sys.exit(f"The London set could not be prepared: {shlex.join(['facke', *words])}")
+    return folder
+
+
+def measure(one: Plan, args: argparse.Namespace, names: Registry) -> dict[str, Any]:
+    """The three values of a row, as means and as published; kept in RUNS/measured."""
+    from facke_core.evaluation.runner import EvaluationSpec
+    from facke_core.evaluation.study import evaluate, evaluate_facke2022
+
+    given = args.pretrained if one.row.run == PRETRAINED else ""
+    weights = given or str(one.weights.resolve())
+    spec = EvaluationSpec(
+        weights=weights,
+        data=str(panel(one.size, args)),
+        limit=args.pairs,
+        judge=NAME,
+        encoder=ENCODER,
+        metrics=METRICS,
+        sampler=sampler(one.recipe, args.small),
+        seed=SEED,
+        device=args.device,
+    )
+    key = {
+        "weights": locate(weights, registry=names).revision,
+        "pairs": spec.pair_set().digest,
+        "sampler": dict(spec.sampler),
+    }
+    file = args.runs / "measured" / f"{one.row.run}.json"
+    if file.is_file() and (known := read_json(file))["key"] == key:
+        return dict(known["values"])
+    with progress() as show:
+        (report,) = evaluate([spec], registry=names, on_progress=show)
+        (old,) = evaluate_facke2022([spec], registry=names, on_progress=show)
+    values = {
+        "pairs": old.images,
+        "mean": dict(zip(COLUMNS, (report.summary[name].value for name in METRICS), strict=True)),
+        "as_published": dict(old.as_published),
+        "as_published_mean": dict(old.mean),
+        "notes": list(old.notes),
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, {"key": key, "values": values})
+    return values
+
+
+def entry(one: Plan, values: Mapping[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    """A row of the JSON."""
+    paper = dict(zip(COLUMNS, one.row.paper, strict=True)) if one.row.paper else None
+    given = bool(args.pretrained) and one.row.run == PRETRAINED
+    return {
+        "row": one.row.name,
+        "recipe": one.row.recipe,
+        "run": one.row.run,
+        "steps": None if given else one.recipe.steps,
+        "images": None if given else one.recipe.steps * one.recipe.batch_size,
+        **values,
+        "paper": paper,
+        "paper_mean": {k: round(v * BATCH, 3) for k, v in paper.items()} if paper else None,
+    }
+
+
+SCALES = (
+    ("mean", "ours, mean, [0, 1]"),
+    ("as_published", "ours, facke2022"),
+    ("paper", "paper, as printed"),
+    ("as_published_mean", "ours, facke2022, mean"),
+    ("paper_mean", f"paper, x {BATCH}"),
+)
+"""Key -> what it is; the second and third, and the last two, can be compared."""
+
+
+def table(number: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """In the layout of the paper, with a line for each scale."""
+    lines = [f"Table {number}", "", f"| model | scale | {' | '.join(COLUMNS)} |"]
+    lines.append("|" + " --- |" * (2 + len(COLUMNS)))
+    for row in rows:
+        name = row["row"]
+        for key, scale in SCALES:
+            if row[key] is not None:
+                lines.append(f"| {name} | {scale} | {' | '.join(_values(row[key]))} |")
+                name = ""
+    if not any(row["paper"] for row in rows):
+        lines += ["", f"The paper's values of Table {number} are not known here and left out."]
+    return "\n".join(lines)
+
+
+def _values(values: Mapping[str, float | None]) -> list[str]:
+    shown = (values[name] for name in COLUMNS)
+    return ["-" if v is None or math.isnan(v) else f"{v:.3f}" for v in shown]
+
+
+SHORT_TEXT = (
+    "A short training. It shows that every row can be trained, resumed and measured by one "
+    "command, and little else: the paper's models saw 2,217,022 images (the DDPM 1,108,511 on top "
+    "of its pretraining), these {images}. It cannot show the order of the rows. What one feature "
+    "matching, Identity Grouping or a learning rate changes is smaller here than what another seed "
+    "changes, adversarial terms have hardly begun to act, and a DDPM that has seen this little "
+    "makes no faces."
+)
+LONG_TEXT = (
+    "The recipes as they are. Values do not compare with the paper's: encoder, judge, pictures and "
+    "pairs are others, all rows have the same pairs of different people, and one training of each "
+    "says nothing about the spread over seeds. Compare the differences between rows."
+)
+
+
+def caveat(rows: Sequence[Mapping[str, Any]], args: argparse.Namespace) -> str:
+    """What the tables can and cannot show."""
+    if not (args.small or args.steps):
+        return LONG_TEXT
+    counts = sorted({row["images"] for row in rows if row["images"]})
+    return SHORT_TEXT.format(images=" or ".join(f"{n:,}" for n in counts) or "none")
+
+
+def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="datasets")
+    parser.add_argument("--table", nargs="+", choices=TABLES, default=list(TABLES))
+    parser.add_argument("--only", nargs="+", default=[], metavar="ROW", help="names or recipes")
+    parser.add_argument("--small", action="store_true", help="small networks, for a CPU")
+    parser.add_argument("--steps", type=int, help="of every training; default: the recipe's")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="of all recipes")
+    parser.add_argument("--pretrained", metavar="REF", help="weights of the DDPM of Table 3")
+    parser.add_argument("--panel", type=Path, nargs="+", help="swapped crops; default: London")
+    parser.add_argument("--pairs", type=int, default=3520, help="a multiple of 32")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--print", action="store_true", help="the commands, and nothing else")
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    args = arguments()
+    if not args.print and (reason := available()):
+        sys.exit(f"The rows cannot be measured: {reason}")
+    names = registry()
+    try:
+        tables = {
+            number: [plan(row, args, names) for row in rows]
+            for number, rows in chosen(args.table, args.only).items()
+        }
+        if args.print:
+            show_commands(tables, args)
+            return
+        found: dict[str, list[dict[str, Any]]] = {}
+        for number, plans in tables.items():
+            found[number] = []
+            for one in plans:
+                train(one, args, names)
+                found[number].append(entry(one, measure(one, args, names), args))
+            print(table(number, found[number]) + "\n", flush=True)
+    except FackeError as error:
+        sys.exit(f"tables: {error}")
+    rows = [row for some in found.values() for row in some]
+    text = caveat(rows, args)
+    print("\n".join(sorted({f"* {note}" for row in rows for note in row["notes"]})))
+    factor = args.pairs / math.ceil(args.pairs / BATCH)
+    print(
+        f"* judge: {NAME}; pairs: {args.pairs}, seed {SEED}; facke2022 divides its means by "
+        f"{factor:.4g} here\n\n{text}"
+    )
+    if args.json:
+        about = {"short": bool(args.small or args.steps), "caveat": text, "judge": NAME}
+        args.json.write_text(json.dumps({**about, "tables": found}, indent=1) + "\n")
+
+
+def show_commands(tables: Mapping[str, Sequence[Plan]], args: argparse.Namespace) -> None:
+    """Each training once."""
+    for one in {p.row.run: p for plans in tables.values() for p in plans}.values():
+        begin = (args.pretrained or str(args.runs / one.row.begin)) if one.row.begin else ""
+        print(shlex.join(["facke", *one.command(begin, args.device)]))
+
+
+if __name__ == "__main__":
+    main()
