@@ -42,15 +42,17 @@ os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # before cv2: it reports an 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: do not burn a busy machine
 
 from reid import NAME, available, registry, shared
+from table_rows import PRETRAINED, TABLES, Row, sampler, small
 
 from facke_cli.console import progress
 from facke_core import FackeError, Registry
-from facke_core.config import read_json, write_json
+from facke_core.config import read_json, to_dict, write_json
 from facke_core.data.crops import INFO, UNFINISHED
 from facke_core.sources import locate
 from facke_core.training.checkpoints import complete
 from facke_core.training.checkpoints import name as checkpoint
 from facke_core.training.recipe import Recipe, read_recipe
+from facke_core.training.run import RECIPE
 
 ENCODER = "dlib-resnet29"
 """Of the ID Loss, for models without an identity encoder; all recipes have this one."""
@@ -59,95 +61,6 @@ METRICS = ("recon-l1", "id-loss", "id-retrieval")
 BATCH = 32
 """By which the paper's values are too small."""
 SEED = 0
-Three = tuple[float, float, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """A model of a table."""
-
-    name: str
-    recipe: str
-    begin: str = ""
-    """The run whose weights the training begins with."""
-    lr: str = ""
-    paper: Three | None = None
-    """Recon Loss, ID Loss, ID Retrieval as printed."""
-
-    @property
-    def run(self) -> str:
-        """The folder in RUNS."""
-        return f"{self.recipe}-lr{self.lr}" if self.lr else self.recipe
-
-
-PRETRAINED = "ddpm-256"
-TABLES: dict[str, tuple[Row, ...]] = {
-    "1": (
-        Row(name="SimSwap", recipe="simswap-224", paper=(0.006, 0.008, 0.012)),
-        Row(name="CVAE", recipe="cvae-id", paper=(0.007, 0.005, 0.020)),
-        Row(name="SimSwap-IG", recipe="simswap-224-ig", paper=(0.007, 0.008, 0.016)),
-        Row(name="CVAE-GAN-IG", recipe="cvae-gan-ig", paper=(0.006, 0.010, 0.018)),
-        Row(name="ILVR", recipe=PRETRAINED, paper=(0.043, 0.031, 0.029)),
-    ),
-    "2": (
-        Row(name="wFM", recipe="simswap-224"),
-        Row(name="oFM", recipe="simswap-224-ofm"),
-        Row(name="nFM", recipe="simswap-224-nfm"),
-        Row(name="w-barFM", recipe="simswap-224-wbfm"),
-        Row(name="IG-wFM", recipe="simswap-224-ig"),
-        Row(name="IG-oFM", recipe="simswap-224-ig-ofm"),
-        Row(name="IG-nFM", recipe="simswap-224-ig-nfm"),
-        Row(name="IG-w-barFM", recipe="simswap-224-ig-wbfm"),
-    ),
-    "3": (
-        Row(name="pretrained", recipe=PRETRAINED),
-        *(
-            Row(name=f"fine-tuned {lr}", recipe="ddpm-finetune", begin=PRETRAINED, lr=lr)
-            for lr in ("1e-4", "5e-5", "1e-5", "5e-6")
-        ),
-    ),
-}
-STAGES = (
-    "generator.patch=2",
-    "generator.stem_kernel=3",
-    "generator.padding=zeros",
-    "generator.num_id_blocks=4",
-)
-NARROW = ("discriminator.width=24", "discriminator.num_scales=1")
-SIMSWAP = (*STAGES, *NARROW, "generator.channels=[48,96,192]")
-CVAE = (
-    *STAGES,
-    "generator.channels=[48,96,192,192]",
-    "generator.condition=vector",
-    "generator.heads=linear",
-    "generator.noise=gaussian",
-    "generator.log_var_range=[-12,8]",
-)
-UNET = (
-    "generator.patch=2",
-    "generator.model_channels=32",
-    "generator.channel_mult=[2,2,4,6]",
-    "generator.attention_resolutions=[]",
-    "generator.num_head_channels=32",
-    "generator.resblock_updown=false",
-)
-SHORT = ("batch_size=8", "ema=0.995", "log_every=50", "save_every=200", "probe.every=0")
-
-
-def small(recipe: str, size: int) -> tuple[str, ...]:
-    """What makes a recipe small."""
-    networks = {"simswap": SIMSWAP, "cvae": CVAE, "cvae-gan": (*CVAE, *NARROW), "ddpm": UNET}
-    family = max((name for name in networks if recipe.startswith(name)), key=len)
-    return (*SHORT, *networks[family], f"generator.image_size={size}", f"alignment.size={size}")
-
-
-def sampler(recipe: Recipe, short: bool) -> dict[str, Any]:
-    """ILVR as in the paper's benchmark, N = 32 at 256 pixels; the short form takes few steps."""
-    if recipe.method != "ilvr":
-        return {}
-    fast = {"solver": "dpmpp", "steps": 20} if short else {"solver": "ddpm", "steps": 100}
-    size = int(recipe.alignment["size"])
-    return {"variant": "facke", "start": 1.0, "until": 0.2, "factor": max(2, size // 8), **fast}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +87,19 @@ class Plan:
         """The best checkpoint, where probes chose one, else the run, which is its last."""
         best = self.folder / "best.json"
         return self.folder / read_json(best)["checkpoint"] if best.is_file() else self.folder
+
+    def check(self) -> None:
+        """Raises SystemExit where the folder holds another training; a longer one may go on."""
+        file = self.folder / RECIPE
+        if not file.is_file():
+            return
+        there, wanted = read_json(file), json.loads(json.dumps(to_dict(self.recipe)))
+        changed = sorted(k for k in wanted if k != "steps" and wanted[k] != there.get(k))
+        if changed:
+            sys.exit(
+                f"{self.folder} was trained with other settings ({', '.join(changed)}). Take "
+                "another folder for RUNS, or the same options."
+            )
 
     def command(self, begin: str, device: str) -> list[str]:
         """``facke train``, from the beginning or from where it was."""
@@ -236,6 +162,7 @@ def chosen(tables: Sequence[str], only: Sequence[str]) -> dict[str, list[Row]]:
 
 def train(one: Plan, args: argparse.Namespace, names: Registry) -> None:
     """Train a row, or finish it; first what it begins with."""
+    one.check()
     if one.finished or (args.pretrained and one.row.run == PRETRAINED):
         return
     begin = ""

@@ -156,3 +156,6 @@ def test_a_finished_row_is_neither_trained_nor_measured_again(
     )  # would fail if it were called
     assert report("b.json") == first
     assert (runs / "simswap-224.txt").read_text() == log
+    words += ["generator.channels=[8,16]"]
+    with pytest.raises(SystemExit, match=r"was trained with other settings \(generator\)"):
+        report("c.json")
