@@ -249,7 +249,12 @@ CONTENT = {
         "facke_gan/weights/simswap-mini/model.safetensors",
         "facke_gan/weights/simswap-mini/README.md",
     ],
-    "facke-vae": [],
+    "facke-vae": [
+        "facke_vae/recipes/cvae-gan-mini.json",
+        "facke_vae/weights/cvae-gan-mini/config.json",
+        "facke_vae/weights/cvae-gan-mini/model.safetensors",
+        "facke_vae/weights/cvae-gan-mini/README.md",
+    ],
     "facke-diffusion": ["facke_diffusion/recipes/ddpm-64.json"],
 }
 """Files beside the modules that a wheel must carry."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from facke_core import MethodSpec, hookimpl
+from facke_core import Bundled, MethodSpec, hookimpl
 
 
 def _recipes(*names: str) -> dict[str, str]:
@@ -30,6 +30,8 @@ def facke_methods() -> list[MethodSpec]:
             name="cvae-gan",
             summary="CVAE-GAN: the CVAE trained against a discriminator, one pass",
             recipes=_recipes("cvae-gan", "cvae-gan-ig", "cvae-gan-c", "cvae-gan-mini"),
+            weights={"mini": Bundled("facke_vae:weights/cvae-gan-mini")},
+            license="Apache-2.0",
             **network,
         ),
     ]
