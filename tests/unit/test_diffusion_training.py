@@ -18,6 +18,7 @@ from torch.distributions import Normal, kl_divergence
 from facke_core.config import from_dict
 from facke_core.data.crops import CropSet
 from facke_core.errors import ConfigError, FackeError, UsageError
+from facke_core.loading import load
 from facke_core.methods import Method
 from facke_core.protocols import IdentityEncoder
 from facke_core.registry import default_registry
@@ -443,18 +444,30 @@ def test_the_bundled_shape_fits_into_sixteen_megabytes() -> None:
     assert 2 * sum(p.numel() for p in model.parameters()) < 15.5e6
 
 
+def save_crops(folder: Path, settings: Recipe) -> None:
+    size = settings.alignment["size"]
+    CropSet(
+        images=torch.randint(0, 256, (4, 3, size, size), generator=rng(), dtype=torch.uint8),
+        embeddings=F.normalize(torch.randn(4, 2, 128, generator=rng()), dim=-1),
+        people=torch.arange(4),
+        weights=torch.ones(4),
+        info={"identity_encoder": settings.identity_encoder, "alignment": settings.alignment},
+    ).save(folder)
+
+
 def test_arguments_of_the_objective_that_do_not_exist_are_refused(tmp_path: Path) -> None:
     for name in ("ddpm-64", "simswap-mini"):
-        settings = read(name)
-        CropSet(
-            images=torch.zeros(4, 3, 8, 8, dtype=torch.uint8),
-            embeddings=F.normalize(torch.randn(4, 2, 128, generator=rng()), dim=-1),
-            people=torch.arange(4),
-            weights=torch.ones(4),
-            info={"identity_encoder": settings.identity_encoder, "alignment": settings.alignment},
-        ).save(tmp_path / name)
+        save_crops(tmp_path / name, read(name))
     wrong = ["objective.respaced=5"]
     with pytest.raises(ConfigError, match=r"objective.respaced: unknown key.*'respacing'"):
         train("ddpm-64", tmp_path / "ddpm-64", tmp_path / "a", overrides=[*SMALL_64, *wrong])
     with pytest.raises(ConfigError, match=r"objective of 'simswap' knows: none"):
         train("simswap-mini", tmp_path / "simswap-mini", tmp_path / "b", overrides=wrong)
+
+
+def test_weights_do_not_name_an_encoder_that_had_no_part_in_them(tmp_path: Path) -> None:
+    overrides = [*SMALL_64, "steps=1"]
+    save_crops(tmp_path / "crops", read("ddpm-64", *overrides))
+    train("ddpm-64", tmp_path / "crops", tmp_path / "run", device="cpu", overrides=overrides)
+    pipeline = load(tmp_path / "run")
+    assert pipeline.identity_encoder is None

@@ -130,6 +130,8 @@ def train(
     make = registry.resolve(spec.objective)
     _check_arguments(make, settings)
     objective = make(method, encoder, settings, **settings.objective)
+    if not (method.generator.spec.identity_dim or "identity_encoder" in objective.modules):
+        weights = replace(weights, identity_encoder=None)  # it had no part in them
     accelerator = make_accelerator(settings, place)
     batches = SwapBatches(
         crops, batch_size=settings.batch_size, config=settings.data, seed=settings.seed
