@@ -255,7 +255,12 @@ CONTENT = {
         "facke_vae/weights/cvae-gan-mini/model.safetensors",
         "facke_vae/weights/cvae-gan-mini/README.md",
     ],
-    "facke-diffusion": ["facke_diffusion/recipes/ddpm-64.json"],
+    "facke-diffusion": [
+        "facke_diffusion/recipes/ddpm-64.json",
+        "facke_diffusion/weights/ddpm-mini/config.json",
+        "facke_diffusion/weights/ddpm-mini/model.safetensors",
+        "facke_diffusion/weights/ddpm-mini/README.md",
+    ],
 }
 """Files beside the modules that a wheel must carry."""
 

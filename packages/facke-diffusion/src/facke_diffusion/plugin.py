@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from facke_core import MethodSpec, hookimpl
+from facke_core import Bundled, MethodSpec, hookimpl
 
 RECIPES = ("ddpm-64", "ddpm-128", "ddpm-256", "ddpm-finetune", "ddpm-mini")
 
@@ -17,6 +17,8 @@ def facke_methods() -> list[MethodSpec]:
             build="facke_diffusion.ddpm:build",
             objective="facke_diffusion.objective:objective",
             recipes={name: f"facke_diffusion:recipes/{name}.json" for name in RECIPES},
+            weights={"mini": Bundled("facke_diffusion:weights/ddpm-mini")},
             paper="arXiv:2108.02938",
+            license="Apache-2.0",
         )
     ]
