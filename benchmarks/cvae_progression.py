@@ -1,6 +1,6 @@
 """The progression of Facke's Fig. 3 from our own small models, and two choices that it leaves open.
 
-    ./dev python benchmarks/cvae_progression.py DATASET RUNS [--steps 1200] [--jobs 2] [--choices]
+    ./dev python benchmarks/cvae_progression.py DATASET RUNS [--steps 600] [--jobs 2] [--choices]
 
 DATASET is made by ``facke prepare PHOTOS DATASET --size 128``. Each model is a recipe of facke-vae
 with a smaller network, trained by ``facke train`` into a folder of RUNS; a run that is finished is
@@ -10,9 +10,12 @@ identity (``--picture``).
 * ``a``, recipe ``cvae-1d``: a vector as latent blurs (Fig. 3a).
 * ``b``, recipe ``cvae``: a map as latent, without identity loss, returns the target (Fig. 3b).
 * ``c``, recipe ``cvae-id``: the identity loss alone pastes features on it (Fig. 3c).
-* ``d``, recipe ``cvae-gan``: with a discriminator (Fig. 3d).
+* ``d``, recipe ``cvae-gan``: with a discriminator (Fig. 3d), and the identity weight of the
+  original's script, 10.
 
-``--choices`` trains ``d`` with the noise of the code (uniform) and with the text's MSE, too.
+``c`` and ``d`` begin with the weights of ``b``. ``--choices`` trains ``b`` with the noise of the
+code (uniform) and with the text's MSE as well; ``b`` itself has the text's Gaussian and the code's
+L1.
 
 Columns: ``gain``, ``top1``, ``landmark_shift`` and ``self_psnr`` as in identity_transfer.py, on
 crops of the London set (needs ``$FACKE_SHARED``; left out without it); ``detail``: energy of the
@@ -60,18 +63,19 @@ SMALL = (
     "generator.log_var_range=[-12,8]",
     "ema=0.995",
     "log_every=50",
-    "save_every=400",
+    "save_every=200",
 )
 NARROW = ("discriminator.width=24", "discriminator.num_scales=1")
 RUNS: dict[str, tuple[str, tuple[str, ...]]] = {
     "a": ("cvae-1d", (*SMALL, "generator.channels=[48,96,192,192,192]")),
     "b": ("cvae", SMALL),
     "c": ("cvae-id", SMALL),
-    "d": ("cvae-gan", (*SMALL, *NARROW)),
+    "d": ("cvae-gan", (*SMALL, *NARROW, "loss.identity.weight=10")),
 }
+BEGIN_WITH = {"c": "b", "d": "b"}
 CHOICES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "d-uniform": ("cvae-gan", (*SMALL, *NARROW, "generator.noise=uniform")),
-    "d-mse": ("cvae-gan", (*SMALL, *NARROW, "loss.reconstruction.options.distance=l2")),
+    "uniform": ("cvae", (*SMALL, "generator.noise=uniform")),
+    "mse": ("cvae", (*SMALL, "loss.reconstruction.options.distance=l2")),
 }
 TITLES = {"a": "1-D latent", "b": "2-D latent", "c": "+ identity loss", "d": "+ discriminator"}
 
@@ -86,6 +90,8 @@ def train(run: str, args: argparse.Namespace) -> None:
     facke = Path(sys.executable).with_name("facke")
     command = [str(facke), "train", recipe, "--data", str(args.data)]
     command += ["--out", str(folder), "--device", args.device, *(["--resume"] if there else [])]
+    if run in BEGIN_WITH and not there:
+        command += ["--init", str((args.runs / BEGIN_WITH[run]).absolute())]
     for override in (*overrides, f"steps={args.steps}"):
         command += ["--set", override]
     threads = str(max(1, (os.cpu_count() or 1) // args.jobs))
@@ -124,7 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("runs", type=Path)
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--jobs", type=int, default=2, help="models that train at the same time")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--choices", action="store_true", help="two more models")
@@ -132,8 +138,9 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, default=Path("cvae-progression.png"))
     args = parser.parse_args()
     runs = [*RUNS, *(CHOICES if args.choices else ())]
-    with ThreadPoolExecutor(args.jobs) as pool:
-        list(pool.map(lambda run: train(run, args), runs))
+    for wave in ([r for r in runs if r not in BEGIN_WITH], list(BEGIN_WITH)):
+        with ThreadPoolExecutor(args.jobs) as pool:
+            list(pool.map(lambda run: train(run, args), wave))
 
     shared = Path(os.environ.get("FACKE_SHARED", Path(__file__).resolve().parents[2] / "shared"))
     judge = Judge(shared) if (shared / "faces" / "judges.py").is_file() else None

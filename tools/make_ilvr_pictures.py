@@ -51,8 +51,8 @@ def crops(pipeline: SwapPipeline) -> list[Tensor]:
     return [pipeline.align(photo, pipeline.detect(photo)[0]).crop for photo in photos]
 
 
-def swapped(pipeline: SwapPipeline, source: Tensor, target: Tensor) -> Tensor:
-    rng = torch.Generator().manual_seed(0)
+def swapped(pipeline: SwapPipeline, source: Tensor, target: Tensor, seed: int = 0) -> Tensor:
+    rng = torch.Generator().manual_seed(seed)
     return pipeline.swap_crops(source[None], target[None], rng=rng)[0]
 
 
