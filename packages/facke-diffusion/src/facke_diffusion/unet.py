@@ -9,16 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facke_core.errors import CompatibilityError, ConfigError, UsageError
+from facke_diffusion.norm import GROUPS, GroupNorm
 
-GROUPS = 32
-"""Of every group normalisation; eps is 1e-5, statistics are computed in float32."""
 MULTIPLIERS = {
     512: (0.5, 1.0, 1.0, 2.0, 2.0, 4.0, 4.0),
     256: (1.0, 1.0, 2.0, 2.0, 4.0, 4.0),
@@ -265,52 +263,6 @@ class _Stage(nn.ModuleList):
         for layer in self:
             x = layer(x, emb) if isinstance(layer, ResBlock) else layer(x)
         return x
-
-
-class _ChannelsLastNorm(torch.autograd.Function):
-    """Group normalisation of channels-last features, with the gradient of contiguous ones."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        b, c, h, w = x.shape
-        y, mean, rstd = torch.native_group_norm(x, weight, bias, b, c, h * w, GROUPS, eps)
-        ctx.save_for_backward(x, weight, mean, rstd)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        x, weight, mean, rstd = ctx.saved_tensors
-        b, c, h, w = x.shape
-        dx, dweight, dbias = torch.ops.aten.native_group_norm_backward(
-            grad.contiguous(),
-            x.contiguous(),
-            mean,
-            rstd,
-            weight,
-            b,
-            c,
-            h * w,
-            GROUPS,
-            [True, True, True],
-        )
-        return dx.contiguous(memory_format=torch.channels_last), dweight, dbias, None
-
-
-class GroupNorm(nn.GroupNorm):
-    """In 32 groups; statistics are float32 whatever the input is.
-
-    On CPUs torch's gradient for channels-last features takes some thirty times as long as that for
-    contiguous ones, so they are copied for it.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(GROUPS, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        slow = x.is_cpu and x.requires_grad and not x.is_contiguous()
-        if slow and x.is_contiguous(memory_format=torch.channels_last):
-            return _ChannelsLastNorm.apply(x, self.weight, self.bias, self.eps)
-        return super().forward(x)
 
 
 class ResBlock(nn.Module):
