@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,9 +25,11 @@ from torch import Tensor
 
 from facke_core.errors import DataError, PluginError, UsageError
 from facke_core.evaluation import metrics, rows
+from facke_core.evaluation.clock import Clock
 from facke_core.evaluation.judges import Recogniser, check_judge
 from facke_core.evaluation.metrics import PerPair, frechet
 from facke_core.evaluation.pairs import PairSet, pairs_of_dataset, read_pairs, read_same
+from facke_core.evaluation.pictures import Pictures
 from facke_core.evaluation.report import diff, to_markdown
 from facke_core.evaluation.runner import Evaluator
 from facke_core.registry import Registry
@@ -327,3 +331,19 @@ def test_a_metric_that_mixes_pairs_is_named(crops: PairSet) -> None:
     bad = PerPair(name="mixing", needs=frozenset({"swap"}), function=lambda _: torch.tensor(1.0))
     with pytest.raises(PluginError, match="'mixing' returned"):
         Evaluator(pipeline(), [bad]).run(crops)
+
+
+def test_threads_that_look_at_one_picture_at_once_share_what_they_find(
+    photos: PairSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = Pictures(pipeline("target"), Clock())
+    find, together = pictures.find, threading.Barrier(2, timeout=30)
+
+    def both_at_once(photo: Tensor) -> Any:
+        together.wait()
+        return find(photo)
+
+    monkeypatch.setattr(pictures, "find", both_at_once)
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(pictures.known, [photos.sources[0]] * 2)
+    assert one is other

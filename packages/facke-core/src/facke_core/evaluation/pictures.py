@@ -78,7 +78,8 @@ class Pictures:
         known = self._known.get(picture.key)
         if known is None:
             photo, own = self._read(picture)
-            known = self._known[picture.key] = Known(self.find(photo))
+            # of two threads that look at once, both go on with what the first one found
+            known = self._known.setdefault(picture.key, Known(self.find(photo)))
             if own is not None or known.face is not None:
                 self._keep(picture, photo, own, known)
         return known
