@@ -109,7 +109,7 @@ class SwapPipeline:
         with clock.stage("encode"):
             identity = self.encode(source_crop[None])
         with clock.stage("generate"):
-            sampler, (rng, start) = self._sampler(seed), _random(seed)
+            sampler, (rng, start) = self.sampler(seed), _random(seed)
             n = len(aligned)
             crops = self.swap_crops(
                 source_crop.expand(n, -1, -1, -1),
@@ -147,7 +147,7 @@ class SwapPipeline:
         with clock.stage("encode"):
             identity = self.encode(crops[0])
         with clock.stage("generate"):
-            sampler, (rng, start) = self._sampler(seed), _random(seed)
+            sampler, (rng, start) = self.sampler(seed), _random(seed)
             image = self.swap_crops(*crops, identity=identity, rng=rng, sampler=sampler)[0]
         request = self._request(sampler, seed, rng, start)
         return SwapResult(image=image, faces=(), seconds=clock.seconds(), request=request)
@@ -256,7 +256,7 @@ class SwapPipeline:
         size = self.alignment.size
         return photo.image[None] if width == size else resize(photo.image[None], (size, size))
 
-    def _sampler(self, seed: int | None) -> Sampler[Any]:
+    def sampler(self, seed: int | None) -> Sampler[Any]:
         """The method's, or what it draws with for those who ask for a seed."""
         sampler = self.method.sampler
         if seed is not None and isinstance(sampler, SeededSampler):

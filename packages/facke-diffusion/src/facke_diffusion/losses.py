@@ -6,6 +6,7 @@ They read a :class:`DenoisingStep`.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -107,7 +108,7 @@ def min_snr_weight(schedule: S.Schedule, t: Tensor, gamma: float, prediction: st
     return (snr.clamp_max(gamma) / divisor).float().to(t.device)
 
 
-class DenoisingLoss:
+class DenoisingLoss(ABC):
     """A term that reads a :class:`DenoisingStep`."""
 
     def __call__(self, step: Step) -> Tensor:
@@ -115,9 +116,9 @@ class DenoisingLoss:
         denoising = cast(DenoisingStep, step)
         return self.values(denoising) * denoising.weight
 
+    @abstractmethod
     def values(self, step: DenoisingStep) -> Tensor:
         """(B,), not weighted."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

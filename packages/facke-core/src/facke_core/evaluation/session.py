@@ -27,7 +27,6 @@ from facke_core.evaluation.pictures import Loaded, Pictures, unpacked
 from facke_core.evaluation.rows import Row, pack, rounded
 from facke_core.faces.align import warp
 from facke_core.pipeline import SwapPipeline
-from facke_core.protocols import SeededSampler
 from facke_core.types import Face
 
 _PHOTO = frozenset({"photo", "faces", "judge"})
@@ -73,9 +72,7 @@ class Session:
         self.of_set = [m for m in metrics if isinstance(m, SetMetric)]
         self._needs = frozenset[str]().union(*(m.needs for m in metrics))
         self._encoders = encoders
-        self._sampler = pipeline.method.sampler
-        if seed is not None and isinstance(self._sampler, SeededSampler):
-            self._sampler = self._sampler.seeded()
+        self._sampler = pipeline.sampler(seed)
         self.clock = Clock()
         self.pictures = Pictures(pipeline, self.clock, crops=pairs.crops)
         self._rebuilt: dict[str, dict[str, float]] = {}
