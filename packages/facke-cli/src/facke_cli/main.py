@@ -25,8 +25,24 @@ OWN = {
     "train": "Train a recipe on a dataset.",
     "evaluate": "Measure weights on pairs of pictures.",
     "matrix": "Draw sources against targets, or pairs against methods.",
+    "weights": "Convert, publish, fetch, check and export weights.",
     "doctor": "Check the installation and say how to repair it.",
 }
+GROUPS = {
+    "weights": {
+        "convert": "Read a checkpoint of the original systems, without executing anything in it.",
+        "push": "Publish a folder of weights on the Hugging Face Hub.",
+        "pull": "Fetch weights from the Hub.",
+        "verify": "Check weights against their digests and golden tensors.",
+        "list": "List known weights and their licences.",
+        "export": "Write the generator as a graph for other runtimes.",
+    },
+    "plugins": {
+        "new": "Begin a plugin package of your own.",
+        "check": "Run the conformance kit on a plugin.",
+    },
+}
+"""Commands of two words. ``facke plugins`` alone is a command too."""
 
 HELP = """\
 Usage: facke [OPTIONS] COMMAND [ARGS]...
@@ -92,7 +108,31 @@ def _dispatch(words: list[str]) -> None:
     elif words[0].startswith("-"):
         raise UsageError(f"Unknown option {words[0]!r} before a command. See: facke --help")
     else:
-        _run(_find(words[0]), words[1:])
+        _run_words(words)
+
+
+def _run_words(words: list[str]) -> None:
+    first, rest = words[0], words[1:]
+    commands = GROUPS.get(first, {})
+    if rest and rest[0] in commands:
+        second = rest[0]
+        target = f"facke_cli.commands.{first}_{second}:{first}_{second}"
+        _run(CommandSpec(name=second, target=target, help=commands[second]), rest[1:], first)
+    elif first not in GROUPS or _is_command(first, rest):
+        _run(_find(first), rest)
+    elif not rest or rest[0] in ("--help", "-h", "help"):
+        listed = "\n".join(f"  {name:<8}  {text}" for name, text in commands.items())
+        write(f"Usage: facke {first} COMMAND [ARGS]...\n\n  {OWN[first]}\n\nCommands:\n{listed}")
+    else:
+        raise UsageError(
+            f"Unknown command {f'{first} {rest[0]}'!r}.{did_you_mean(rest[0], commands)} "
+            f"Commands: {', '.join(f'{first} {name}' for name in commands)}."
+        )
+
+
+def _is_command(first: str, rest: list[str]) -> bool:
+    """Whether a group is meant as a command itself, which takes options only."""
+    return first == "plugins" and (not rest or rest[0].startswith("-"))
 
 
 def _own() -> list[CommandSpec]:
@@ -123,7 +163,7 @@ def _find(name: str) -> CommandSpec:
     raise UnknownNameError(message)
 
 
-def _run(spec: CommandSpec, words: list[str]) -> None:
+def _run(spec: CommandSpec, words: list[str], group: str = "") -> None:
     """Import the function that ``spec`` names and let typer call it."""
     import typer
 
@@ -136,7 +176,7 @@ def _run(spec: CommandSpec, words: list[str]) -> None:
     )
     app.command(spec.name)(default_registry().resolve(spec.target))
     command = typer.main.get_command(app)
-    command.main(args=_repeated(command, words), prog_name=f"facke {spec.name}")
+    command.main(args=_repeated(command, words), prog_name=" ".join(filter(None, ("facke", group, spec.name))))
 
 
 def _repeated(command: Any, words: list[str]) -> list[str]:
