@@ -28,7 +28,7 @@ from facke_core.errors import (
 )
 from facke_core.loading import build_method, load, load_encoder, save
 from facke_core.types import GeneratorOutput, GeneratorSpec, IdentityEncoderSpec, SwapInputs
-from facke_core.weights import CONFIG, MODEL, WeightsConfig, sha256_of
+from facke_core.weights import CONFIG, GOLDEN, MODEL, WeightsConfig, sha256_of
 
 COMMIT = "0123456789" * 4
 
@@ -404,7 +404,7 @@ def test_save_keeps_what_is_there_unless_told(folder: Path, registry: Registry) 
     changed = replace(CONFIGURATION, training={"steps": 4})
     save(method, folder, changed, extra=extra, overwrite=True, registry=registry)
     config = load(folder, registry=registry).source.config
-    assert set(config.files) == {MODEL, "discriminator.safetensors"}
+    assert set(config.files) == {MODEL, "discriminator.safetensors", GOLDEN}
     assert config.training == {"steps": 4}
     assert not list(folder.glob(".*"))
 

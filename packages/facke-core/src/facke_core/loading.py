@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from facke_core import hub, weights
 from facke_core.card import model_card
-from facke_core.config import from_dict, to_dict, updated, write_json
+from facke_core.config import from_dict, updated
 from facke_core.devices import resolve_device
 from facke_core.errors import (
     ConfigError,
@@ -261,6 +261,8 @@ def save(
 ) -> WeightsConfig:
     """Write ``config.json``, ``model.safetensors`` and a model card that :func:`load` reads back.
 
+    Golden tensors (:mod:`facke_core.golden`) are added, for ``facke weights verify``.
+
     Args:
         model: a built method, or a loaded pipeline.
         folder: where to; made if it is missing. Files appear whole, ``config.json`` last.
@@ -275,7 +277,12 @@ def save(
 
     Raises:
         WeightsError: nothing to save, or the folder holds weights or cannot be written.
+
+    Warns:
+        FackeWarning: there are no golden tensors, because the method cannot run here.
     """
+    from facke_core.golden import try_golden  # which builds methods with what is above
+
     method = model.method if isinstance(model, SwapPipeline) else model
     if config is None:
         if not isinstance(model, SwapPipeline) or model.source is None:
@@ -292,14 +299,14 @@ def save(
         f"{name}.safetensors": module for name, module in (extra or {}).items()
     }
     files = weights.write_tensors(folder, modules, config, dtype)
-    header = FormatInfo(written_by=_author(config.method, registry or default_registry()))
-    config = replace(config, files=files, facke=header)
-    write_json(folder / weights.CONFIG, to_dict(config))
+    registry = registry or default_registry()
+    header = FormatInfo(written_by=author(config.method, registry))
+    config = try_golden(folder, replace(config, files=files, facke=header), registry=registry)
     (folder / weights.CARD).write_text(model_card(config, folder=folder.name), encoding="utf-8")
     return config
 
 
-def _author(method: str, registry: Registry) -> str:
+def author(method: str, registry: Registry) -> str:
     """``facke-gan 0.1.0``: the distribution whose plugin owns the method."""
     registry.method(method)
     owner = registry.owner("method", method)

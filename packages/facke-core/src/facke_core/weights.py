@@ -26,6 +26,9 @@ FORMAT = 1
 CONFIG = "config.json"
 MODEL = "model.safetensors"
 CARD = "README.md"
+EVALUATION = "evaluation.json"
+GOLDEN = "test/io.safetensors"
+"""See :mod:`facke_core.golden`; the only file in a folder of its own."""
 FOREIGN = frozenset({".pth", ".pt", ".ckpt", ".tar", ".bin", ".pkl", ".pickle", ".onnx"})
 """Extensions of weights that facke does not read, most of them pickles."""
 
@@ -71,10 +74,10 @@ class WeightsConfig:
 
     def __post_init__(self) -> None:
         for name in self.files:
-            if not _FILE_NAME.fullmatch(name):
+            if name != GOLDEN and not _FILE_NAME.fullmatch(name):
                 raise WeightsError(
                     f"config.json lists the file {name!r}. Only plain names ending in "
-                    ".safetensors are allowed."
+                    f".safetensors and {GOLDEN} are allowed."
                 )
 
 
@@ -124,8 +127,8 @@ def refuse_foreign(path: Path) -> None:
     why = "an ONNX graph" if path.suffix.lower() == ".onnx" else "a pickle, which can run any code"
     raise WeightsError(
         f"{path} is not opened: files ending in {path.suffix} are usually {why}, and facke reads "
-        f"safetensors only. Give a folder with {CONFIG} and {MODEL}; checkpoints of the original "
-        "systems have to be converted to that layout first."
+        f"safetensors only. Give a folder with {CONFIG} and {MODEL}. Checkpoints of the original "
+        f"systems become one, with nothing in them executed: facke weights convert {path} -o DIR"
     )
 
 
@@ -142,16 +145,17 @@ def config_digest(config: WeightsConfig) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read_tensors(folder: Path, name: str, config: WeightsConfig) -> dict[str, Tensor]:
-    """The tensors of one file of a folder of weights, after comparing its digest.
+def check_files(folder: Path, config: WeightsConfig) -> dict[str, str]:
+    """Compare every file that ``config.json`` lists with its digest; name -> SHA-256.
 
     Raises:
-        WeightsError: the file is missing or ``config.json`` does not list it.
-        VerificationError: it is not the file that ``config.json`` describes.
+        WeightsError: a file is missing, or ``model.safetensors`` is not listed.
+        VerificationError: one is not the file that ``config.json`` describes.
     """
-    import safetensors
-    from safetensors import safe_open
+    return {name: _check_file(folder, name, config) for name in (MODEL, *config.files)}
 
+
+def _check_file(folder: Path, name: str, config: WeightsConfig) -> str:
     path = folder / name
     if name not in config.files:
         raise WeightsError(f"{folder / CONFIG} lists no {name}, so its weights cannot be checked.")
@@ -163,6 +167,21 @@ def read_tensors(folder: Path, name: str, config: WeightsConfig) -> dict[str, Te
             f"{path} is not the file that {CONFIG} describes: its sha256 is {found}, expected "
             f"{expected}. It is damaged or was replaced; copy or download the folder again."
         )
+    return found
+
+
+def read_tensors(folder: Path, name: str, config: WeightsConfig) -> dict[str, Tensor]:
+    """The tensors of one file of a folder of weights, after comparing its digest.
+
+    Raises:
+        WeightsError: the file is missing or ``config.json`` does not list it.
+        VerificationError: it is not the file that ``config.json`` describes.
+    """
+    import safetensors
+    from safetensors import safe_open
+
+    _check_file(folder, name, config)
+    path = folder / name
     try:
         with safe_open(path, framework="pt") as file:
             digest = (file.metadata() or {}).get("config_sha256")
@@ -179,9 +198,12 @@ def read_tensors(folder: Path, name: str, config: WeightsConfig) -> dict[str, Te
 
 
 def write_tensors(
-    folder: Path, modules: Mapping[str, nn.Module], config: WeightsConfig, dtype: torch.dtype
+    folder: Path,
+    modules: Mapping[str, nn.Module | Mapping[str, Tensor]],
+    config: WeightsConfig,
+    dtype: torch.dtype,
 ) -> dict[str, FileInfo]:
-    """Write the state of each module as safetensors of ``dtype``; each file appears whole.
+    """Write each module's state, or each state, as safetensors of ``dtype``; files appear whole.
 
     Raises:
         WeightsError: the folder cannot be written.
@@ -193,9 +215,10 @@ def write_tensors(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, module in modules.items():
+            state = module if isinstance(module, Mapping) else module.state_dict()
             tensors = {
                 key: value.detach().to("cpu", dtype if value.is_floating_point() else None)
-                for key, value in module.state_dict().items()
+                for key, value in state.items()
             }
             data = save({key: value.contiguous() for key, value in tensors.items()}, metadata)
             temporary = folder / f".{name}.tmp"
@@ -216,7 +239,18 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str, built
     Raises:
         WeightsError: missing or unexpected tensors, or other shapes; names them and ``built_by``.
     """
-    own = module.state_dict()
+    check_fit(module.state_dict(), tensors, source=source, built_by=built_by)
+    module.load_state_dict(dict(tensors), strict=True)
+
+
+def check_fit(
+    own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], *, source: str, built_by: str
+) -> None:
+    """Compare ``tensors`` with the state ``own`` of a network, by name and shape.
+
+    Raises:
+        WeightsError: as :func:`fill`.
+    """
     problems = [
         f"{word}: {_some(names)}"
         for word, names in (
@@ -237,7 +271,6 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str, built
             f"{source} does not fit the network built from {built_by}. {'; '.join(problems)}. "
             "Use the configuration that these weights were saved with."
         )
-    module.load_state_dict(dict(tensors), strict=True)
 
 
 def _some(names: list[str], limit: int = 5) -> str:

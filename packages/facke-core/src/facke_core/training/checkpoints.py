@@ -95,7 +95,7 @@ def digest(file: Path) -> str:
 
 def flush(folder: Path) -> None:
     """Make the files of a folder, and their names, survive a power cut."""
-    for path in (*(p for p in folder.iterdir() if p.is_file()), folder):
+    for path in (*folder.rglob("*"), folder):
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)

@@ -267,7 +267,8 @@ class Trainer:
             if scaler := self.accelerator.scaler:
                 state["scaler"] = scaler.state_dict()
             state |= also(part) if also else {}
-            state["files"] = {file.name: digest(file) for file in sorted(part.iterdir())}
+            files = sorted(path for path in part.rglob("*") if path.is_file())
+            state["files"] = {path.relative_to(part).as_posix(): digest(path) for path in files}
             write_json(part / STATE, state)
             flush(part)
             os.rename(part, folder)
