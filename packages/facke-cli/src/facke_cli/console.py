@@ -86,3 +86,11 @@ def _lines() -> Show:
             say(f"{what} {done}/{total}")
 
     return show
+
+
+def bars_on_terminals() -> None:
+    """Keep the progress bars of ``huggingface_hub`` to terminals."""
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    if not sys.stderr.isatty():
+        disable_progress_bars()

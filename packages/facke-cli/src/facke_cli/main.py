@@ -12,7 +12,14 @@ from collections.abc import Sequence
 from typing import Any, TextIO
 
 from facke_cli.console import say, write
-from facke_core.errors import FackeError, FackeWarning, UnknownNameError, UsageError, did_you_mean
+from facke_core.errors import (
+    FackeError,
+    FackeWarning,
+    LicenseWarning,
+    UnknownNameError,
+    UsageError,
+    did_you_mean,
+)
 from facke_core.methods import CommandSpec
 from facke_core.registry import GROUP, default_registry
 
@@ -176,7 +183,10 @@ def _run(spec: CommandSpec, words: list[str], group: str = "") -> None:
     )
     app.command(spec.name)(default_registry().resolve(spec.target))
     command = typer.main.get_command(app)
-    command.main(args=_repeated(command, words), prog_name=" ".join(filter(None, ("facke", group, spec.name))))
+    command.main(
+        args=_repeated(command, words),
+        prog_name=" ".join(filter(None, ("facke", group, spec.name))),
+    )
 
 
 def _repeated(command: Any, words: list[str]) -> list[str]:
@@ -225,7 +235,12 @@ def _show_warnings(*, everything: bool) -> None:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        if issubclass(category, FackeWarning):
+        if issubclass(category, LicenseWarning):
+            from facke_core.licenses import first_time
+
+            if first_time(str(message)):
+                say(f"facke: note: {message}")
+        elif issubclass(category, FackeWarning):
             say(f"facke: warning: {message}")
         elif everything:
             say(warnings.formatwarning(message, category, filename, lineno, line).rstrip())

@@ -73,6 +73,10 @@ class FackeWarning(UserWarning):
     """Base of all warnings that facke issues."""
 
 
+class LicenseWarning(FackeWarning):
+    """Weights that not everybody may use for everything; once per process."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`` Did you mean 'simswap'?`` with a leading space, or an empty string."""
     import difflib

@@ -7,15 +7,40 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from facke_core.errors import UnavailableError, UsageError, WeightsError
+from facke_core import weights
+from facke_core.config import read_json
+from facke_core.errors import (
+    ConfigError,
+    UnavailableError,
+    UsageError,
+    VerificationError,
+    WeightsError,
+)
+
+if TYPE_CHECKING:
+    from facke_core.weights import WeightsConfig
 
 PREFIX = "hf:"
+BESIDE = (
+    weights.CARD,
+    weights.EVALUATION,
+    "DATA.md",
+    "LICENSE",
+    "LICENSE.md",
+    "LICENSE.txt",
+    "NOTICE",
+    "log*.jsonl",
+)
+"""What may lie beside ``config.json`` and the files that it lists."""
 _REFERENCE = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -67,7 +92,7 @@ def fetch(
     from huggingface_hub import hf_hub_download
 
     folder, commit = Path(), location.revision or ""
-    with _explaining(location):
+    with explaining(location):
         for name in names:
             file = Path(
                 hf_hub_download(
@@ -77,37 +102,153 @@ def fetch(
                     local_files_only=local_files_only,
                 )
             )
-            folder = file.parent
+            folder = file.parents[name.count("/")]
             # the cache keeps one folder per commit: later files come from the same one
             commit = folder.name if _COMMIT.fullmatch(folder.name) else commit
     return HubFiles(folder, commit)
 
 
+def pull(
+    location: HubLocation, *, local_files_only: bool = False
+) -> tuple[HubFiles, WeightsConfig]:
+    """Make a whole folder of weights available in the cache: every file of the layout, at one
+    commit, and no other. Files that ``config.json`` lists are compared with their digests.
+
+    A connection that breaks is taken up again where it broke, by ``huggingface_hub``; files that
+    are complete are never fetched twice.
+
+    Raises:
+        UnavailableError: offline or no connection, and a file is not in the cache.
+        WeightsError: no such repository or revision, no permission, or not facke's layout.
+        VerificationError: a file is not the one that ``config.json`` describes. It is removed from
+            the cache.
+    """
+    from huggingface_hub import constants, snapshot_download
+
+    first = fetch(location, [weights.CONFIG], local_files_only=local_files_only)
+    config = weights.read_weights_config(first.folder)
+    location = location._replace(revision=first.commit or location.revision)
+    offline = local_files_only or constants.HF_HUB_OFFLINE
+    if not offline:
+        with explaining(location):
+            snapshot_download(
+                location.repo_id,
+                revision=location.revision,
+                allow_patterns=[weights.CONFIG, *config.files, *BESIDE],
+            )
+    for name in config.files:
+        fetched = fetch(location, [name], local_files_only=offline)
+        try:
+            weights.check_file(first.folder, name, config)
+        except VerificationError as error:
+            _forget(fetched.folder / name)
+            raise VerificationError(
+                f"hf:{location.repo_id}@{location.revision}: {name} is not the file that "
+                f"{weights.CONFIG} describes. {error} It was removed from the cache: pull again, "
+                "and if that does not help, tell those who published it."
+            ) from error
+    return HubFiles(first.folder, first.commit), config
+
+
+def copy_layout(folder: Path, config: WeightsConfig, destination: Path) -> None:
+    """Copy a folder of weights; ``destination`` appears whole or not at all.
+
+    Raises:
+        UsageError: it exists.
+        WeightsError: it cannot be written.
+    """
+    check_new(destination)
+    names = [weights.CONFIG, *config.files, *(path.name for path in beside(folder))]
+    part = destination.with_name(f".{destination.name}.part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        for name in names:
+            (part / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / name, part / name)
+        os.rename(part, destination)
+    except OSError as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise WeightsError(
+            f"{destination} cannot be written: {error}. Check the folder and the free space."
+        ) from error
+
+
+def check_new(destination: Path) -> None:
+    """Raise UsageError if ``destination`` exists."""
+    if destination.exists():
+        raise UsageError(f"{destination} exists already. Choose another folder, or remove it.")
+
+
+def beside(folder: Path) -> list[Path]:
+    """Files of a folder of weights that ``config.json`` does not list: cards, logs, licences."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_file() and any(fnmatch(path.name, pattern) for pattern in BESIDE)
+    )
+
+
+def cached() -> Iterator[tuple[str, str, Path]]:
+    """(repository, commit, folder) of all weights in facke's layout in the cache of the Hub."""
+    from huggingface_hub import CacheNotFound, scan_cache_dir
+
+    try:
+        repos = scan_cache_dir().repos
+    except CacheNotFound:
+        return
+    for repo in sorted(repos, key=lambda one: one.repo_id):
+        for revision in sorted(repo.revisions, key=lambda one: one.commit_hash):
+            folder = Path(revision.snapshot_path)
+            if repo.repo_type == "model" and _in_layout(folder / weights.CONFIG):
+                yield repo.repo_id, revision.commit_hash, folder
+
+
+def _in_layout(config: Path) -> bool:
+    try:
+        return "facke" in read_json(config)
+    except ConfigError:  # of another library
+        return False
+
+
+def _forget(file: Path) -> None:
+    """Remove a file from the cache of the Hub, with the blob it links to."""
+    with suppress(OSError):
+        blob = file.resolve()
+        file.unlink()
+        blob.unlink()
+
+
 @contextmanager
-def _explaining(location: HubLocation) -> Iterator[None]:
-    from huggingface_hub import errors
+def explaining(location: HubLocation) -> Iterator[None]:
+    """Turn errors of ``huggingface_hub`` into :class:`FackeError` that say what to do."""
+    from huggingface_hub import constants, errors, get_token
 
     # the HTTP client's own base class; which client that is changes between versions
     http_error: Any = errors.HfHubHTTPError.__bases__[0]
 
-    repo = location.repo_id
+    repo, hub = location.repo_id, constants.ENDPOINT
     at = f" at revision {location.revision!r}" if location.revision else ""
+    log_in = "log in with `hf auth login` or set HF_TOKEN"
     try:
         yield
     except errors.GatedRepoError as error:
+        then = "with the token of the account that did" if get_token() else f"and {log_in}"
         raise WeightsError(
-            f"hf:{repo} asks you to accept its conditions first. Do so at "
-            f"https://huggingface.co/{repo}, log in with `hf auth login`, and try again."
+            f"hf:{repo} asks you to accept its conditions first. Do so at {hub}/{repo}, {then}, "
+            "and try again."
         ) from error
     except errors.RepositoryNotFoundError as error:
+        private = f"for a private repository {log_in}"
+        if get_token():
+            private = "or the token (HF_TOKEN, or of `hf auth login`) may not read it"
         raise WeightsError(
-            f"hf:{repo} does not exist, or you may not see it. Check the spelling; for a private "
-            "repository log in with `hf auth login` or set HF_TOKEN."
+            f"hf:{repo} does not exist at {hub}, or you may not see it. Check the spelling; "
+            f"{private}."
         ) from error
     except errors.RevisionNotFoundError as error:
         raise WeightsError(
             f"hf:{repo} has no revision {location.revision!r}. Give a branch, a tag or a "
-            f"40-digit commit that is listed at https://huggingface.co/{repo}/commits."
+            f"40-digit commit that is listed at {hub}/{repo}/commits."
         ) from error
     except errors.LocalEntryNotFoundError as error:
         raise UnavailableError(
@@ -122,16 +263,31 @@ def _explaining(location: HubLocation) -> Iterator[None]:
         ) from error
     except errors.HFValidationError as error:
         raise UsageError(f"hf:{repo} is not a possible name on the Hub: {error}") from error
+    except errors.OfflineModeIsEnabled as error:
+        raise UnavailableError(
+            f"hf:{repo}{at} cannot be reached: HF_HUB_OFFLINE is set. Unset it and try again."
+        ) from error
     except (http_error, ConnectionError) as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status in (401, 403):
+            raise WeightsError(
+                f"{hub} refuses this for hf:{repo}: {_reason(error)}. The token (HF_TOKEN, or of "
+                "`hf auth login`) is not valid, or may not do it: make one with the right to "
+                f"write to {repo.partition('/')[0]}, or choose a name of your own."
+            ) from error
         raise UnavailableError(
             f"The Hub did not answer for hf:{repo}{at}: {_first_line(error)}. Try again later, "
-            "check HF_TOKEN, or work from the cache with HF_HUB_OFFLINE=1."
+            "check HF_ENDPOINT and HF_TOKEN, or work from the cache with HF_HUB_OFFLINE=1."
         ) from error
     except OSError as error:
         raise UnavailableError(
             f"hf:{repo}{at} cannot be stored: {_first_line(error)}. Check the free space and the "
             "rights of the cache folder (HF_HOME)."
         ) from error
+
+
+def _reason(error: Any) -> str:
+    return (error.response.headers.get("X-Error-Message") or _first_line(error)).rstrip(".")
 
 
 def _first_line(error: BaseException) -> str:

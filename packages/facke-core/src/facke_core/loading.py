@@ -28,11 +28,13 @@ from facke_core.errors import (
 )
 from facke_core.faces.align import Alignment
 from facke_core.faces.detect import make_detector
+from facke_core.licenses import announce
 from facke_core.methods import Method
 from facke_core.pipeline import SwapPipeline
 from facke_core.protocols import FaceDetector, IdentityEncoder
 from facke_core.registry import Registry, default_registry
 from facke_core.sources import locate
+from facke_core.training.checkpoints import PART
 from facke_core.types import Face
 from facke_core.weights import MODEL, FormatInfo, WeightsConfig
 
@@ -70,6 +72,9 @@ def load(
         WeightsError: the weights do not exist or do not fit; VerificationError: they are damaged.
         CompatibilityError: generator, sampler and encoder do not fit together.
         UnavailableError: the device, the network or a dependency is missing.
+
+    Warns:
+        LicenseWarning: the weights or their encoder are not under a permissive licence.
     """
     registry = registry or default_registry()
     on = resolve_device(device)
@@ -80,6 +85,7 @@ def load(
         )
     source = locate(name, revision=revision, local_files_only=local_files_only, registry=registry)
     config = source.config
+    announce(config, weights=source.weights, revision=source.revision, registry=registry)
     method = build_method(config, registry=registry, sampler=sampler or {})
     generator = method.generator
     if isinstance(generator, nn.Module):
@@ -302,7 +308,8 @@ def save(
     registry = registry or default_registry()
     header = FormatInfo(written_by=author(config.method, registry))
     config = try_golden(folder, replace(config, files=files, facke=header), registry=registry)
-    (folder / weights.CARD).write_text(model_card(config, folder=folder.name), encoding="utf-8")
+    name = folder.name.removesuffix(PART)  # of a checkpoint that is being written
+    (folder / weights.CARD).write_text(model_card(config, folder=name), encoding="utf-8")
     return config
 
 

@@ -152,10 +152,11 @@ def check_files(folder: Path, config: WeightsConfig) -> dict[str, str]:
         WeightsError: a file is missing, or ``model.safetensors`` is not listed.
         VerificationError: one is not the file that ``config.json`` describes.
     """
-    return {name: _check_file(folder, name, config) for name in (MODEL, *config.files)}
+    return {name: check_file(folder, name, config) for name in (MODEL, *config.files)}
 
 
-def _check_file(folder: Path, name: str, config: WeightsConfig) -> str:
+def check_file(folder: Path, name: str, config: WeightsConfig) -> str:
+    """As :func:`check_files` for one of them; its SHA-256."""
     path = folder / name
     if name not in config.files:
         raise WeightsError(f"{folder / CONFIG} lists no {name}, so its weights cannot be checked.")
@@ -180,7 +181,7 @@ def read_tensors(folder: Path, name: str, config: WeightsConfig) -> dict[str, Te
     import safetensors
     from safetensors import safe_open
 
-    _check_file(folder, name, config)
+    check_file(folder, name, config)
     path = folder / name
     try:
         with safe_open(path, framework="pt") as file:

@@ -1,0 +1,98 @@
+"""``facke weights list``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from facke_cli.console import emit, say, table, write
+from facke_core import licenses
+from facke_core.errors import VerificationError, check_choice
+from facke_core.inventory import Known, known_weights, not_allowed
+
+
+def weights_list(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(metavar="[DIR...]", help="Folders of weights, too.")
+    ] = None,
+    with_licenses: Annotated[
+        bool,
+        typer.Option("--licences", "--licenses", help="Encoders and detectors as well, by class."),
+    ] = False,
+    fail_on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CLASS",
+            help="Exit with 3 if a licence is of this class or asks for more care, in the order "
+            + ", ".join(licenses.CLASSES)
+            + ".",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """List weights: of the installed methods, in the cache of the Hub, and in folders.
+
+    `--fail-on non-commercial` is for those who want to be sure: it fails for research-only and for
+    unknown licences too, those of encoders and detectors included.
+    """
+    if fail_on is not None:
+        check_choice("--fail-on", fail_on, licenses.CLASSES)
+    found = known_weights(folders or ())
+    if as_json:
+        emit([_as_json(one) for one in found])
+    elif with_licenses:
+        rows = [
+            (
+                one.weights if i == 0 else "",
+                part.part,
+                part.name if i else "",
+                part.license,
+                part.kind,
+            )
+            for one in found
+            for i, part in enumerate(one.parts)
+        ]
+        write(table(("weights", "part", "name", "licence", "class"), rows))
+    else:
+        head = ("weights", "method", "where", "MB", "licence")
+        write(table(head, [(k.weights, k.method, k.where, k.megabytes, k.license) for k in found]))
+    for one in found:
+        if one.fault:
+            say(f"{one.weights} cannot be read: {one.fault}")
+    if fail_on:
+        _refuse(found, fail_on)
+
+
+def _refuse(found: list[Known], limit: str) -> None:
+    refused = [
+        f"{one.weights}: {part.part} {part.name} is {part.license or 'not licensed'} ({part.kind})"
+        for one, part in not_allowed(found, limit)
+    ]
+    if refused:
+        raise VerificationError(
+            f"{len(refused)} licence(s) are {limit} or worse: {'; '.join(refused)}. Remove these "
+            "weights, or get a licence for them."
+        )
+
+
+def _as_json(one: Known) -> dict[str, Any]:
+    return {
+        "weights": one.weights,
+        "method": one.method or None,
+        "where": one.where,
+        "megabytes": one.megabytes,
+        "license": one.license or None,
+        "license_class": one.kind,
+        "parts": [
+            {
+                "part": part.part,
+                "name": part.name,
+                "license": part.license or None,
+                "license_class": part.kind,
+            }
+            for part in one.parts
+        ],
+        "fault": one.fault or None,
+    }

@@ -1,0 +1,74 @@
+"""``facke weights pull``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from facke_cli.console import bars_on_terminals, emit, write
+from facke_core import hub, licenses
+from facke_core.errors import UsageError
+from facke_core.methods import HubRef
+from facke_core.registry import default_registry
+
+
+def weights_pull(
+    reference: Annotated[
+        str, typer.Argument(metavar="REF", help="hf:org/repo[@revision], or weights of a method.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Copy them to this new folder."),
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(metavar="REV", help="Branch, tag or commit.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Fetch weights from the Hub into its cache, whole and at one commit, and check their digests.
+
+    A download that breaks off is taken up again. With HF_HUB_OFFLINE=1 the cache alone is used.
+    HF_ENDPOINT names another Hub, HF_HOME another cache.
+    """
+    location = _location(reference, revision)
+    if output:
+        hub.check_new(output)
+    bars_on_terminals()
+    found, config = hub.pull(location)
+    if output:
+        hub.copy_layout(found.folder, config, output)
+    pinned = f"{hub.PREFIX}{location.repo_id}@{found.commit}"
+    folder = output or found.folder
+    kind = licenses.classify(config.license)
+    if as_json:
+        emit(
+            {
+                "reference": pinned,
+                "commit": found.commit,
+                "method": config.method,
+                "folder": str(folder),
+                "files": {name: info.sha256 for name, info in config.files.items()},
+                "license": config.license or None,
+                "license_class": kind,
+            }
+        )
+        return
+    write(f"{pinned}: {config.method}, {len(config.files)} files with the right digests")
+    write(f"licence {config.license or 'not stated'} ({kind})")
+    write(f"in {folder}")
+
+
+def _location(reference: str, revision: str | None) -> hub.HubLocation:
+    if reference.startswith(hub.PREFIX):
+        return hub.parse_reference(reference, revision)
+    method, _, tag = reference.partition(".")
+    spec = default_registry().method(method)
+    where = spec.weights.get(tag or next(iter(spec.weights), ""))
+    if isinstance(where, HubRef):
+        return hub.HubLocation(where.repo_id, revision or where.revision)
+    raise UsageError(
+        f"{reference} is not on the Hub. Write hf:org/repo; weights that come with a method are "
+        "installed already, see: facke weights list"
+    )

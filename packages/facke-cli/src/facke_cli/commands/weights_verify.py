@@ -1,0 +1,97 @@
+"""``facke weights verify``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from facke_cli.console import bars_on_terminals, emit, table, write
+from facke_core import hub
+from facke_core.errors import FackeError, VerificationError, WeightsError
+from facke_core.sources import Source, locate
+
+
+def weights_verify(
+    references: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="REF...", help="A method, METHOD.TAG, hf:org/repo[@revision] or ./folder."
+        ),
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Check weights: configuration, digests, the tensors against the network, golden tensors.
+
+    Golden tensors are seeded inputs and what the weights made of them when they were saved; they
+    are computed again. Exits with 3 if anything differs.
+    """
+    bars_on_terminals()
+    rows, failures = [], []
+    for reference in references:
+        try:
+            rows.append(_verified(reference))
+        except FackeError as error:
+            failures.append(error)
+            rows.append({"weights": reference, "ok": False, "error": str(error)})
+    if as_json:
+        emit(rows)
+    else:
+        head = ("weights", "method", "digests", "tensors", "golden: max error (allowed)")
+        write(table(head, [_line(row) for row in rows]))
+    if failures:
+        raise _summary(failures, len(references))
+
+
+def _verified(reference: str) -> dict[str, Any]:
+    source = _complete(reference)
+    if source.folder is None:
+        raise WeightsError(f"{reference} has no weights, so there is nothing to check.")
+
+    from facke_core.golden import verify
+
+    found = verify(source.folder, source.config)
+    golden = None
+    if found.replay:
+        golden = {
+            "max_error": found.replay.max_error,
+            "tolerance": found.replay.tolerance,
+            "made_with": found.replay.made_with,
+        }
+    return {
+        "weights": reference,
+        "revision": source.revision,
+        "method": source.config.method,
+        "ok": True,
+        "error": None,
+        "files": found.files,
+        "tensors": found.tensors,
+        "parameters": found.parameters,
+        "golden": golden,
+    }
+
+
+def _complete(reference: str) -> Source:
+    """Where the weights lie, with all files where they come from the Hub."""
+    source = locate(Path(reference) if Path(reference).is_dir() else reference)
+    if reference.startswith(hub.PREFIX):
+        hub.pull(hub.parse_reference(reference)._replace(revision=source.revision))
+    return source
+
+
+def _line(row: dict[str, Any]) -> Sequence[object]:
+    if not row["ok"]:
+        return (row["weights"], "", "", "", f"FAILED: {row['error']}")
+    golden = row["golden"]
+    replayed = f"{golden['max_error']:.2g} ({golden['tolerance']:g})" if golden else "none there"
+    return (row["weights"], row["method"], f"{len(row['files'])} right", row["tensors"], replayed)
+
+
+def _summary(failures: list[FackeError], total: int) -> FackeError:
+    """One error for all: a failed verification counts more than what could not be looked at."""
+    failures.sort(key=lambda one: isinstance(one, VerificationError), reverse=True)
+    if total == 1:
+        return failures[0]
+    return type(failures[0])(f"{len(failures)} of {total} weights failed; see above.")
