@@ -24,6 +24,7 @@ from facke_core.hub import HubFiles, HubLocation
 from facke_core.identity import dlib_resnet, files, iresnet, timm_encoder
 from facke_core.identity.resample import reframe, resample, resize
 from facke_core.protocols import IdentityEncoder
+from facke_core.testing import EncoderConformance
 
 needs_dlib_weights = pytest.mark.skipif(
     bool(dlib_resnet.available()), reason="face_recognition_models is not installed"
@@ -64,10 +65,6 @@ def timm_folder(folder: Path) -> Path:
     return folder
 
 
-def _dlib(_: Path) -> IdentityEncoder:
-    return dlib_resnet.build()
-
-
 def _timm(folder: Path) -> IdentityEncoder:
     return timm_encoder.build(model=str(timm_folder(folder / "tiny")))
 
@@ -84,21 +81,25 @@ def _cosface(folder: Path) -> IdentityEncoder:
     return iresnet.build_cosface(weights=str(folder))
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param(_dlib, marks=needs_dlib_weights),
-        _timm,
-        _arcface,
-        _cosface,
-    ],
-    ids=lambda f: f.__name__.strip("_"),
+@pytest.mark.parametrize("check", [n for n in dir(EncoderConformance) if n.startswith("test_")])
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [("timm", _timm), ("arcface", _arcface), ("cosface-sphere", _cosface)],
 )
-def encoder(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> IdentityEncoder:
-    build: Callable[[Path], IdentityEncoder] = request.param
-    return build(tmp_path_factory.mktemp("encoder"))
+def test_an_encoder_with_files_keeps_its_contract(
+    name: str,
+    make: Callable[[Path], IdentityEncoder],
+    check: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """dlib's, which brings its own, is in tests/kit."""
+    if name not in _made:
+        _made[name] = make(tmp_path_factory.mktemp("encoder"))
+    members = {"encoder": name, "make": lambda self: _made[name]}
+    getattr(type("Suite", (EncoderConformance,), members)(), check)()
+
+
+_made: dict[str, IdentityEncoder] = {}
 
 
 def crops(n: int, height: int, width: int | None = None) -> torch.Tensor:
@@ -106,54 +107,6 @@ def crops(n: int, height: int, width: int | None = None) -> torch.Tensor:
     rng = torch.Generator().manual_seed(height)
     coarse = torch.rand(n, 3, 8, 8, generator=rng)
     return resize(coarse, (height, width or height)).clamp(0, 1)
-
-
-def test_it_satisfies_the_protocol(encoder: IdentityEncoder) -> None:
-    assert isinstance(encoder, IdentityEncoder)
-
-
-@pytest.mark.parametrize("size", [(40, 40), (112, 112), (97, 130), (300, 300)])
-def test_crops_of_any_size_give_unit_embeddings(
-    encoder: IdentityEncoder, size: tuple[int, int]
-) -> None:
-    identity = encoder(crops(2, *size))
-    assert identity.shape == (2, encoder.spec.embedding_dim)
-    assert identity.dtype == torch.float32
-    assert torch.allclose(identity.norm(dim=1), torch.ones(2), atol=1e-5)
-
-
-def test_training_mode_changes_nothing(encoder: IdentityEncoder) -> None:
-    assert isinstance(encoder, nn.Module)
-    x = crops(2, 112)
-    before = encoder(x)
-    state = {key: value.clone() for key, value in encoder.state_dict().items()}
-    outer = nn.Sequential(encoder).train()
-    assert torch.equal(outer(x), before)
-    assert not any(module.training for module in encoder.modules())
-    assert not any(p.requires_grad for p in encoder.parameters())
-    assert all(torch.equal(value, state[key]) for key, value in encoder.state_dict().items())
-
-
-def test_gradients_reach_the_crop(encoder: IdentityEncoder) -> None:
-    x = crops(2, 112).requires_grad_(True)
-    target = torch.nn.functional.normalize(torch.ones(encoder.spec.embedding_dim), dim=0)
-    (grad,) = torch.autograd.grad((encoder(x) @ target).sum(), x)
-    assert torch.isfinite(grad).all()
-    assert (grad.abs().amax((1, 2, 3)) > 0).all()
-
-
-def test_rows_do_not_depend_on_their_batch(encoder: IdentityEncoder) -> None:
-    x = crops(4, 112)
-    alone = torch.cat([encoder(row[None]) for row in x])
-    assert torch.allclose(encoder(x), alone, atol=1e-5)
-
-
-def test_bfloat16_stays_close(encoder: IdentityEncoder) -> None:
-    x = crops(2, 112)
-    with torch.autocast("cpu", torch.bfloat16):
-        half = encoder(x)
-    assert half.dtype == torch.float32
-    assert ((half * encoder(x)).sum(1) > 0.97).all()
 
 
 @needs_dlib_weights

@@ -1,0 +1,298 @@
+"""The contract of a metric of ``facke evaluate``."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, ClassVar, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from facke_core.data.mesh import POINTS
+from facke_core.evaluation.geometry import mean_face
+from facke_core.evaluation.metrics import (
+    AnyMetric,
+    Identities,
+    Metric,
+    Need,
+    SetMetric,
+    SwappedPairs,
+)
+from facke_core.testing.assertions import (
+    doing,
+    leaves_alone,
+    leaves_randomness_alone,
+    require,
+)
+from facke_core.testing.fakes import faces, identities
+from facke_core.testing.specs import SpecChecks
+from facke_core.types import AlignedFace, Face
+
+COUNT = 6
+SIZE = 64
+DIM = 16
+
+
+class MetricConformance(SpecChecks):
+    """Everything that facke relies on in a metric. Name a registered one."""
+
+    kind = "metric"
+    metric: ClassVar[str] = ""
+    """The registered name."""
+    perfect_is_best: ClassVar[bool] = True
+    """Whether a perfect swap gets the best value; False for metrics of something else."""
+
+    def made(self) -> AnyMetric:
+        with doing("The metric cannot be built. Correct the target MetricSpec.build."):
+            metric: AnyMetric = self.the_registry().resolve(self.the_spec().build)()
+        return metric
+
+    def measure(self, pairs: SwappedPairs) -> Tensor:
+        """(B,) values; a metric of sets gives its value as (1,)."""
+        metric = self.made()
+        if isinstance(metric, SetMetric):
+            seen = _judged(pairs)
+            with doing("The metric fails. Correct its of_set."):
+                value = metric.of_set(seen.result, seen.target)
+            require(
+                value is None or isinstance(value, float),
+                f"of_set returns a {type(value).__name__}. Return a float, or None.",
+            )
+            return torch.tensor([math.nan if value is None else value], dtype=torch.float64)
+        with doing("The metric fails. Correct its __call__."):
+            values = metric(pairs)
+        require(
+            isinstance(values, Tensor) and values.shape == (len(pairs.source),),
+            f"For {len(pairs.source)} pairs the metric gives the shape "
+            f"{tuple(getattr(values, 'shape', ()))}. Return one value per pair, (B,): the report "
+            "averages, and keeps each row.",
+        )
+        require(
+            values.is_floating_point(),
+            f"Values are {values.dtype}. Convert them with .double(); NaN means: no value.",
+        )
+        return values
+
+    # -- checks ----------------------------------------------------------------------------------
+
+    def test_it_satisfies_the_protocol(self) -> None:
+        """The runner computes what a metric says it needs, once for all of them."""
+        metric = self.made()
+        require(
+            isinstance(metric, Metric | SetMetric),
+            "The metric lacks a member of facke_core.evaluation.metrics.Metric: it needs name, "
+            "unit, higher_is_better, needs and __call__.",
+        )
+        unknown = metric.needs - set(get_args(Need))
+        require(
+            not unknown,
+            f"needs names {sorted(unknown)}. There are: {', '.join(get_args(Need))}.",
+        )
+
+    def test_it_is_what_its_spec_says(self) -> None:
+        """Tables take the arrow up or down from the spec, reports from the metric."""
+        metric, spec = self.made(), self.the_spec()
+        require(
+            metric.name == spec.name,
+            f"The metric calls itself {metric.name!r}, its spec {spec.name!r}. Use one name.",
+        )
+        require(
+            metric.higher_is_better == spec.higher_is_better,
+            f"higher_is_better is {metric.higher_is_better} in the metric and "
+            f"{spec.higher_is_better} in its spec. Correct the wrong one.",
+        )
+
+    def test_it_gives_one_value_per_pair(self) -> None:
+        """Reports keep the value of every pair, and intervals are made from them."""
+        values = self.measure(pairs())
+        require(
+            bool(values.isfinite().all()),
+            "Ordinary pairs have no finite value. NaN is for pairs where there is nothing to "
+            "measure, such as a result without a face.",
+        )
+
+    def test_it_does_not_depend_on_the_batch(self) -> None:
+        """Facke's table divides by the wrong count because of its batches: the value of a pair may
+        not depend on how many others are measured with it."""
+        if isinstance(self.made(), SetMetric):
+            self._check_order_of_set()
+            return
+        everything = pairs()
+        together = self.measure(everything)
+        alone = torch.cat([self.measure(chosen(everything, [i])) for i in range(COUNT)])
+        require(
+            _same(together, alone),
+            "A pair measured alone has another value than in a batch. Average over pixels, not "
+            "over pairs.",
+        )
+        order = [4, 2, 5, 0, 1, 3]
+        require(
+            _same(together[order], self.measure(chosen(everything, order))),
+            "In another order pairs have other values. Compute each from its own row.",
+        )
+
+    def _check_order_of_set(self) -> None:
+        order = [4, 2, 5, 0, 1, 3]
+        require(
+            _same(self.measure(pairs()), self.measure(chosen(pairs(), order)), 1e-6),
+            "In another order the set has another value. Use all vectors alike.",
+        )
+
+    def test_a_perfect_swap_gets_the_best_value(self) -> None:
+        """A metric with the sign turned around ranks the worst method first."""
+        if not self.perfect_is_best:
+            return
+        best, worse = self.measure(perfect(pairs())), self.measure(pairs())
+        sign = 1 if self.made().higher_is_better else -1
+        margin = sign * (best - worse)
+        margin = margin[margin.isfinite()]
+        require(
+            len(margin) and float(margin.min()) > -1e-6,
+            "A perfect swap gets a worse value than a poor one. Turn higher_is_better or the sign "
+            "around, or set perfect_is_best = False if the metric is of something else.",
+        )
+
+    def test_it_measures_something(self) -> None:
+        """A constant is no metric."""
+        values = [self.measure(one) for one in (pairs(), pairs(1), perfect(pairs()))]
+        require(
+            not all(_same(values[0], other, 0.0) for other in values[1:]),
+            "All swaps get the same value. Use what the metric needs.",
+        )
+
+    def test_it_leaves_its_inputs_alone(self) -> None:
+        """All metrics read the same pairs."""
+        some = pairs()
+        tensors = [getattr(some, f.name) for f in dataclasses.fields(some)]
+        seen = [x for who in (some.identities or {}).values() for x in who]
+        with leaves_alone("The metric", [*tensors, *seen]), leaves_randomness_alone("The metric"):
+            self.measure(some)
+
+    def test_missing_faces_are_no_error(self) -> None:
+        """A result whose face is not found has no value for the metrics of faces: NaN."""
+        some = pairs()
+        none = dataclasses.replace(some, result_faces=[None, *some.result_faces[1:]])
+        values = self.measure(none)
+        require(
+            len(values) in (1, COUNT),
+            "A pair without a face in the result changes the number of values. Return NaN for it.",
+        )
+
+
+def pairs(seed: int = 0) -> SwappedPairs:
+    """Six poor swaps, with everything that any metric can need."""
+    noise = torch.Generator().manual_seed(50 + seed)
+    source, target = faces(COUNT, SIZE, 30 + seed), faces(COUNT, SIZE, 40 + seed)
+    grain = 0.2 * torch.randn(source.shape, generator=noise)
+    result = ((source + target) / 2 + grain).clamp(0, 1)
+    target_faces = [_face(noise) for _ in range(COUNT)]
+    identity = torch.eye(3)[:2]
+    return SwappedPairs(
+        source=source,
+        target=target,
+        result=result,
+        reconstruction=(source + grain).clamp(0, 1),
+        pasted=(target - grain).clamp(0, 1),
+        photos=[F.pad(one, (8, 8, 8, 8), value=0.5) for one in result],
+        aligned=[
+            AlignedFace(crop, identity, face)
+            for crop, face in zip(target, target_faces, strict=True)
+        ],
+        target_faces=target_faces,
+        result_faces=[_face(noise) for _ in range(COUNT)],
+        identities={who: _identities(seed + i) for i, who in enumerate(("trainer", "judge"))},
+    )
+
+
+def perfect(poor: SwappedPairs) -> SwappedPairs:
+    """Nothing to complain about: pictures and faces alike, and the result has the source's identity
+    while the target has another."""
+    seen = {
+        who: one._replace(result=one.source.clone()) for who, one in (poor.identities or {}).items()
+    }
+    return dataclasses.replace(
+        poor,
+        target=poor.source,
+        result=poor.source.clone(),
+        reconstruction=poor.source.clone(),
+        pasted=poor.source.clone(),
+        photos=[F.pad(one, (8, 8, 8, 8), value=0.5) for one in poor.source],
+        aligned=[
+            one._replace(crop=crop) for one, crop in zip(poor.aligned, poor.source, strict=True)
+        ],
+        result_faces=poor.target_faces,
+        identities={
+            who: one._replace(target=-one.source if who == "trainer" else one.target)
+            for who, one in seen.items()
+        },
+    )
+
+
+def chosen(some: SwappedPairs, rows: list[int]) -> SwappedPairs:
+    """Some of the pairs; what belongs to the evaluation as a whole stays."""
+    fields: dict[str, Any] = {}
+    for field in dataclasses.fields(some):
+        value = getattr(some, field.name)
+        if isinstance(value, Tensor):
+            fields[field.name] = value[rows]
+        elif field.name == "identities":
+            fields[field.name] = {
+                who: Identities(
+                    one.source[rows],
+                    one.target[rows],
+                    one.result[rows],
+                    one.gallery,
+                    one.people,
+                    one.own[rows],
+                )
+                for who, one in value.items()
+            }
+        else:
+            fields[field.name] = [value[row] for row in rows]
+    return SwappedPairs(**fields)
+
+
+def _judged(some: SwappedPairs) -> Identities:
+    """For a metric of sets, the real pictures are the targets; of perfect swaps the same ones."""
+    one = (some.identities or {})["judge"]
+    same = some.result is not None and torch.equal(some.result, some.source)
+    return one._replace(target=one.result if same else one.target)
+
+
+def _identities(seed: int) -> Identities:
+    gallery = identities(2 * COUNT, DIM, seed)
+    own = torch.arange(COUNT)
+    others = identities(3 * COUNT, DIM, 60 + seed)
+    return Identities(
+        source=gallery[:COUNT].clone(),
+        target=F.normalize(others[:COUNT] + 0.2 * gallery[:COUNT], dim=1),
+        result=F.normalize(others[COUNT : 2 * COUNT] + 0.4 * gallery[:COUNT], dim=1),
+        gallery=gallery,
+        people=torch.arange(2 * COUNT),
+        own=own,
+    )
+
+
+def _face(noise: torch.Generator) -> Face:
+    """The mean face, turned and moved a little, with other eyes and lips."""
+    angle = 0.4 * (torch.rand(3, generator=noise) - 0.5)
+    turned = mean_face().float() @ torch.linalg.matrix_exp(_skew(angle))
+    points = 16 * turned[:, :2] + torch.tensor([32.0, 30.0])
+    points = points + 0.3 * torch.randn(points.shape, generator=noise)
+    mesh = points.mean(0).repeat(478, 1)
+    mesh[list(POINTS)] = points
+    box = torch.cat([points.amin(0), points.amax(0)])
+    return Face(box=box, landmarks=mesh[[468, 473, 1, 61, 291]], score=0.9, mesh=mesh)
+
+
+def _skew(v: Tensor) -> Tensor:
+    x, y, z = v.tolist()
+    return torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+
+
+def _same(a: Tensor, b: Tensor, tolerance: float = 1e-5) -> bool:
+    both = a.isnan() & b.isnan()
+    close = (a - b).abs() <= tolerance * b.abs().clamp_min(1)
+    return a.shape == b.shape and bool((both | close).all())
