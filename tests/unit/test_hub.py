@@ -108,7 +108,7 @@ def test_offline_mode_is_honoured(
 @pytest.mark.parametrize(
     ("repo", "revision", "file", "error", "message"),
     [
-        ("org/absent", None, "config.json", WeightsError, "hf:org/absent does not exist, or you"),
+        ("org/absent", None, "config.json", WeightsError, "hf:org/absent does not exist at http"),
         ("org/gated", None, "config.json", WeightsError, "accept its conditions"),
         ("org/repo", "v9", "config.json", WeightsError, "no revision 'v9'"),
         ("org/repo", None, "absent.json", WeightsError, "lacks a file, so it is not in facke's"),

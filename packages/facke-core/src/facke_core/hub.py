@@ -251,6 +251,11 @@ def explaining(location: HubLocation) -> Iterator[None]:
             f"40-digit commit that is listed at {hub}/{repo}/commits."
         ) from error
     except errors.LocalEntryNotFoundError as error:
+        if isinstance(error.__cause__, errors.FileMetadataError):
+            raise UnavailableError(
+                f"{hub} does not answer for hf:{repo}{at} as a Hub does. Check HF_ENDPOINT, and "
+                "what stands between you and it (proxy, firewall)."
+            ) from error
         raise UnavailableError(
             f"hf:{repo}{at} is not in the local cache, and the Hub was not reached (offline mode "
             "or no connection). Connect once, unset HF_HUB_OFFLINE, or give ./folder with a copy."

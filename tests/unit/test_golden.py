@@ -1,0 +1,159 @@
+"""Golden tensors: written with weights, replayed later, and able to fail."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from facke_core import GeneratorOutput, GeneratorSpec, Method, MethodSpec, Registry, hookimpl, save
+from facke_core.errors import FackeWarning, VerificationError, WeightsError
+from facke_core.golden import replay, verify
+from facke_core.weights import CONFIG, GOLDEN, MODEL, WeightsConfig, read_weights_config, sha256_of
+
+SETTINGS = {"strength": 0.5}
+"""What ``build`` puts into the sampler, as a version of a plugin would."""
+
+
+class Mixer(nn.Module):
+    """Shifts the target's colours by a matrix and the identity."""
+
+    spec = GeneratorSpec(image_size=40, identity_dim=3, conditions=frozenset({"identity"}))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: torch.Tensor, *, identity: torch.Tensor) -> GeneratorOutput:
+        return GeneratorOutput(self.conv(x) + 0.1 * identity[:, :, None, None], {})
+
+
+class Noisy:
+    """Draws from ``rng``."""
+
+    supplies = frozenset({"identity"})
+
+    def __call__(self, generator, inputs, *, rng=None):  # type: ignore[no-untyped-def]
+        image = generator(inputs.target, identity=inputs.identity).image
+        noise = torch.rand(image.shape, generator=rng)
+        return torch.lerp(inputs.target, image + 0.1 * noise, SETTINGS["strength"])
+
+
+@dataclass(frozen=True)
+class NoSettings:
+    """None."""
+
+
+def build(config: object) -> Method:
+    return Method(Mixer(), Noisy())
+
+
+class Plugin:
+    @hookimpl
+    def facke_methods(self) -> list[MethodSpec]:
+        return [
+            MethodSpec(
+                name="mixer",
+                summary="",
+                config="test_golden:NoSettings",
+                build="test_golden:build",
+            )
+        ]
+
+
+@pytest.fixture
+def registry() -> Registry:
+    registry = Registry()
+    registry.register(Plugin(), "mixer")
+    return registry
+
+
+@pytest.fixture
+def folder(registry: Registry, tmp_path: Path) -> Path:
+    torch.manual_seed(1)
+    config = WeightsConfig(method="mixer", alignment={"template": "ffhq", "size": 40})
+    save(build(None), tmp_path / "w", config, dtype=torch.float16, registry=registry)
+    return tmp_path / "w"
+
+
+def test_saved_weights_carry_golden_tensors_that_are_replayed(
+    folder: Path, registry: Registry
+) -> None:
+    state = torch.get_rng_state()
+    found = verify(folder, read_weights_config(folder), registry=registry)
+    assert found.replay is not None
+    assert found.replay.max_error < 1e-6
+    assert found.tensors == 2
+    assert found.files == {name: sha256_of(folder / name) for name in (MODEL, GOLDEN)}
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (folder / GOLDEN).stat().st_size < 200_000
+    assert load_file(folder / GOLDEN)["identity"].norm().item() == pytest.approx(1)
+
+
+def test_a_method_that_computes_something_else_is_found(
+    folder: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SETTINGS, "strength", 0.52)
+    config = read_weights_config(folder)
+    assert not replay(folder, config, registry=registry).ok
+    with pytest.raises(VerificationError, match=r"differ by up to 0\.\d+, allowed are 0\.002"):
+        verify(folder, config, registry=registry)
+
+
+def test_values_that_are_not_numbers_do_not_pass(folder: Path, registry: Registry) -> None:
+    state = load_file(folder / MODEL)
+    state["conv.bias"][:] = float("nan")
+    config = _rewritten(folder, MODEL, state)
+    with pytest.raises(VerificationError, match="differ by up to nan"):
+        verify(folder, config, registry=registry)
+
+
+@pytest.mark.parametrize("name", [MODEL, GOLDEN])
+def test_a_changed_byte_is_found(folder: Path, registry: Registry, name: str) -> None:
+    content = bytearray((folder / name).read_bytes())
+    content[-1] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(VerificationError, match=f"{name} is not the file"):
+        verify(folder, read_weights_config(folder), registry=registry)
+
+
+def test_tensors_that_do_not_fit_are_named(folder: Path, registry: Registry) -> None:
+    config = _rewritten(folder, MODEL, {"conv.weight": torch.zeros(3, 3, 3, 3)})
+    with pytest.raises(WeightsError, match=r"missing: conv\.bias"):
+        verify(folder, config, registry=registry)
+
+
+def test_another_file_in_their_place_is_no_golden_file(folder: Path, registry: Registry) -> None:
+    config = _rewritten(folder, GOLDEN, {"output": torch.zeros(3, 5)})
+    with pytest.raises(VerificationError, match="holds no golden tensors"):
+        verify(folder, config, registry=registry)
+
+
+def test_weights_are_saved_without_them_where_the_method_cannot_run(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SETTINGS, "strength", "broken")  # type: ignore[arg-type]
+    config = WeightsConfig(method="mixer", alignment={})
+    with pytest.warns(FackeWarning, match="gets no golden tensors: TypeError"):
+        save(build(None), tmp_path, config, registry=registry)
+    assert set(json.loads((tmp_path / CONFIG).read_text())["files"]) == {MODEL}
+    assert verify(tmp_path, read_weights_config(tmp_path), registry=registry).replay is None
+
+
+def test_no_other_folder_may_be_named_in_the_configuration() -> None:
+    for name in ("test/other.safetensors", "../io.safetensors", "test/../a.safetensors"):
+        with pytest.raises(WeightsError, match="Only plain names"):
+            WeightsConfig(method="mixer", alignment={}, files={name: None})  # type: ignore[dict-item]
+
+
+def _rewritten(folder: Path, name: str, tensors: dict[str, torch.Tensor]) -> WeightsConfig:
+    """Other content, with its right digest in the configuration."""
+    save_file(tensors, folder / name)
+    config = read_weights_config(folder)
+    info = replace(config.files[name], sha256=sha256_of(folder / name))
+    return replace(config, files={**config.files, name: info})
