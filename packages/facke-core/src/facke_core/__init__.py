@@ -20,6 +20,7 @@ from facke_core.hookspecs import hookimpl
 from facke_core.methods import (
     Bundled,
     CommandSpec,
+    ConverterSpec,
     DetectorSpec,
     EncoderSpec,
     HubRef,
@@ -70,6 +71,7 @@ __all__ = [
     "AlignedFace",
     "Bundled",
     "CommandSpec",
+    "ConverterSpec",
     "DetectorSpec",
     "DiscriminatorOutput",
     "EncoderSpec",

@@ -11,7 +11,14 @@ import pluggy
 
 from facke_core import hookspecs
 from facke_core.errors import PluginError, did_you_mean
-from facke_core.methods import CommandSpec, DetectorSpec, EncoderSpec, MethodSpec, MetricSpec
+from facke_core.methods import (
+    CommandSpec,
+    ConverterSpec,
+    DetectorSpec,
+    EncoderSpec,
+    MethodSpec,
+    MetricSpec,
+)
 
 TARGET = re.compile(r"[\w.]+:[\w.]+")
 EVENTS = ("facke_result", "facke_train_step")
@@ -22,6 +29,7 @@ KINDS: dict[str, tuple[str, type[Any]]] = {
     "detector": ("facke_face_detectors", DetectorSpec),
     "metric": ("facke_metrics", MetricSpec),
     "command": ("facke_commands", CommandSpec),
+    "converter": ("facke_converters", ConverterSpec),
 }
 _TARGET_FIELDS = frozenset({"config", "build", "objective", "available", "target"})
 

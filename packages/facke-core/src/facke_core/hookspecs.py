@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from facke_core.methods import CommandSpec, DetectorSpec, EncoderSpec, MethodSpec, MetricSpec
+    from facke_core.methods import (
+        CommandSpec,
+        ConverterSpec,
+        DetectorSpec,
+        EncoderSpec,
+        MethodSpec,
+        MetricSpec,
+    )
     from facke_core.training.step import StepReport
     from facke_core.types import SwapRequest, SwapResult
 
@@ -48,6 +55,11 @@ def facke_metrics() -> Iterable[MetricSpec]:  # type: ignore[empty-body]
 @hookspec
 def facke_commands() -> Iterable[CommandSpec]:  # type: ignore[empty-body]
     """Describe the subcommands that this plugin adds to ``facke``."""
+
+
+@hookspec
+def facke_converters() -> Iterable[ConverterSpec]:  # type: ignore[empty-body]
+    """Describe the kinds of checkpoints that this plugin can read."""
 
 
 @hookspec

@@ -142,6 +142,23 @@ class CommandSpec:
         _check_name("command", self.name)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConverterSpec:
+    """A kind of checkpoint that ``facke weights convert`` reads."""
+
+    name: str
+    """The value of ``--from``."""
+    summary: str
+    target: str
+    """Target of ``(Checkpoint) -> Converted | None`` (:mod:`facke_core.convert.kinds`): None where
+    names and shapes of the tensors are not its own."""
+    guess: bool = True
+    """Whether ``--from auto`` asks it; not, where its tensors look like those of another kind."""
+
+    def __post_init__(self) -> None:
+        _check_name("converter", self.name)
+
+
 class Method(NamedTuple):
     """A built method: a generator and the procedure that infers with it."""
 

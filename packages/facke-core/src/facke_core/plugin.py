@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from facke_core.hookspecs import hookimpl
-from facke_core.methods import DetectorSpec, EncoderSpec, MetricSpec
+from facke_core.methods import ConverterSpec, DetectorSpec, EncoderSpec, MetricSpec
 
 
 @hookimpl
@@ -91,4 +91,30 @@ def facke_metrics() -> list[MetricSpec]:
         metric("expression-error", "distance of eyes, brows and lips, without the pose"),
         metric("background", "mean absolute change outside of the face"),
         metric("frechet", "Fréchet distance of results and pictures, in the judge's vectors"),
+    ]
+
+
+@hookimpl
+def facke_converters() -> list[ConverterSpec]:
+    return [
+        ConverterSpec(
+            name="arcface",
+            summary="arcface_checkpoint.tar of SimSwap and Facke (identity encoder)",
+            target="facke_core.convert.kinds:arcface",
+        ),
+        ConverterSpec(
+            name="cosface",
+            summary="CosFace sphere20 and 64, plain or pickled (identity encoder)",
+            target="facke_core.convert.kinds:cosface",
+        ),
+        ConverterSpec(
+            name="face-parsing",
+            summary="BiSeNet, 79999_iter.pth (face parsing)",
+            target="facke_core.convert.kinds:face_parsing",
+        ),
+        ConverterSpec(
+            name="insightface",
+            summary="recognisers of insightface as ONNX: w600k_r50 and its kin (identity encoder)",
+            target="facke_core.convert.graphs:insightface",
+        ),
     ]

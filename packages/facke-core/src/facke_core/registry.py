@@ -11,13 +11,12 @@ import importlib.metadata
 import os
 import pkgutil
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-import pluggy
-
+from facke_core._plugin_calls import apply_result, call
 from facke_core._plugin_checks import (
     EVENTS,
     KINDS,
@@ -29,7 +28,14 @@ from facke_core._plugin_checks import (
     targets_of,
 )
 from facke_core.errors import PluginError, UnknownNameError, did_you_mean
-from facke_core.methods import CommandSpec, DetectorSpec, EncoderSpec, MethodSpec, MetricSpec
+from facke_core.methods import (
+    CommandSpec,
+    ConverterSpec,
+    DetectorSpec,
+    EncoderSpec,
+    MethodSpec,
+    MetricSpec,
+)
 
 if TYPE_CHECKING:
     from facke_core.training.step import StepReport
@@ -63,8 +69,8 @@ class PluginInfo(NamedTuple):
     version: str = ""
     distribution: str = ""
     contributions: Mapping[str, tuple[str, ...]] = MappingProxyType({})
-    """Kind (``method``, ``encoder``, ``detector``, ``metric``, ``command``, ``recipe``,
-    ``event``) -> names."""
+    """Kind (``method``, ``encoder``, ``detector``, ``metric``, ``command``, ``converter``,
+    ``recipe``, ``event``) -> names."""
     failure: str = ""
     seconds: float = 0.0
     """Time that its import took."""
@@ -214,6 +220,10 @@ class Registry:
         """All commands that plugins add to ``facke``, by name."""
         return tuple(spec for _, spec in sorted(self._specs["command"].items()))
 
+    def converters(self) -> tuple[ConverterSpec, ...]:
+        """All kinds of checkpoints that can be converted, in registration order."""
+        return tuple(self._specs["converter"].values())
+
     def recipes(self) -> Mapping[str, Recipe]:
         """All training recipes that plugins ship, by name."""
         return dict(sorted(self._specs["recipe"].items()))
@@ -237,6 +247,10 @@ class Registry:
     def command(self, name: str) -> CommandSpec:
         """The plugin command ``name``. Raises UnknownNameError."""
         return cast(CommandSpec, self._get("command", name))
+
+    def converter(self, name: str) -> ConverterSpec:
+        """The kind of checkpoint ``name``. Raises UnknownNameError."""
+        return cast(ConverterSpec, self._get("converter", name))
 
     def recipe(self, name: str) -> Recipe:
         """The recipe ``name``. Raises UnknownNameError."""
@@ -345,18 +359,7 @@ class Registry:
             PluginError: a hook raised, or returned something else; names the plugin.
         """
         impls = self._manager.hook.facke_result.get_hookimpls()
-
-        def chain() -> SwapResult:
-            current = result
-            for impl in impls:
-                if impl.wrapper:
-                    continue
-                changed = _call(impl, result=current, request=request)
-                current = current if changed is None else _a_result(impl, changed)
-            return current
-
-        wrappers = [impl for impl in impls if impl.wrapper]
-        return _wrapped(wrappers, chain, result=result, request=request)
+        return apply_result(impls, result, request)
 
     def train_step(self, report: StepReport) -> None:
         """Run the ``facke_train_step`` hooks in registration order.
@@ -365,60 +368,13 @@ class Registry:
             PluginError: a hook raised; names the plugin.
         """
         for impl in self._manager.hook.facke_train_step.get_hookimpls():
-            _call(impl, report=report)
+            call(impl, report=report)
 
 
 @functools.cache
 def default_registry() -> Registry:
     """The registry of everything installed, discovered once per process."""
     return Registry().discover()
-
-
-def _call(impl: pluggy.HookImpl, **arguments: Any) -> Any:
-    try:
-        return impl.function(*(arguments[name] for name in impl.argnames))
-    except Exception as error:
-        raise _hook_failed(impl, error) from error
-
-
-def _wrapped(
-    wrappers: Sequence[pluggy.HookImpl], inner: Callable[[], SwapResult], **arguments: Any
-) -> SwapResult:
-    if not wrappers:
-        return inner()
-    impl = wrappers[-1]
-    generator: Generator[None, SwapResult, SwapResult] = _call(impl, **arguments)
-    try:
-        next(generator)
-    except Exception as error:
-        raise _hook_failed(impl, error) from error
-    value = _wrapped(wrappers[:-1], inner, **arguments)
-    try:
-        generator.send(value)
-    except StopIteration as stop:
-        return value if stop.value is None else _a_result(impl, stop.value)
-    except Exception as error:
-        raise _hook_failed(impl, error) from error
-    raise PluginError(f"The plugin {impl.plugin_name!r}: its hook wrapper yields twice.")
-
-
-def _a_result(impl: pluggy.HookImpl, value: Any) -> SwapResult:
-    from facke_core.types import SwapResult
-
-    if not isinstance(value, SwapResult):
-        raise PluginError(
-            f"The plugin {impl.plugin_name!r}: facke_result must return a SwapResult or None, "
-            f"got {type(value).__name__}. Update or uninstall the plugin."
-        )
-    return value
-
-
-def _hook_failed(impl: pluggy.HookImpl, error: Exception) -> PluginError:
-    return PluginError(
-        f"The plugin {impl.plugin_name!r} failed in its hook {impl.function.__name__}: "
-        f"{type(error).__name__}: {error}. Update or uninstall the plugin, or leave it out with "
-        "FACKE_PLUGINS."
-    )
 
 
 def _wanted_plugins() -> set[str] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from facke_core import Bundled, MethodSpec, hookimpl
+from facke_core import Bundled, ConverterSpec, MethodSpec, hookimpl
 
 RECIPES = ("ddpm-64", "ddpm-128", "ddpm-256", "ddpm-finetune", "ddpm-mini")
 
@@ -20,5 +20,16 @@ def facke_methods() -> list[MethodSpec]:
             weights={"mini": Bundled("facke_diffusion:weights/ddpm-mini")},
             paper="arXiv:2108.02938",
             license="Apache-2.0",
+        )
+    ]
+
+
+@hookimpl
+def facke_converters() -> list[ConverterSpec]:
+    return [
+        ConverterSpec(
+            name="guided-diffusion",
+            summary="U-Nets of guided-diffusion, ILVR, P2 (ffhq_10m.pt) and Facke's DDPM",
+            target="facke_diffusion.kinds:guided_diffusion",
         )
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from facke_core import Bundled, MethodSpec, hookimpl
+from facke_core import Bundled, ConverterSpec, MethodSpec, hookimpl
 
 RECIPES = (
     "simswap-224",
@@ -34,4 +34,31 @@ def facke_methods() -> list[MethodSpec]:
             paper="arXiv:2106.06340",
             license="Apache-2.0",
         )
+    ]
+
+
+@hookimpl
+def facke_converters() -> list[ConverterSpec]:
+    return [
+        ConverterSpec(
+            name="simswap",
+            summary="generator of the official SimSwap: 224, 512, deep; with its discriminators",
+            target="facke_gan.kinds:simswap",
+        ),
+        ConverterSpec(
+            name="simswap-fix",
+            summary="the same from its train.py: linear output (tensors look like the 224 ones)",
+            target="facke_gan.kinds:simswap_fix",
+            guess=False,
+        ),
+        ConverterSpec(
+            name="facke-simswap",
+            summary="SimSwap of Facke: G, or a run's folder with G, D1 and D2",
+            target="facke_gan.kinds:facke_simswap",
+        ),
+        ConverterSpec(
+            name="discriminator",
+            summary="a patch discriminator of SimSwap or Facke, or SimSwap's projected one, alone",
+            target="facke_gan.kinds:discriminator",
+        ),
     ]

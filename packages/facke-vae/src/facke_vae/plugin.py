@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from facke_core import Bundled, MethodSpec, hookimpl
+from facke_core import Bundled, ConverterSpec, MethodSpec, hookimpl
 
 
 def _recipes(*names: str) -> dict[str, str]:
@@ -34,4 +34,15 @@ def facke_methods() -> list[MethodSpec]:
             license="Apache-2.0",
             **network,
         ),
+    ]
+
+
+@hookimpl
+def facke_converters() -> list[ConverterSpec]:
+    return [
+        ConverterSpec(
+            name="facke-cvae",
+            summary="CVAE and CVAE-GAN of Facke: a run's folder with M1, E, M2 and D (D1, D2)",
+            target="facke_vae.kinds:facke_cvae",
+        )
     ]

@@ -151,22 +151,38 @@ def _depths(tensors: Mapping[str, Tensor], first: int, kind: str, source: str) -
     return tuple(found)
 
 
-def arcface_network(tensors: Mapping[str, Tensor], *, source: str = "the file") -> ArcFaceResNet:
-    """The network that ``tensors`` belong to, filled; depth and SE are read from the keys.
+def arcface_layout(tensors: Mapping[str, Tensor], source: str = "the file") -> ArcFaceResNet:
+    """The network that ``tensors`` belong to, not filled; depth and SE are read from the keys.
 
     Raises:
         WeightsError: the tensors are of another network.
     """
     layers = _depths(tensors, 0, "an ArcFace SE-IR network", source)
-    use_se = any(".se." in key for key in tensors)
-    network = ArcFaceResNet(layers, use_se=use_se)
+    return ArcFaceResNet(layers, use_se=any(".se." in key for key in tensors))
+
+
+def cosface_layout(tensors: Mapping[str, Tensor], source: str = "the file") -> CosFaceSphere:
+    """As :func:`arcface_layout`, for the sphere networks."""
+    return CosFaceSphere(_depths(tensors, 2, "a CosFace sphere network", source))
+
+
+def arcface_network(tensors: Mapping[str, Tensor], *, source: str = "the file") -> nn.Module:
+    """The network that ``tensors`` belong to, filled: SimSwap's, or one of insightface's.
+
+    Raises:
+        WeightsError: the tensors are of another network.
+    """
+    from facke_core.identity.insightface import insightface_layout, is_insightface
+
+    layout = insightface_layout if is_insightface(tensors) else arcface_layout
+    network = layout(tensors, source)
     fill(network, tensors, source=source, built_by="the keys in it")
     return network
 
 
 def cosface_network(tensors: Mapping[str, Tensor], *, source: str = "the file") -> CosFaceSphere:
     """As :func:`arcface_network`, for the sphere networks."""
-    network = CosFaceSphere(_depths(tensors, 2, "a CosFace sphere network", source))
+    network = cosface_layout(tensors, source)
     fill(network, tensors, source=source, built_by="the keys in it")
     return network
 
@@ -180,7 +196,8 @@ def build_arcface(
     normalize: str = "imagenet",
     local_files_only: bool = False,
 ) -> CropEncoder:
-    """ArcFace as SimSwap and Facke use it, 512-d.
+    """ArcFace as SimSwap and Facke use it, 512-d; or a recogniser of insightface, which wants
+    ``normalize="half"`` and the template of the crops.
 
     The originals show it the method's own crop as it is, so ``crop_template`` is empty by
     default; ``resize="nearest"`` is their inference, ``"bicubic"`` SimSwap's training.

@@ -1,0 +1,166 @@
+"""What a converter gets and what it gives back; the converters of facke-core itself.
+
+A converter is a function ``(Checkpoint) -> Converted | None``: None where names and shapes are not
+those of its network. Plugins name theirs in the hook ``facke_converters``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from facke_core.errors import ConfigError
+from facke_core.weights import WeightsConfig, check_fit
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+State = Mapping[str, "Tensor"]
+
+AS_SIMSWAP = {"template": "simswap", "border": "zeros", "antialias": False}
+"""The alignment of the originals: the best of five templates, black borders."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """What was read; nothing of it was executed."""
+
+    path: Path
+    parts: Mapping[str, State] = field(default_factory=dict)
+    """Network -> its state dict: ``G``, ``D1``, ... of a folder; a single file is the part
+    ``""``. The tensors are views on the file."""
+    graph: Any = None
+    """The ``onnx.ModelProto`` of an ``.onnx`` file, which has no parts."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the generator that ``--set`` gives; they go before what is recognised."""
+
+    def only(self, *names: str) -> State:
+        """The one part, if it is a single file or one of these names; empty otherwise."""
+        if len(self.parts) != 1:
+            return {}
+        ((name, state),) = self.parts.items()
+        return state if name in ("", *names) else {}
+
+    def no_settings(self) -> None:
+        """Refuse ``--set``, for networks that have no settings."""
+        if self.settings:
+            raise ConfigError(
+                f"{next(iter(self.settings))}: this network has no settings. Leave --set out."
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Converted:
+    """What is to be written."""
+
+    summary: str
+    """What it is, in a few words."""
+    tensors: State = field(default_factory=dict)
+    """Of ``model.safetensors``."""
+    extra: Mapping[str, State] = field(default_factory=dict)
+    """Name of a further file, without its extension -> its tensors."""
+    config: WeightsConfig | None = None
+    """Of a generator; others get no ``config.json``. ``identity_encoder`` without ``weights`` is
+    completed by ``--encoder``."""
+    encoder: Mapping[str, Any] | None = None
+    """Of an identity encoder: what :func:`facke_core.load_encoder` takes, without ``weights``."""
+    usage: str = ""
+    """How to use a network that is neither; ``{folder}`` stands for where it lies."""
+    license: str = ""
+    """SPDX identifier of the licence that the weights came with; empty: not known."""
+    notice: str = ""
+    """What else is known of the rights to them."""
+    notes: tuple[str, ...] = ()
+    """What could not be known from names and shapes, and how to say it."""
+
+
+def fits(build: Callable[[], nn.Module], state: State, *, source: str, built_by: str) -> None:
+    """Compare ``state`` with the network that ``build`` makes, without memory for its weights.
+
+    Raises:
+        WeightsError: missing or unexpected tensors, or other shapes.
+    """
+    with torch.device("meta"):
+        own = build().state_dict()
+    check_fit(own, state, source=source, built_by=built_by)
+
+
+# -- facke-core's own ------------------------------------------------------------------------------
+
+_MS1M = (
+    "Published with SimSwap (CC BY-NC 4.0, for research); the network's code, "
+    "foamliu/InsightFace-v2, is Apache-2.0. Trained on MS-Celeb-1M, which was withdrawn."
+)
+_CASIA = "MuggleWang/CosFace_pytorch is MIT; trained on CASIA-WebFace, data for research only."
+_CELEBA = (
+    "face-parsing.PyTorch is MIT; trained on CelebAMask-HQ, whose licence allows no commercial use."
+)
+
+
+def arcface(checkpoint: Checkpoint) -> Converted | None:
+    """``arcface_checkpoint.tar`` of SimSwap and Facke, a dict or a module."""
+    from facke_core.identity.iresnet import arcface_layout
+
+    state = checkpoint.only()
+    if "layer1.0.bn0.weight" not in state or "bn3.weight" not in state:
+        return None
+    checkpoint.no_settings()
+    fits(
+        lambda: arcface_layout(state), state, source=str(checkpoint.path), built_by="the keys in it"
+    )
+    depth = sum(name.endswith(".conv2.weight") for name in state)
+    se = "with" if any(".se." in name for name in state) else "without"
+    return Converted(
+        summary=f"ArcFace, an improved ResNet of {depth} blocks {se} squeeze-and-excitation",
+        tensors=state,
+        encoder={"name": "arcface", "resize": "nearest"},
+        license="CC-BY-NC-4.0",
+        notice=_MS1M,
+    )
+
+
+def cosface(checkpoint: Checkpoint) -> Converted | None:
+    """A CosFace sphere network, plain or pickled."""
+    from facke_core.identity.iresnet import cosface_layout
+
+    state = checkpoint.only()
+    if "layer1.2.prelu1.weight" not in state:
+        return None
+    checkpoint.no_settings()
+    fits(
+        lambda: cosface_layout(state), state, source=str(checkpoint.path), built_by="the keys in it"
+    )
+    layers = 2 * sum(name.endswith(".conv2.weight") for name in state) + 4
+    return Converted(
+        summary=f"CosFace sphere{layers}",
+        tensors=state,
+        encoder={"name": "cosface-sphere"},
+        license="MIT",
+        notice=_CASIA,
+        notes=(
+            'Facke squeezed its crops for it: "crop_template": "", "resize": "nearest", '
+            '"normalize": "imagenet" measures as Facke did.',
+        ),
+    )
+
+
+def face_parsing(checkpoint: Checkpoint) -> Converted | None:
+    """``79999_iter.pth`` of face-parsing.PyTorch (BiSeNet)."""
+    from facke_core.faces.parsing import FaceParser
+
+    state = checkpoint.only()
+    if "cp.arm16.conv_atten.weight" not in state:
+        return None
+    checkpoint.no_settings()
+    fits(FaceParser, state, source=str(checkpoint.path), built_by="BiSeNet with 19 classes")
+    return Converted(
+        summary="BiSeNet, face parsing into 19 classes",
+        tensors=state,
+        usage='facke_core.faces.parsing.load_parser("{folder}")',
+        license="MIT",
+        notice=_CELEBA,
+    )

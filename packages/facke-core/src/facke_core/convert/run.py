@@ -1,0 +1,331 @@
+"""``facke weights convert``: from a checkpoint file to a folder that facke reads."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from facke_core import weights
+from facke_core.card import model_card
+from facke_core.config import override, to_dict, write_json
+from facke_core.convert.containers import open_checkpoint
+from facke_core.convert.graphs import read_graph
+from facke_core.convert.kinds import Checkpoint, Converted, fits
+from facke_core.convert.modules import state_of
+from facke_core.errors import UsageError, WeightsError
+from facke_core.hub import PREFIX
+from facke_core.loading import author, build_method
+from facke_core.registry import Registry, default_registry
+from facke_core.weights import CARD, CONFIG, MODEL, FormatInfo, WeightsConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+AUTO = "auto"
+_NET = re.compile(r"(?P<label>.+)_net_(?P<part>[A-Z]\w?)\.pth")
+_CHECKPOINTS = (".pth", ".pt", ".tar", ".ckpt", ".bin")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What was converted, and how it is used."""
+
+    out: Path
+    kind: str
+    summary: str
+    license: str
+    notice: str
+    sources: Mapping[str, str]
+    """File -> its SHA-256."""
+    tensors: int
+    parameters: int
+    files: tuple[str, ...]
+    method: str = ""
+    encoder: Mapping[str, Any] | None = None
+    """What ``identity_encoder`` of a recipe or a ``config.json`` names, for an encoder."""
+    notes: tuple[str, ...] = ()
+    usage: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Settings:
+    """What ``--set`` can change."""
+
+    generator: Mapping[str, Any] = field(default_factory=dict)
+    sampler: Mapping[str, Any] = field(default_factory=dict)
+    alignment: Mapping[str, Any] = field(default_factory=dict)
+
+
+def convert(
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    kind: str = AUTO,
+    settings: Sequence[str] = (),
+    spdx: str | None = None,
+    encoder: str | None = None,
+    label: str | None = None,
+    force: bool = False,
+    registry: Registry | None = None,
+) -> Report:
+    """Read a checkpoint of another system and write a folder that facke reads.
+
+    Nothing in the file is executed, and no name in it is imported.
+
+    Args:
+        path: a file, or the folder of a run with one file per network.
+        out: the folder to write; it appears whole.
+        kind: name of a converter, or ``auto``.
+        settings: ``"generator.KEY=VALUE"``, ``"sampler.KEY=VALUE"``, ``"alignment.KEY=VALUE"``.
+        spdx: identifier of the licence, where the one that is known of the kind is not right.
+        encoder: the converted identity encoder that conditions the generator: a folder, a
+            ``.safetensors`` file or ``hf:org/repo@COMMIT``.
+        label: which files of a run's folder.
+        force: replace weights that lie in ``out``.
+
+    Raises:
+        WeightsError: it is not a checkpoint, or of a kind that is not known.
+        VerificationError: it is damaged, or made to do harm.
+        UsageError, ConfigError: an option that makes no sense.
+    """
+    registry = registry or default_registry()
+    path, out = Path(path), Path(out)
+    _check_out(out, force)
+    wanted = override({}, *settings, schema=_Settings)
+    checkpoint, files = _read(path, label)
+    checkpoint = replace(checkpoint, settings=wanted.get("generator", {}))
+    kind, converted = _recognised(checkpoint, kind, registry)
+    converted = replace(converted, license=converted.license if spdx is None else spdx)
+    sources = {str(file.relative_to(path.parent)): weights.sha256_of(file) for file in files}
+    origin = {
+        "converted from": ", ".join(sources),
+        "kind": f"{kind}: {converted.summary}",
+        **{f"sha256 of {name}": digest for name, digest in sources.items()},
+        **{f"bytes of {file.relative_to(path.parent)}": file.stat().st_size for file in files},
+        "licence notice": converted.notice,
+    }
+    config = converted.config
+    if config is not None:
+        config = replace(
+            config,
+            alignment={**config.alignment, **wanted.get("alignment", {})},
+            sampler={**config.sampler, **wanted.get("sampler", {})},
+            identity_encoder=_with_weights(config, encoder),
+            training=origin,
+            license=converted.license,
+        )
+        _check(config, converted, str(path), registry)
+        config = replace(config, facke=FormatInfo(written_by=author(config.method, registry)))
+    elif encoder or wanted.get("alignment") or wanted.get("sampler"):
+        raise UsageError(f"{path} holds no generator: --encoder and --set do not apply to it.")
+    written = _write(out, config, converted, origin)
+    usage, settings_of_encoder = _usage(out, config, converted)
+    return Report(
+        out=out,
+        kind=kind,
+        summary=converted.summary,
+        license=converted.license,
+        notice=converted.notice,
+        sources=sources,
+        tensors=sum(map(len, _states(converted).values())),
+        parameters=sum(v.numel() for s in _states(converted).values() for v in s.values()),
+        files=written,
+        method=config.method if config else "",
+        encoder=settings_of_encoder,
+        notes=converted.notes,
+        usage=usage,
+    )
+
+
+# -- reading -------------------------------------------------------------------------------------
+
+
+def _read(path: Path, label: str | None) -> tuple[Checkpoint, list[Path]]:
+    if path.is_dir():
+        files = _run_files(path, label)
+        parts = {name: state_of(open_checkpoint(file)) for name, file in files.items()}
+        return Checkpoint(path=path, parts=parts), list(files.values())
+    if label is not None:
+        raise UsageError(
+            f"--label picks files of a run's folder, but {path} is a file. Leave it out."
+        )
+    if not path.exists():
+        raise WeightsError(f"{path} does not exist. Check its name.")
+    if path.suffix.lower() == ".safetensors":
+        raise WeightsError(f"{path} is a safetensors file already: there is nothing to convert.")
+    if path.suffix.lower() == ".onnx":
+        return Checkpoint(path=path, graph=read_graph(path)), [path]
+    return Checkpoint(path=path, parts={"": state_of(open_checkpoint(path))}), [path]
+
+
+def _run_files(folder: Path, label: str | None) -> dict[str, Path]:
+    """Network -> its file: ``G/LABEL.pth`` as Facke has them, ``LABEL_net_G.pth`` as SimSwap."""
+    found: dict[str, dict[str, Path]] = {}
+    for file in sorted(folder.iterdir()):
+        if match := _NET.fullmatch(file.name):
+            found.setdefault(match["part"], {})[match["label"]] = file
+        elif file.is_dir():
+            for inner in sorted(file.glob("*.pth")):
+                found.setdefault(file.name, {})[inner.stem] = inner
+    if not found:
+        raise WeightsError(
+            f"{folder} holds no run: neither G/LABEL.pth and the like, nor LABEL_net_G.pth. Give "
+            f"one file ({', '.join(_CHECKPOINTS)}, .onnx) or the folder checkpoints/NAME."
+        )
+    labels = {name for files in found.values() for name in files}
+    wanted = label or ("latest" if "latest" in labels or len(labels) > 1 else next(iter(labels)))
+    chosen = {
+        part: files[name]
+        for part, files in found.items()
+        for name in (wanted, f"{wanted}_iter")
+        if name in files
+    }
+    if not chosen:
+        raise WeightsError(
+            f"{folder} has no files with the label {wanted!r}. It has: "
+            f"{', '.join(sorted(labels)[:12])}. Pick one with --label."
+        )
+    return chosen
+
+
+def _recognised(checkpoint: Checkpoint, kind: str, registry: Registry) -> tuple[str, Converted]:
+    named = kind != AUTO
+    specs = [registry.converter(kind)] if named else [s for s in registry.converters() if s.guess]
+    found = {}
+    for spec in specs:
+        converted = registry.resolve(spec.target)(checkpoint)
+        if converted is not None:
+            found[spec.name] = converted
+    if len(found) == 1:
+        return next(iter(found.items()))
+    if found:
+        raise UsageError(
+            f"{checkpoint.path} could be of several kinds: {', '.join(found)}. Say which: --from "
+            f"{next(iter(found))}."
+        )
+    known = ", ".join(spec.name for spec in registry.converters())
+    raise WeightsError(
+        f"{checkpoint.path} is not {'of the kind ' + kind if named else 'of a kind that is known'}:"
+        f" {_described(checkpoint)}. Known kinds: {known}; each comes with a plugin."
+    )
+
+
+def _described(checkpoint: Checkpoint) -> str:
+    if checkpoint.graph is not None:
+        return "it is an ONNX graph"
+    said = []
+    for part, state in checkpoint.parts.items():
+        names = [f"{key[:60]} {tuple(value.shape)}" for key, value in list(state.items())[:3]]
+        said.append(f"{f'{part}: ' * bool(part)}{len(state)} tensors, such as {', '.join(names)}")
+    return "it has " + "; ".join(said)
+
+
+def _with_weights(config: WeightsConfig, encoder: str | None) -> Mapping[str, Any] | None:
+    settings = config.identity_encoder
+    if encoder is None or settings is None:
+        if encoder is not None:
+            raise UsageError(f"{config.method} takes no identity: leave --encoder out.")
+        return settings
+    local = not encoder.startswith(PREFIX)
+    if local and not Path(encoder).exists():
+        raise UsageError(
+            f"--encoder {encoder} does not exist. Convert arcface_checkpoint.tar first, and give "
+            f"the folder that comes of it, or {PREFIX}org/repo@COMMIT."
+        )
+    return {**settings, "weights": str(Path(encoder).resolve()) if local else encoder}
+
+
+def _check(config: WeightsConfig, converted: Converted, source: str, registry: Registry) -> None:
+    """The tensors must be those of the generator that the configuration describes."""
+
+    def build() -> torch.nn.Module:
+        generator = build_method(config, registry=registry).generator
+        assert isinstance(generator, torch.nn.Module)
+        return generator
+
+    settings = f"generator settings {dict(config.generator)}"
+    fits(build, converted.tensors, source=source, built_by=settings)
+
+
+# -- writing -------------------------------------------------------------------------------------
+
+
+def _states(converted: Converted) -> dict[str, Mapping[str, Tensor]]:
+    main = {MODEL: converted.tensors} if converted.tensors else {}
+    return main | {f"{name}.safetensors": state for name, state in converted.extra.items()}
+
+
+def _check_out(out: Path, force: bool) -> None:
+    if out.is_dir() and any(out.iterdir()) and not force:
+        raise WeightsError(f"{out} is not empty. Choose another folder, or replace with --force.")
+    if out.exists() and not out.is_dir():
+        raise WeightsError(f"{out} is a file. Choose a folder.")
+
+
+def _write(
+    out: Path, config: WeightsConfig | None, converted: Converted, origin: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """Everything beside ``out`` first, then into its place, ``config.json`` last."""
+    states = _states(converted)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as name:
+            made = Path(name) / "made"
+            about = config or WeightsConfig(method=converted.summary, alignment={})
+            files = weights.write_tensors(made, states, about, torch.float32)
+            if config is not None:
+                config = replace(config, files=files)
+                write_json(made / CONFIG, to_dict(config))
+                card = model_card(config, folder=out.name)
+            else:
+                digests = {f"sha256 of {key}": info.sha256 for key, info in files.items()}
+                usage, _ = _usage(out, config, converted)
+                card = _card(converted, {**digests, **origin}, usage)
+            (made / CARD).write_text(card, encoding="utf-8")
+            names = (*states, CARD, *([CONFIG] if config else []))
+            if not out.exists():
+                os.rename(made, out)
+            else:
+                for file in names:
+                    os.replace(made / file, out / file)
+    except OSError as error:
+        raise WeightsError(f"{out} cannot be written: {error}. Choose another folder.") from error
+    return names
+
+
+def _usage(
+    out: Path, config: WeightsConfig | None, converted: Converted
+) -> tuple[str, Mapping[str, Any] | None]:
+    """A sentence on how to use what was written; and the settings of an encoder."""
+    if config is not None:
+        folder = out if out.is_absolute() else f"./{out}"
+        usage = f"facke swap SOURCE TARGET -o OUT.png --weights {folder}"
+        needs = config.identity_encoder
+        if needs and "weights" not in needs:
+            usage = (
+                f"It needs the identity encoder {needs['name']!r}: convert its checkpoint, then "
+                "repeat this with --encoder FOLDER --force"
+            )
+        return usage, None
+    if converted.encoder is not None:
+        settings = {**converted.encoder, "weights": str(out)}
+        shown = ", ".join(f'"{key}": "{value}"' for key, value in settings.items())
+        return f'"identity_encoder": {{{shown}}}', settings
+    return converted.usage.format(folder=out), None
+
+
+def _card(converted: Converted, facts: Mapping[str, Any], usage: str) -> str:
+    rows = "\n".join(f"| {key} | {' '.join(str(value).split())} |" for key, value in facts.items())
+    front = f"license: {converted.license.lower()}\n" if converted.license else ""
+    return (
+        f"---\nlibrary_name: facke\n{front}---\n\n# {converted.summary}\n\nLicence: "
+        f"{converted.license or 'not stated'}. {converted.notice}\n\n| | |\n| --- | --- |\n{rows}\n"
+        f"\n## Use\n\n```text\n{usage}\n```\n"
+    )
