@@ -239,6 +239,14 @@ def test_a_push_that_cannot_be_says_why_and_publishes_nothing(
     assert (wrong.code, "is not valid" in wrong.err) == (2, True)
 
 
+def test_a_hub_without_xet_is_told_from_one_that_is_down(client: Client, folder: Path) -> None:
+    pytest.importorskip("hf_xet", reason="without it, large files go by LFS anyway")
+    with LoopbackHub() as hub:
+        (run,) = client(hub, f"weights push {folder} hf:org/new", HF_HUB_DISABLE_XET="0")
+        assert (run.code, "Try HF_HUB_DISABLE_XET=1" in run.err) == (4, True), run.err
+        assert len(hub.repos["org/new"].commits) == 1, "that of the repository alone"
+
+
 # -- fetching ------------------------------------------------------------------------------------
 
 

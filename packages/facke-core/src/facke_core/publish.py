@@ -20,8 +20,8 @@ from facke_core.training.checkpoints import STATE
 from facke_core.weights import FOREIGN, GOLDEN, WeightsConfig
 
 _NO_XET = (
-    "Large files go by the protocol Xet where the package hf_xet is installed, and this Hub may "
-    "not speak it, as many mirrors do not. Try HF_HUB_DISABLE_XET=1."
+    "This Hub may not speak Xet, the protocol that large files go by where the package hf_xet is "
+    "installed; many mirrors do not. Try HF_HUB_DISABLE_XET=1."
 )
 
 
@@ -177,7 +177,13 @@ def _commit(
     revision: str | None,
     message: str,
 ) -> str:
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
+    from huggingface_hub import (
+        CommitOperationAdd,
+        CommitOperationDelete,
+        HfApi,
+        constants,
+        errors,
+    )
 
     api, repo = HfApi(library_name="facke"), location.repo_id
     with explaining(location):
@@ -196,11 +202,12 @@ def _commit(
         operations += [CommitOperationDelete(name) for name in _stale(there, list(contents))]
         try:
             done = api.create_commit(repo, operations, commit_message=message, revision=revision)
-        except (RuntimeError, ValueError) as error:  # of the upload protocols
-            cause = error.__cause__ or error
-            raise UnavailableError(
-                f"hf:{repo} was not published: {_line(cause)}. {_NO_XET}"
-            ) from error
+        except (RuntimeError, ValueError, ConnectionError) as error:  # of the upload protocols
+            if isinstance(error, errors.HfHubHTTPError):
+                raise
+            reason = _line(error.__cause__ or error)
+            hint = _NO_XET if "xet" in str(error).lower() else "Try again later."
+            raise UnavailableError(f"hf:{repo} was not published: {reason}. {hint}") from error
     return str(done.oid)
 
 
