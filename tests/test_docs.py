@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ import pytest
 import facke_cli.samples
 from facke_core import hookspecs, protocols
 from facke_core.registry import default_registry
+from loopback_hub import WRITER, LoopbackHub
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -91,6 +92,8 @@ class Reader:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self.monkeypatch = folder, monkeypatch
         self.names: dict[str, Any] = {"__name__": "page"}
+        self.stack = ExitStack()
+        self.hub: LoopbackHub | None = None
 
     def do(self, block: Block) -> None:
         if block.mark == "file":
@@ -106,7 +109,9 @@ class Reader:
 
     def command(self, line: str, block: Block) -> None:
         words = shlex.split(line, comments=True)
-        if words[:1] == ["facke"]:
+        if words[:2] == ["facke", "weights"] and any(word.startswith("hf:") for word in words):
+            self.on_hub(words, block)
+        elif words[:1] == ["facke"]:
             from facke_cli.main import main
 
             assert main(words[1:]) == 0, f"{block.place}: {line}"
@@ -121,6 +126,21 @@ class Reader:
                 check=True,
                 timeout=120,
             )
+
+    def on_hub(self, words: list[str], block: Block) -> None:
+        """With a Hub on loopback, in a process that has not imported ``huggingface_hub`` yet."""
+        if self.hub is None:
+            self.hub = self.stack.enter_context(LoopbackHub())
+        settings = {
+            "HF_ENDPOINT": self.hub.url,
+            "HF_HOME": str(self.folder / "hf"),
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_OFFLINE": "0",
+            "HF_TOKEN": WRITER,
+        }
+        facke = [sys.executable, "-c", "from facke_cli.main import run; run()", *words[1:]]
+        done = subprocess.run(facke, env={**os.environ, **settings}, timeout=120)
+        assert done.returncode == 0, f"{block.place}: {words}"
 
     def install(self, project: Path) -> None:
         about = tomllib.loads((project / "pyproject.toml").read_text("utf-8"))["project"]
@@ -163,7 +183,9 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     modules = set(sys.modules)
     _new_process()
-    yield Reader(tmp_path, monkeypatch)
+    reader = Reader(tmp_path, monkeypatch)
+    with reader.stack:
+        yield reader
     _new_process()
     default_registry.cache_clear()
     for name in set(sys.modules) - modules:
