@@ -1,0 +1,45 @@
+"""``facke plugins check``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Annotated
+
+import typer
+
+from facke_cli.console import emit, say, table, write
+from facke_core.registry import default_registry
+
+
+def plugins_check(
+    package: Annotated[str, typer.Argument(help="Name of an installed distribution.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Run the conformance kit on everything that PACKAGE registers; exit 3 if a check fails."""
+    from facke_core.testing.checking import check_distribution
+
+    say(f"Checking {package} ...")
+    results = check_distribution(package, default_registry())
+    count = Counter(one.result for one in results)
+    if as_json:
+        emit(
+            {
+                "package": package,
+                "passed": count["passed"],
+                "failed": count["failed"],
+                "skipped": count["skipped"],
+                "checks": [one._asdict() for one in results],
+            }
+        )
+    else:
+        rows = [
+            [one.subject, one.check, one.result + (f": {one.reason}" if one.reason else "")]
+            for one in results
+        ]
+        write(table(["what", "check", "result"], rows))
+        write(
+            f"{package}: {count['passed']} passed, {count['failed']} failed, "
+            f"{count['skipped']} skipped"
+        )
+    if count["failed"]:
+        raise typer.Exit(3)

@@ -1,0 +1,127 @@
+"""The kit on everything that a distribution registers; behind ``facke plugins check``."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Literal, NamedTuple
+from xml.etree import ElementTree
+
+from facke_core.errors import PluginError, UnavailableError, UnknownNameError, did_you_mean
+from facke_core.registry import PluginInfo, Registry
+
+_SUITES = {
+    "method": "MethodConformance",
+    "encoder": "EncoderConformance",
+    "detector": "DetectorConformance",
+    "metric": "MetricConformance",
+}
+
+
+class CheckResult(NamedTuple):
+    """One line of the table."""
+
+    subject: str
+    """``method demo``, for example."""
+    check: str
+    result: Literal["passed", "failed", "skipped"]
+    reason: str = ""
+
+
+def check_distribution(name: str, registry: Registry) -> list[CheckResult]:
+    """Run the kit on the plugins of the distribution ``name``, in a process of its own.
+
+    Raises:
+        UnknownNameError: no installed distribution of that name has a plugin.
+        UnavailableError: pytest is not installed.
+        PluginError: the tests could not be run at all.
+    """
+    plugins = _plugins_of(name, registry)
+    results = []
+    subjects: list[tuple[str, str]] = []
+    for info in plugins:
+        if info.failure:
+            results.append(CheckResult(f"plugin {info.name}", "loads", "failed", info.failure))
+            continue
+        results.append(CheckResult(f"plugin {info.name}", "loads", "passed"))
+        for command in info.contributions.get("command", ()):
+            results.append(_command(command, registry))
+        subjects += [(kind, one) for kind in _SUITES for one in info.contributions.get(kind, ())]
+    return [*results, *(_run(subjects) if subjects else [])]
+
+
+def _plugins_of(name: str, registry: Registry) -> list[PluginInfo]:
+    def plain(text: str) -> str:
+        return re.sub(r"[-_.]+", "-", text).lower()
+
+    everything = registry.plugins()
+    found = [info for info in everything if plain(info.distribution) == plain(name)]
+    if not found:
+        known = sorted({info.distribution for info in everything if info.distribution})
+        raise UnknownNameError(
+            f"No installed distribution {name!r} has a plugin of facke.{did_you_mean(name, known)} "
+            f"Those that have one: {', '.join(known)}. Install it first: pip install ./{name}"
+        )
+    return found
+
+
+def _command(name: str, registry: Registry) -> CheckResult:
+    subject, check = f"command {name}", "its target resolves"
+    try:
+        registry.resolve(registry.command(name).target)
+    except PluginError as error:
+        return CheckResult(subject, check, "failed", str(error))
+    return CheckResult(subject, check, "passed")
+
+
+def _run(subjects: list[tuple[str, str]]) -> list[CheckResult]:
+    if importlib.util.find_spec("pytest") is None:
+        raise UnavailableError(
+            "The conformance kit runs on pytest, which is not installed. Run: "
+            'pip install "facke-core[testing]"'
+        )
+    lines = ["import facke_core.testing as kit"]
+    for number, (kind, name) in enumerate(subjects):
+        lines += [f"class Test{number}(kit.{_SUITES[kind]}):", f"    {kind} = {name!r}"]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        (folder / "test_plugin.py").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        (folder / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
+        report = folder / "report.xml"
+        # other plugins of pytest have no part in the result
+        environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+        environment.pop("PYTEST_ADDOPTS", None)
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+        done = subprocess.run(
+            [*command, f"--junitxml={report}", "test_plugin.py"],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        if not report.is_file():
+            raise PluginError(
+                f"The checks could not be run: pytest ended with {done.returncode}: "
+                f"{(done.stderr or done.stdout).strip()[-500:]}. Repair the installation."
+            )
+        cases = ElementTree.parse(report).getroot().iter("testcase")
+        return [_result(case, subjects) for case in cases]
+
+
+def _result(case: ElementTree.Element, subjects: list[tuple[str, str]]) -> CheckResult:
+    number = re.search(r"Test(\d+)$", case.get("classname", ""))
+    subject = " ".join(subjects[int(number[1])]) if number else "plugin"
+    check = case.get("name", "").removeprefix("test_").replace("_", " ")
+    for outcome in case:
+        message = re.sub(r"^(AssertionError: |_pytest\S+: )", "", outcome.get("message", ""))
+        message = message.split("\nassert ")[0].strip()
+        if outcome.tag == "skipped":
+            return CheckResult(subject, check, "skipped", message)
+        if outcome.tag in ("failure", "error"):
+            return CheckResult(subject, check, "failed", message)
+    return CheckResult(subject, check, "passed")
