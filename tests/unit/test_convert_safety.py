@@ -358,7 +358,10 @@ def test_the_honest_file_is_read(legacy: bool, tmp_path: Path) -> None:
     (tmp_path / "G.pth").write_bytes(saved(tiny(), legacy=legacy))
     report = convert(tmp_path / "G.pth", tmp_path / "out")
     assert (report.kind, report.tensors) == ("simswap", len(tiny()))
-    assert {file.name for file in (tmp_path / "out").iterdir()} == set(report.files)
+    out = tmp_path / "out"
+    found = {f.relative_to(out).as_posix() for f in out.rglob("*") if f.is_file()}
+    assert found == set(report.files)
+    assert "test/io.safetensors" in found
 
 
 # -- random damage -------------------------------------------------------------------------------

@@ -14,12 +14,13 @@ import torch
 
 from facke_core import weights
 from facke_core.card import model_card
-from facke_core.config import override, to_dict, write_json
+from facke_core.config import override
 from facke_core.convert.containers import open_checkpoint
 from facke_core.convert.graphs import read_graph
 from facke_core.convert.kinds import Checkpoint, Converted, fits
 from facke_core.convert.modules import state_of
 from facke_core.errors import UsageError, WeightsError
+from facke_core.golden import try_golden
 from facke_core.hub import PREFIX
 from facke_core.loading import author, build_method
 from facke_core.registry import Registry, default_registry
@@ -125,7 +126,7 @@ def convert(
         config = replace(config, facke=FormatInfo(written_by=author(config.method, registry)))
     elif encoder or wanted.get("alignment") or wanted.get("sampler"):
         raise UsageError(f"{path} holds no generator: --encoder and --set do not apply to it.")
-    written = _write(out, config, converted, origin)
+    written = _write(out, config, converted, origin, registry)
     usage, settings_of_encoder = _usage(out, config, converted)
     return Report(
         out=out,
@@ -270,7 +271,11 @@ def _check_out(out: Path, force: bool) -> None:
 
 
 def _write(
-    out: Path, config: WeightsConfig | None, converted: Converted, origin: Mapping[str, Any]
+    out: Path,
+    config: WeightsConfig | None,
+    converted: Converted,
+    origin: Mapping[str, Any],
+    registry: Registry,
 ) -> tuple[str, ...]:
     """Everything beside ``out`` first, then into its place, ``config.json`` last."""
     states = _states(converted)
@@ -281,19 +286,19 @@ def _write(
             about = config or WeightsConfig(method=converted.summary, alignment={})
             files = weights.write_tensors(made, states, about, torch.float32)
             if config is not None:
-                config = replace(config, files=files)
-                write_json(made / CONFIG, to_dict(config))
+                config = try_golden(made, replace(config, files=files), registry=registry)
                 card = model_card(config, folder=out.name)
             else:
                 digests = {f"sha256 of {key}": info.sha256 for key, info in files.items()}
                 usage, _ = _usage(out, config, converted)
                 card = _card(converted, {**digests, **origin}, usage)
             (made / CARD).write_text(card, encoding="utf-8")
-            names = (*states, CARD, *([CONFIG] if config else []))
+            names = (*(config.files if config else states), CARD, *([CONFIG] if config else []))
             if not out.exists():
                 os.rename(made, out)
             else:
                 for file in names:
+                    (out / file).parent.mkdir(exist_ok=True)
                     os.replace(made / file, out / file)
     except OSError as error:
         raise WeightsError(f"{out} cannot be written: {error}. Choose another folder.") from error
