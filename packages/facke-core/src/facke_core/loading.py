@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from facke_core import hub, weights
+from facke_core.backends.choice import with_backend
 from facke_core.card import model_card
 from facke_core.config import from_dict, updated
 from facke_core.devices import resolve_device
@@ -48,7 +49,8 @@ def load(
     *,
     revision: str | None = None,
     device: str | torch.device = "cpu",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
+    backend: str = "torch",
     sampler: Mapping[str, Any] | None = None,
     local_files_only: bool = False,
     registry: Registry | None = None,
@@ -61,7 +63,11 @@ def load(
             a folder (``Path("runs/42")``, ``"./runs/42"``).
         revision: branch, tag or commit on the Hub, instead of the pinned or default one.
         device: ``cpu``, ``cuda``, ``cuda:N``, ``mps``, or ``auto`` for the fastest there is.
-        dtype: of the generator; the identity encoder and the images stay in float32.
+        dtype: of the generator; the identity encoder and the images stay in float32. None is
+            float32, or with the backend ``auto`` whatever is fastest.
+        backend: what computes the generator: ``torch``; ``onnxruntime`` or ``openvino``, on a CPU;
+            or ``auto`` for the fastest of all that is there whose results differ from torch's in
+            float32 by at most 2/255 (:func:`facke_core.backends.choice.choose`).
         sampler: settings that override the sampler's, e.g. ``{"steps": 25}``.
         local_files_only: never contact the Hub.
         registry: where names are looked up; default: everything installed.
@@ -88,12 +94,12 @@ def load(
     announce(config, weights=source.weights, revision=source.revision, registry=registry)
     method = build_method(config, registry=registry, sampler=sampler or {})
     generator = method.generator
-    if isinstance(generator, nn.Module):
-        if source.folder is not None:
-            tensors = weights.read_tensors(source.folder, MODEL, config)
-            built_by = f"generator settings {dict(config.generator)}"
-            weights.fill(generator, tensors, source=source.weights, built_by=built_by)
-        generator.to(on, dtype).eval().requires_grad_(False)
+    if isinstance(generator, nn.Module) and source.folder is not None:
+        tensors = weights.read_tensors(source.folder, MODEL, config)
+        built_by = f"generator settings {dict(config.generator)}"
+        weights.fill(generator, tensors, source=source.weights, built_by=built_by)
+    generator, choice = with_backend(generator, backend, device=on, dtype=dtype)
+    method = method._replace(generator=generator)
     size = generator.spec.image_size
     alignment = from_dict(
         Alignment,
@@ -115,6 +121,7 @@ def load(
         registry=registry,
         source=source,
         device=on,
+        choice=choice,
     )
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from facke_core.backends.choice import Choice
 from facke_core.data.images import ImageLike, Photo, read_image, resize
 from facke_core.errors import CompatibilityError, ImageError, NoFaceError, UsageError
 from facke_core.faces.align import Alignment, align, retemplate
@@ -43,6 +45,7 @@ class SwapPipeline:
         registry: whose ``facke_result`` hooks see the results; default: everything installed.
         source: where the weights come from, for the disclosure in results.
         device: where generator and encoder are.
+        choice: what computes the generator, for results to name; default: torch.
 
     Raises:
         CompatibilityError: sampler, generator, encoder or alignment do not fit together.
@@ -58,6 +61,7 @@ class SwapPipeline:
         registry: Registry | None = None,
         source: Source | None = None,
         device: str | torch.device = "cpu",
+        choice: Choice | None = None,
     ) -> None:
         check_compatible(*method, identity_encoder)
         size = method.generator.spec.image_size
@@ -73,6 +77,9 @@ class SwapPipeline:
         self.registry = registry or default_registry()
         self.source = source
         self.device = torch.device(device)
+        self.choice = choice or Choice(
+            backend="torch", dtype=str(self.dtype).removeprefix("torch.")
+        )
 
     def __call__(
         self,
@@ -98,38 +105,96 @@ class SwapPipeline:
             ImageError: a picture cannot be read.
             NoFaceError: no face, or fewer than ``face`` asks for.
         """
+        return next(self.swap_many(source, [target], seed=seed, face=face))
+
+    def swap_many(
+        self,
+        source: ImageLike,
+        targets: Iterable[ImageLike],
+        *,
+        seed: int | None = None,
+        face: FaceChoice = "largest",
+        batch_size: int = 8,
+    ) -> Iterator[SwapResult]:
+        """Swap faces in many photos. The source is looked at once; the faces of ``batch_size``
+        photos go through the generator together.
+
+        Args:
+            source: gives the identity, by its largest face.
+            targets: the photos that are changed; read as they are needed.
+            seed: as for one photo. Each batch begins with it again. Where a method draws noise,
+                what a photo gets depends on its place in the batch.
+            face: which faces of each target.
+            batch_size: photos at a time.
+
+        Yields:
+            One result per target, in order. Its ``seconds`` are its share of the batch's.
+
+        Raises:
+            ImageError: a picture cannot be read.
+            NoFaceError: no face, or fewer than ``face`` asks for.
+        """
+        if batch_size < 1:
+            raise UsageError(f"batch_size={batch_size} is not possible. Use a number from 1.")
         clock = _Clock()
-        source_photo, target_photo = read_image(source), read_image(target)
+        photo = read_image(source)
         with clock.stage("detect"):
-            source_face = self._faces(source_photo, "largest")[0]
-            faces = self._faces(target_photo, face)
+            source_face = self._faces(photo, "largest")[0]
         with clock.stage("align"):
-            source_crop = self.align(source_photo.image, source_face).crop
-            aligned = [self.align(target_photo.image, one) for one in faces]
+            crop = self.align(photo.image, source_face).crop
         with clock.stage("encode"):
-            identity = self.encode(source_crop[None])
+            identity = self.encode(crop[None])
+        remaining = iter(targets)
+        while photos := [read_image(one) for one in itertools.islice(remaining, batch_size)]:
+            yield from self._swapped(crop, identity, photos, seed, face, clock)
+            clock = _Clock()
+
+    def _swapped(
+        self,
+        source: Tensor,
+        identity: Tensor,
+        photos: Sequence[Photo],
+        seed: int | None,
+        choice: FaceChoice,
+        clock: _Clock,
+    ) -> Iterator[SwapResult]:
+        with clock.stage("detect"):
+            faces = [self._faces(photo, choice) for photo in photos]
+        with clock.stage("align"):
+            aligned = [
+                [self.align(photo.image, one) for one in found]
+                for photo, found in zip(photos, faces, strict=True)
+            ]
         with clock.stage("generate"):
             sampler, (rng, start) = self.sampler(seed), _random(seed)
-            n = len(aligned)
+            targets = torch.stack([one.crop for found in aligned for one in found])
+            n = len(targets)
             crops = self.swap_crops(
-                source_crop.expand(n, -1, -1, -1),
-                torch.stack([one.crop for one in aligned]),
+                source.expand(n, -1, -1, -1),
+                targets,
                 identity=identity.expand(n, -1),
                 rng=rng,
                 sampler=sampler,
             )
+            swapped = iter(crops)
         with clock.stage("paste"):
-            image = target_photo.image
-            for crop, one in reversed(list(zip(crops, aligned, strict=True))):
-                image = self.paste(image, crop, one)  # the largest face, in front, comes last
-        result = SwapResult(
-            image=image,
-            faces=tuple(faces),
-            seconds=clock.seconds(),
-            request=self._request(sampler, seed, rng, start),
-            alpha=target_photo.alpha,
-        )
-        return self.registry.apply_result(result, result.request)
+            images = []
+            for photo, ready in zip(photos, aligned, strict=True):
+                image = photo.image
+                for one, crop in reversed([(one, next(swapped)) for one in ready]):
+                    image = self.paste(image, crop, one)  # the largest, in front, comes last
+                images.append(image)
+        request = self._request(sampler, seed, rng, start)
+        seconds = {stage: value / len(photos) for stage, value in clock.seconds().items()}
+        for photo, image, found in zip(photos, images, faces, strict=True):
+            result = SwapResult(
+                image=image,
+                faces=tuple(found),
+                seconds=seconds,
+                request=request,
+                alpha=photo.alpha,
+            )
+            yield self.registry.apply_result(result, request)
 
     def swap_files(
         self, source: ImageLike, target: ImageLike, *, seed: int | None = None
@@ -277,6 +342,7 @@ class SwapPipeline:
             revision=self.source.revision if self.source else "",
             seed=rng.initial_seed() if seed is None and used else seed,
             settings={name: getattr(sampler, name) for name in settings},
+            backend=str(self.choice),
         )
 
 

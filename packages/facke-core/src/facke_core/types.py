@@ -122,6 +122,8 @@ class SwapRequest:
     revision: str
     seed: int | None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    backend: str = "torch float32"
+    """What computed the generator, and in what."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

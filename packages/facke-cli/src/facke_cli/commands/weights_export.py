@@ -1,0 +1,151 @@
+"""``facke weights export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from facke_cli.console import emit, say, write
+from facke_cli.samples import sample_or_path
+from facke_core.errors import DataError, NoFaceError, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from facke_core.backends.export import Exported
+    from facke_core.pipeline import SwapPipeline
+
+SAMPLES = ("sample:collins", "sample:hopper")
+MOST = 64
+"""Pictures of a folder that calibration looks at."""
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff", ".bmp"}
+
+
+def weights_export(
+    reference: Annotated[
+        str,
+        typer.Argument(metavar="REF", help="METHOD, METHOD.TAG, hf:org/repo, or ./folder."),
+    ],
+    form: Annotated[Literal["onnx"], typer.Option("--format", help="Of the graph.")] = "onnx",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="[default: REF.onnx]"),
+    ] = None,
+    opset: Annotated[
+        int | None, typer.Option(metavar="N", help="Of ONNX, 18 to 23. [default: torch's]")
+    ] = None,
+    int8: Annotated[
+        bool,
+        typer.Option(
+            "--int8",
+            help="Quantise the inner convolutions to 8 bits, and keep the graph only if picture "
+            "and identity hold.",
+        ),
+    ] = False,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Photographs whose faces calibrate --int8. [default: the two samples, varied]",
+        ),
+    ] = None,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Overwrite FILE, and keep a poor graph in 8 bits."),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Write the generator of REF as a graph for other runtimes, and compare it with torch.
+
+    The graph takes any batch size. It is run by ONNX Runtime and kept only if it computes what
+    torch does. With --int8 it exits with 3 where 8 bits are not enough.
+    """
+    if calibrate is not None and not int8:
+        raise UsageError("--calibrate has a meaning with --int8 only. Add that, or leave it out.")
+    name = reference.replace("hf:", "").rstrip("/").rpartition("/")[2].partition("@")[0]
+    path = output or Path(f"{name}.onnx")
+    if path.suffix.lower() != ".onnx":
+        raise UsageError(f"{path} does not end in .onnx. Choose such a name.")
+    if path.exists() and not force:
+        raise UsageError(f"{path} exists already. Choose another name, or overwrite it by --force.")
+
+    from facke_core.backends.export import export
+    from facke_core.loading import load
+
+    pipeline = load(reference)
+    crops = crops_of(pipeline, calibrate) if int8 else None
+    done = export(pipeline, path, opset=opset, crops=crops, force=force)
+    if as_json:
+        emit(_document(done, form))
+    else:
+        _report(done)
+
+
+def crops_of(pipeline: SwapPipeline, folder: Path | None) -> Tensor:
+    """Aligned faces (N, 3, S, S) to calibrate on."""
+    import torch
+
+    from facke_core.data.images import read_image
+
+    pictures = [sample_or_path(one) for one in SAMPLES]
+    if folder is not None:
+        if not folder.is_dir():
+            raise DataError(f"--calibrate {folder} is no folder. Give one with photographs.")
+        pictures = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURES)[:MOST]
+    found = []
+    for picture in pictures:
+        photo = read_image(picture).image
+        faces = pipeline.detect(photo)
+        found += [pipeline.align(photo, faces[0]).crop] if faces else []
+    if len(found) < 2:
+        raise NoFaceError(
+            f"{folder}: faces were found in {len(found)} of {len(pictures)} pictures, but "
+            "calibration needs at least 2. Give more photographs."
+        )
+    if len(found) < len(pictures):
+        say(f"{len(pictures) - len(found)} of {len(pictures)} pictures show no face: left out")
+    crops = torch.stack(found)
+    if folder is None:  # the samples, mirrored, darker, and with less contrast
+        crops = torch.cat([crops, crops.flip(3), 0.7 * crops, 0.25 + 0.5 * crops])
+    return crops
+
+
+def _document(done: Exported, form: str) -> dict[str, Any]:
+    quality = done.int8
+    return {
+        "output": str(done.path),
+        "format": form,
+        "opset": done.opset,
+        "bytes": done.bytes,
+        "max_error": {str(batch): error for batch, error in done.max_error.items()},
+        "int8": None
+        if quality is None
+        else {
+            "pairs": quality.pairs,
+            "psnr": round(quality.psnr, 2),
+            "max_error": round(quality.max_error, 4),
+            "gain": _number(quality.gain),
+            "gain_float": _number(quality.gain_float),
+            "fault": quality.fault or None,
+        },
+    }
+
+
+def _number(value: float) -> float | None:
+    return round(value, 4) if value == value else None
+
+
+def _report(done: Exported) -> None:
+    errors = ", ".join(f"{e:.1e} (batch of {b})" for b, e in done.max_error.items())
+    write(f"{done.path}: ONNX opset {done.opset}, {done.bytes / 2**20:.1f} MiB")
+    write(f"largest error against torch: {errors}")
+    if done.int8:
+        q = done.int8
+        write(
+            f"8 bits against float32, {q.pairs} pairs: PSNR {q.psnr:.1f} dB, largest error "
+            f"{255 * q.max_error:.1f}/255, identity gain {q.gain:.3f} of {q.gain_float:.3f}"
+        )
+        if q.fault:
+            write(f"kept by --force: {q.fault}")

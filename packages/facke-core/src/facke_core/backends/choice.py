@@ -1,0 +1,265 @@
+"""Which runtime computes a generator: the one that was asked for, or the fastest that is exact
+enough here."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from facke_core.backends.extras import installed, versions
+from facke_core.backends.graphs import (
+    cached_graph,
+    max_error,
+    network_digest,
+    probe_inputs,
+    replacing,
+    run_torch,
+)
+from facke_core.backends.runtimes import GraphGenerator, OnnxRuntimeSession, OpenVinoSession
+from facke_core.cache import cache_folder
+from facke_core.errors import FackeError, UsageError, check_choice
+from facke_core.protocols import Generator
+
+BACKENDS = ("torch", "onnxruntime", "openvino", "auto")
+BOUND = 2 / 255
+"""Largest absolute error of ``auto`` against torch in float32: two steps of an 8-bit picture."""
+ROUNDS = 5
+PROBES = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What one way to compute costs."""
+
+    backend: str
+    dtype: str
+    seconds: float
+    """Median of :data:`ROUNDS` runs on one face."""
+    max_error: float
+    """Against torch in float32, where 1 is the range from black to white."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """What computes a generator."""
+
+    backend: str
+    dtype: str
+    measured: tuple[Measured, ...] = ()
+    """Of ``auto``: torch in float32 first, then everything else that was tried."""
+    fresh: bool = False
+    """Whether it was measured just now."""
+
+    def __str__(self) -> str:
+        return f"{self.backend} {self.dtype}"
+
+    @property
+    def ratio(self) -> float:
+        """How many times faster than torch in float32 it was; 1 where nothing was measured."""
+        for one in self.measured:
+            if (one.backend, one.dtype) == (self.backend, self.dtype):
+                return self.measured[0].seconds / one.seconds
+        return 1.0
+
+
+def with_backend(
+    generator: Any,
+    backend: str,
+    *,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+) -> tuple[Generator, Choice]:
+    """A generator on ``device``, computed by ``backend``.
+
+    Args:
+        generator: in float32; a torch generator is moved and cast in place.
+        backend: of :data:`BACKENDS`.
+        device: the graphs run on a CPU only.
+        dtype: what to compute in; None: float32, or with ``auto`` what is fastest.
+
+    Raises:
+        UsageError: an unknown backend, or one that does not know the dtype or the device.
+        UnavailableError: its package is missing.
+        CompatibilityError: the generator cannot be a graph.
+    """
+    check_choice("The backend", backend, BACKENDS)
+    choice = Choice(backend=backend, dtype=_name(dtype or torch.float32))
+    if not isinstance(generator, nn.Module):
+        if backend in ("torch", "auto"):
+            return generator, Choice(backend="torch", dtype="float32")
+        raise UsageError(
+            f"{type(generator).__name__} is no torch module, so {backend} cannot compute it. Use "
+            "the backend torch."
+        )
+    generator.eval().requires_grad_(False)
+    if backend == "auto":
+        choice = choose(generator, device, dtype)
+    elif backend != "torch":
+        _check(choice, device)
+    return _computed(generator, choice, device), choice
+
+
+def choose(generator: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> Choice:
+    """The fastest way to compute a generator here with an error of at most :data:`BOUND`.
+
+    Measured on seeded inputs, once for each network, device, number of threads and set of
+    versions, and then remembered in facke's cache.
+    """
+    path = cache_folder() / "backends" / f"{_situation(generator, device)}.json"
+    measured = _remembered(path)
+    fresh = not measured
+    if not measured:
+        measured = measure(generator, device)
+        _remember(path, measured)
+    held = [
+        one
+        for one in measured
+        if one.max_error <= BOUND and (dtype is None or one.dtype == _name(dtype))
+    ]
+    best = min(held, key=lambda one: one.seconds, default=measured[0])
+    return Choice(backend=best.backend, dtype=best.dtype, measured=measured, fresh=fresh)
+
+
+def measure(
+    generator: nn.Module, device: torch.device, *, rounds: int = ROUNDS, probes: int = PROBES
+) -> tuple[Measured, ...]:
+    """Time and error of every way to compute a generator here, torch in float32 first.
+
+    The ways take turns, so that other work on the machine disturbs all of them. What cannot
+    compute this generator is left out.
+    """
+    inputs = {k: v.to(device) for k, v in probe_inputs(generator, probes).items()}
+    one_face = {k: v[:1] for k, v in inputs.items()}
+    reference: dict[str, Tensor] = {}
+    ready: dict[Choice, Any] = {}
+    errors: dict[Choice, float] = {}
+    for choice in candidates(device):
+        try:
+            copied = copy.deepcopy(generator) if choice.backend == "torch" else generator
+            computed = _computed(copied, choice, device)
+            found = run_torch(computed, _cast(computed, inputs))
+            reference = reference or found
+            errors[choice] = max_error(found, reference)
+            run_torch(computed, _cast(computed, one_face))
+        except (FackeError, RuntimeError):
+            if not reference:  # torch itself cannot
+                raise
+            continue
+        ready[choice] = computed
+    seconds: dict[Choice, list[float]] = {choice: [] for choice in ready}
+    for _ in range(rounds):
+        for choice, computed in ready.items():
+            seconds[choice].append(_timed(computed, _cast(computed, one_face), device))
+    return tuple(
+        Measured(
+            backend=choice.backend,
+            dtype=choice.dtype,
+            seconds=statistics.median(seconds[choice]),
+            max_error=errors[choice],
+        )
+        for choice in ready
+    )
+
+
+def candidates(device: torch.device) -> list[Choice]:
+    """Everything that can be tried on ``device`` with what is installed, the reference first."""
+    ways = [("torch", "float32"), ("torch", "bfloat16")]
+    if device.type == "cuda":
+        ways.append(("torch", "float16"))
+    if device.type == "cpu" and installed("onnx") and installed("onnxscript"):
+        if installed("onnxruntime"):
+            ways.append(("onnxruntime", "float32"))
+        if installed("openvino"):
+            ways += [("openvino", "float32"), ("openvino", "bfloat16")]
+    return [Choice(backend=backend, dtype=dtype) for backend, dtype in ways]
+
+
+def _computed(generator: nn.Module, choice: Choice, device: torch.device) -> Generator:
+    dtype = getattr(torch, choice.dtype)
+    if choice.backend == "torch":
+        generator.to(device, dtype)
+        if dtype != torch.float32:
+            generator.to(memory_format=torch.channels_last)
+        return cast(Generator, generator)
+    generator.to(device, torch.float32)
+    graph = cached_graph(generator)
+    if choice.backend == "onnxruntime":
+        return GraphGenerator(generator, OnnxRuntimeSession(graph))
+    return GraphGenerator(generator, OpenVinoSession(graph, dtype))
+
+
+def _check(choice: Choice, device: torch.device) -> None:
+    if device.type != "cpu":
+        raise UsageError(
+            f"The backend {choice.backend} computes on a CPU only, not on {device}. Use "
+            "--device cpu, or the backend torch."
+        )
+    known = {"onnxruntime": ("float32",), "openvino": ("float32", "bfloat16")}[choice.backend]
+    if choice.dtype not in known:
+        raise UsageError(
+            f"The backend {choice.backend} does not compute in {choice.dtype}: it knows "
+            f"{' and '.join(known)}."
+        )
+
+
+def _cast(generator: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Inputs as a pipeline gives them: in the dtype of a torch generator, float32 to others."""
+    dtype = torch.float32
+    if isinstance(generator, nn.Module):
+        dtype = next((p.dtype for p in generator.parameters()), dtype)
+    return {k: v.to(dtype) if v.is_floating_point() else v for k, v in inputs.items()}
+
+
+def _timed(generator: Any, inputs: Mapping[str, Tensor], device: torch.device) -> float:
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    wait()
+    start = time.perf_counter()
+    run_torch(generator, inputs)
+    wait()
+    return time.perf_counter() - start
+
+
+def _situation(generator: nn.Module, device: torch.device) -> str:
+    """What the choice depends on, as a name for a file."""
+    import platform
+
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    what: dict[str, Any] = {
+        "network": network_digest(generator),
+        "device": f"{device} {where} {torch.backends.cpu.get_cpu_capability()}",
+        "threads": torch.get_num_threads(),
+        "versions": versions("torch", "onnxruntime", "openvino", "facke-core"),
+        "bound": BOUND,
+    }
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _remembered(path: Path) -> tuple[Measured, ...]:
+    try:
+        rows = json.loads(path.read_text("utf-8"))["measured"]
+        return tuple(Measured(**row) for row in rows)
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()  # not there, or damaged: measured again
+
+
+def _remember(path: Path, measured: tuple[Measured, ...]) -> None:
+    text = json.dumps({"measured": [asdict(one) for one in measured]}, indent=2)
+    with replacing(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,220 @@
+"""A generator as an ONNX graph in one file, with any batch size, kept in facke's cache.
+
+Inputs are ``x`` (B, 3, S, S) and the generator's conditions by their names: ``identity`` (B, D),
+``timestep`` and ``label`` (B,). Outputs are ``image`` (B, 3, S, S) and whatever else the generator
+returns, by the names of ``GeneratorOutput.aux``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from facke_core.backends.extras import require, versions
+from facke_core.cache import cache_folder
+from facke_core.errors import CompatibilityError, UsageError, WeightsError
+from facke_core.types import GeneratorOutput
+
+ONE_FILE = 2**31
+"""Bytes from which a graph cannot be one file (the limit of protobuf)."""
+OPSETS = range(18, 24)
+"""What torch writes; see :func:`write_graph`."""
+
+
+class _Flat(nn.Module):
+    """The generator with positional inputs and a tuple of outputs."""
+
+    def __init__(self, generator: nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.generator = generator
+        self.names = names
+
+    def forward(self, x: Tensor, *conditions: Tensor) -> tuple[Tensor, ...]:
+        output: GeneratorOutput = self.generator(
+            x, **dict(zip(self.names, conditions, strict=True))
+        )
+        return (output.image, *output.aux.values())
+
+
+def probe_inputs(generator: Any, batch: int, *, seed: int = 0) -> dict[str, Tensor]:
+    """Seeded inputs of a generator, float32: pictures with smooth areas and detail, unit
+    identities, and for diffusion noisy states with timesteps over the whole range.
+
+    Raises:
+        CompatibilityError: the generator takes a condition that is not known here.
+    """
+    spec, rng = generator.spec, torch.Generator().manual_seed(seed)
+    size = spec.image_size
+
+    def pictures(cells: int) -> Tensor:
+        coarse = torch.rand(batch, 3, cells, cells, generator=rng)
+        return F.interpolate(coarse, (size, size), mode="bicubic")
+
+    x = (
+        0.6 * pictures(4)
+        + 0.3 * pictures(12)
+        + 0.1 * torch.rand(batch, 3, size, size, generator=rng)
+    )
+    inputs = {"x": x.clamp(0, 1)}
+    for name in sorted(spec.conditions):
+        if name == "identity":
+            drawn = torch.randn(batch, spec.identity_dim, generator=rng)
+            inputs[name] = F.normalize(drawn, dim=1)
+        elif name == "timestep":
+            inputs[name] = torch.linspace(0, len(generator.schedule) - 1, batch + 2)[1:-1].long()
+            noise = torch.randn(x.shape, generator=rng)
+            kept = torch.as_tensor(generator.schedule.alphas_bar)[inputs[name]].float()
+            kept = kept.view(-1, 1, 1, 1)
+            inputs["x"] = kept.sqrt() * (2 * inputs["x"] - 1) + (1 - kept).sqrt() * noise
+        elif name == "label":
+            classes = generator.config.num_classes
+            inputs[name] = torch.randint(classes, (batch,), generator=rng)
+        else:
+            raise CompatibilityError(
+                f"{type(generator).__name__} takes the condition {name!r}, of which graphs know "
+                "nothing: identity, timestep and label they do. Use the backend torch."
+            )
+    return inputs
+
+
+def run_torch(generator: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``image`` and the rest of what the generator returns, by name."""
+    with torch.inference_mode():
+        output = generator(inputs["x"], **{k: v for k, v in inputs.items() if k != "x"})
+    return {"image": output.image, **output.aux}
+
+
+def max_error(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
+    """Of the image: the largest absolute difference, as a share of the range from black to
+    white."""
+    a, b = (one["image"].float().cpu().clamp(0, 1) for one in (found, expected))
+    error = float((a - b).abs().max())
+    return error if error == error else float("inf")  # not a number
+
+
+def write_graph(
+    generator: nn.Module,
+    path: Path,
+    *,
+    opset: int | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Export a generator in float32 on the CPU; the file appears whole.
+
+    Args:
+        generator: in evaluation mode.
+        path: where to; replaced if it is there.
+        opset: of :data:`OPSETS`; default: the one that torch prefers.
+        metadata: what else the file says about itself.
+
+    Raises:
+        UnavailableError: the extra ``onnx`` is missing.
+        UsageError: an opset that torch does not write.
+        CompatibilityError: torch cannot export this network.
+        WeightsError: the file cannot be written.
+    """
+    require("onnx")
+    require("onnxscript")
+    if opset is not None and opset not in OPSETS:
+        raise UsageError(
+            f"--opset {opset} cannot be written. Use {OPSETS[0]} to {OPSETS[-1]}, or leave it out."
+        )
+    inputs = probe_inputs(generator, 2)
+    names = tuple(name for name in inputs if name != "x")
+    outputs = list(run_torch(generator, inputs))
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    size = sum(t.numel() * t.element_size() for t in generator.state_dict().values())
+    with quiet():
+        try:
+            program = torch.onnx.export(
+                _Flat(generator, names).eval(),
+                tuple(inputs.values()),
+                dynamo=True,
+                input_names=list(inputs),
+                output_names=outputs,
+                dynamic_shapes={"x": {0: batch}, "conditions": tuple({0: batch} for _ in names)},
+                verbose=False,
+                opset_version=opset,
+            )
+        except Exception as error:
+            raise CompatibilityError(
+                f"torch cannot export {type(generator).__name__} as a graph: "
+                f"{type(error).__name__}: {error}. Use the backend torch."
+            ) from error
+    assert program is not None
+    program.model.metadata_props.update(metadata or {})
+    with replacing(path) as temporary, quiet():
+        program.save(temporary, external_data=size >= ONE_FILE)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside ``path``, which becomes it at the end, or goes if something fails.
+
+    Raises:
+        WeightsError: it cannot be written.
+    """
+    temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise WeightsError(
+            f"{path} cannot be written: {error.strerror or error}. Check the free space and the "
+            "rights, or choose another place; FACKE_CACHE moves the cache."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without what exporters tell their developers."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def network_digest(generator: nn.Module) -> str:
+    """SHA-256 of a network's kind, settings and numbers."""
+    digest = hashlib.sha256(
+        f"{type(generator).__qualname__} {getattr(generator, 'config', '')}".encode()
+    )
+    for name, value in generator.state_dict().items():
+        array = value.detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(array.shape)} {array.dtype}".encode())
+        digest.update(array.view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def cached_graph(generator: nn.Module) -> Path:
+    """The graph of a generator in facke's cache, exported on first use.
+
+    Named by the digest of the network and the versions of what writes graphs. Raises what
+    :func:`write_graph` does.
+    """
+    import facke_core
+
+    writers = {**versions("torch", "onnx", "onnxscript"), "facke": facke_core.__version__}
+    text = f"{network_digest(generator)} {sorted(writers.items())}"
+    path = cache_folder() / "graphs" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.onnx"
+    if not path.is_file():
+        write_graph(generator, path)
+    return path

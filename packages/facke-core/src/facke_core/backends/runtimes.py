@@ -1,0 +1,154 @@
+"""ONNX graphs run by ONNX Runtime or OpenVINO, in the place of a torch generator.
+
+Nothing is sent anywhere: graphs are read by ``openvino.Core.read_model``; the converter ``ovc``,
+whose telemetry would, is not used.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from facke_core.backends.extras import require
+from facke_core.types import GeneratorOutput, GeneratorSpec
+
+
+class Session(Protocol):
+    """A graph that is ready to run on the CPU."""
+
+    names: frozenset[str]
+    """Of its inputs."""
+
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Outputs by name, float32, from inputs by name: float32, timesteps and labels int64."""
+        ...
+
+
+class OnnxRuntimeSession:
+    """ONNX Runtime on as many threads as torch uses.
+
+    Raises:
+        UnavailableError: the extra ``onnx`` is missing.
+    """
+
+    def __init__(self, graph: Path) -> None:
+        ort = require("onnxruntime")
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3
+        self._session = ort.InferenceSession(
+            str(graph), options, providers=["CPUExecutionProvider"]
+        )
+        self.names = frozenset(one.name for one in self._session.get_inputs())
+        self._outputs = [one.name for one in self._session.get_outputs()]
+
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        arrays = self._session.run(None, {k: v.contiguous().numpy() for k, v in inputs.items()})
+        return {k: torch.from_numpy(v) for k, v in zip(self._outputs, arrays, strict=True)}
+
+
+class OpenVinoSession:
+    """OpenVINO on as many threads as torch uses.
+
+    Args:
+        graph: an ONNX file.
+        dtype: ``float32``, or ``bfloat16`` for convolutions and matrix products; between them, and
+            at inputs and outputs, it is float32.
+
+    Raises:
+        UnavailableError: the extra ``openvino`` is missing.
+    """
+
+    def __init__(self, graph: Path, dtype: torch.dtype = torch.float32) -> None:
+        openvino = require("openvino")
+        core = openvino.Core()
+        settings = {
+            # what it would take by itself depends on the processor, and may be bfloat16
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        model = core.read_model(str(graph))
+        if dtype == torch.bfloat16:
+            settings["INFERENCE_PRECISION_HINT"] = "bf16"
+            model = _mixed(openvino, core, model)
+        self._request = core.compile_model(model, "CPU", settings).create_infer_request()
+        self.names = frozenset(one.get_any_name() for one in model.inputs)
+        self._outputs = [one.get_any_name() for one in model.outputs]
+
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        found = self._request.infer({k: v.contiguous().numpy() for k, v in inputs.items()})
+        return {name: torch.from_numpy(found[name].copy()) for name in self._outputs}
+
+
+_IN_BFLOAT16 = ("Convolution", "MatMul")
+_NO_WORK = ("Const", "Parameter", "Result")
+_FLOAT32 = {"name": "DisablePrecisionConversion", "version": "0", "value": "dynamic:f16"}
+
+
+def _mixed(openvino: Any, core: Any, model: Any) -> Any:
+    """The model with a mark at what is to stay in float32 where the rest becomes bfloat16.
+
+    OpenVINO's Python cannot set such marks, but its files can hold them. Besides errors this
+    avoids the depthwise convolutions in bfloat16, in which OpenVINO 2026.4 never returns.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.xml"
+        openvino.serialize(model, str(path))
+        tree = ET.parse(path)
+        for layer in tree.iterfind("layers/layer"):
+            if layer.get("type") in (*_IN_BFLOAT16, *_NO_WORK):
+                continue
+            marks = layer.find("rt_info")
+            if marks is None:
+                marks = ET.Element("rt_info")
+                layer.insert(int(layer.find("data") is not None), marks)
+            marks.append(ET.Element("attribute", _FLOAT32))
+        tree.write(path)
+        core.set_property({"ENABLE_MMAP": False})  # the files go
+        return core.read_model(str(path))
+
+
+class GraphGenerator:
+    """A generator whose ``forward`` is computed by a session.
+
+    Everything else (``config``, ``noise``, ``schedule``, ...) is the torch generator's, and so is
+    what the graph has no input for, such as the noise of an autoencoder, or pictures of another
+    size.
+    """
+
+    def __init__(self, generator: nn.Module, session: Session) -> None:
+        self.torch_generator = generator
+        self.session = session
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "torch_generator":  # not made yet
+            raise AttributeError(name)
+        return getattr(self.torch_generator, name)
+
+    @property
+    def spec(self) -> GeneratorSpec:
+        """The torch generator's."""
+        spec: GeneratorSpec = self.torch_generator.spec  # type: ignore[assignment]
+        return spec
+
+    def forward(self, x: Tensor, *args: Any, **conditions: Any) -> GeneratorOutput:
+        """As the torch generator's."""
+        given = {name: value for name, value in conditions.items() if value is not None}
+        size = self.spec.image_size
+        if args or {"x", *given} != self.session.names or x.shape[2:] != (size, size):
+            output: GeneratorOutput = self.torch_generator(x, *args, **conditions)
+            return output
+        inputs = {"x": x, **given}
+        ready = {k: v.detach().cpu() for k, v in inputs.items()}
+        ready = {k: v.float() if v.is_floating_point() else v.long() for k, v in ready.items()}
+        outputs = {k: v.to(x.device) for k, v in self.session.run(ready).items()}
+        return GeneratorOutput(outputs.pop("image"), outputs)
+
+    __call__ = forward
