@@ -1,6 +1,7 @@
 """``facke evaluate`` on the London set, with a judge that no model of facke was trained with.
 
     ./dev python benchmarks/evaluate_london.py [WEIGHTS ...] [--limit N] [--out DIR] [--resume]
+                                               [--batch-size N] [--engine ray]
                                                [--json FILE] [--html FILE] [--protocol facke2022]
 
 All 3,540 ordered pairs of the 60 neutral faces, the same as in ``identity_transfer.py`` and in the
@@ -107,6 +108,7 @@ def main() -> None:
     parser.add_argument("--metrics", default="", help="some only, with commas between them")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--workers", type=int)
+    parser.add_argument("--engine", choices=("local", "ray"), default="local")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--no-calibration", action="store_true")
@@ -130,6 +132,7 @@ def main() -> None:
             device=args.device,
             batch_size=args.batch_size,
             workers=args.workers,
+            engine=args.engine,
             out=args.out,
             resume=args.resume,
             calibrate=None if args.no_calibration else real,
@@ -137,7 +140,7 @@ def main() -> None:
             json_file=args.json,
         )
         try:
-            run(options, names)
+            run(options, registry)
         except FackeError as error:
             sys.exit(f"evaluate_london: {error}")
 

@@ -226,8 +226,8 @@ def measure(one: Plan, args: argparse.Namespace, names: Registry) -> dict[str, A
     if file.is_file() and (known := read_json(file))["key"] == key:
         return dict(known["values"])
     with progress() as show:
-        (report,) = evaluate([spec], registry=names, on_progress=show)
-        (old,) = evaluate_facke2022([spec], registry=names, on_progress=show)
+        (report,) = evaluate([spec], registry=registry, on_progress=show)
+        (old,) = evaluate_facke2022([spec], registry=registry, on_progress=show)
     values = {
         "pairs": old.images,
         "mean": dict(zip(COLUMNS, (report.summary[name].value for name in METRICS), strict=True)),

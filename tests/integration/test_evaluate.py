@@ -17,7 +17,9 @@ from safetensors.torch import load_file, save_file
 import facke_cli.samples
 from facke_core import default_registry
 from facke_core.data.crops import CropSet
-from facke_core.evaluation.runner import EvaluationSpec, evaluate_shard
+from facke_core.errors import DataError
+from facke_core.evaluation.runner import EvaluationSpec
+from facke_core.evaluation.work import EvaluationWork
 from facke_core.sources import locate
 from facke_core.training.checkpoints import STATE
 from facke_core.weights import MODEL, sha256_of
@@ -114,13 +116,16 @@ def test_a_dataset_is_measured_and_undetected_faces_are_counted(
     assert report["summary"]["id-loss"]["n"] == 3
 
 
-def test_a_shard_in_another_process_is_part_of_the_whole(tmp_path: Path) -> None:
-    data = tiny_set(tmp_path / "set")
+def test_another_machine_with_other_pictures_is_refused(tmp_path: Path) -> None:
     spec = EvaluationSpec(
-        weights="simswap", data=str(data), limit=4, metrics=("recon-l1", "id-loss")
+        weights="simswap", data=str(tiny_set(tmp_path / "set")), limit=4, metrics=("recon-l1",)
     )
-    whole = spec.evaluator().run(spec.pair_set(), batch_size=3).rows
-    assert evaluate_shard(spec, [3, 1]) == [whole[3], whole[1]]
+    protocol = spec.evaluator().protocol(spec.pair_set())
+    other = {**protocol, "pairs": {**protocol["pairs"], "sha256": "0"}}
+    with pytest.raises(DataError, match="the pairs are not those"):
+        EvaluationWork(spec=spec, protocol=other).open(1)
+    do = EvaluationWork(spec=spec, protocol=protocol).open(1)
+    assert [row["pair"] for row in do(range(1, 3))["rows"]] == [1, 2]
 
 
 def test_the_published_scale_is_printed_beside_the_means(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from facke_cli.console import Show, emit, progress, say, write
+from facke_cli.engines import Name, engine
 from facke_cli.tables import facke2022_text, reports_text, scan_text
 from facke_core.config import override
 from facke_core.errors import UsageError, VerificationError
@@ -21,6 +22,7 @@ from facke_core.sources import locate
 if TYPE_CHECKING:
     from facke_core.evaluation.runner import EvaluationSpec
 
+Names = Callable[[], Registry]
 DIFF = "diff"
 STDOUT = "-"
 SHOWN = 20
@@ -94,6 +96,16 @@ def evaluate(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Threads. [default: one per core]")
     ] = None,
+    engine_name: Annotated[
+        Name, typer.Option("--engine", help="ray: by actors of Ray Data.")
+    ] = "local",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Of a Ray cluster. [default: this machine alone]"),
+    ] = None,
+    ray_actors: Annotated[
+        int | None, typer.Option(min=1, help="[default: as many as the cluster has room for]")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Keep the values of each pair here while it runs."),
@@ -157,6 +169,9 @@ def evaluate(
         device=device,
         batch_size=batch_size,
         workers=workers,
+        engine=engine_name,
+        ray_address=ray_address,
+        ray_actors=ray_actors,
         out=out,
         resume=resume,
         calibrate=calibrate,
@@ -189,6 +204,9 @@ class Options:
     device: str = "auto"
     batch_size: int = 8
     workers: int | None = None
+    engine: Name = "local"
+    ray_address: str | None = None
+    ray_actors: int | None = None
     out: Path | None = None
     resume: bool = False
     calibrate: Path | None = None
@@ -201,10 +219,9 @@ class Options:
     quiet: bool = False
 
 
-def run(options: Options, registry: Registry | None = None) -> None:
+def run(options: Options, registry: Names = default_registry) -> None:
     """``facke evaluate``, with the names of another registry than the default one."""
-    registry = registry or default_registry()
-    _check(options, registry)
+    _check(options, registry())
     specs = _specs(options)
     shown = nullcontext() if options.quiet else progress()
     if options.scan is not None:
@@ -228,6 +245,8 @@ def _check(options: Options, registry: Registry) -> None:
         raise UsageError("--scan chooses by ID Retrieval and needs --judge NAME.")
     if (options.pairs is None) == (options.data is None):
         raise UsageError("Give either --pairs FILE.csv or --data DATASET.")
+    if options.engine == "ray" and (options.scan or options.protocol != "default"):
+        raise UsageError("--scan and --protocol facke2022 work with --engine local only.")
     if options.resume and options.out is None:
         raise UsageError("--resume goes on with the rows in --out DIR. Name it.")
     for name in options.metrics:
@@ -261,7 +280,7 @@ def _specs(options: Options) -> list[EvaluationSpec]:
 
 
 def _evaluate(
-    options: Options, specs: Sequence[EvaluationSpec], registry: Registry, show: Show | None
+    options: Options, specs: Sequence[EvaluationSpec], registry: Names, show: Show | None
 ) -> None:
     from facke_core.evaluation.report import document
     from facke_core.evaluation.study import evaluate as measure
@@ -270,6 +289,13 @@ def _evaluate(
         specs,
         batch_size=options.batch_size,
         workers=options.workers,
+        engine=engine(
+            options.engine,
+            options.ray_address,
+            options.ray_actors,
+            options.workers,
+            options.device,
+        ),
         out=options.out,
         resume=options.resume,
         calibration=options.calibrate,
@@ -281,7 +307,7 @@ def _evaluate(
 
 
 def _facke2022(
-    options: Options, specs: Sequence[EvaluationSpec], registry: Registry, show: Show | None
+    options: Options, specs: Sequence[EvaluationSpec], registry: Names, show: Show | None
 ) -> None:
     from facke_core.evaluation.study import evaluate_facke2022
 
@@ -293,7 +319,7 @@ def _facke2022(
     _output(options, content, lambda: facke2022_text(reports))
 
 
-def _scan(options: Options, spec: EvaluationSpec, registry: Registry, show: Show | None) -> None:
+def _scan(options: Options, spec: EvaluationSpec, registry: Names, show: Show | None) -> None:
     from facke_core.evaluation.study import scan_run
 
     assert options.scan is not None

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from facke_cli.console import emit, write
+from facke_cli.console import emit, say, write
+from facke_cli.engines import Name, engine
+from facke_cli.many import swap_many
 from facke_cli.samples import sample_or_path
 from facke_cli.watching import check_previews, watching
 from facke_core.config import override
@@ -19,6 +21,7 @@ from facke_core.sources import Source, locate
 from facke_core.weights import refuse_foreign
 
 if TYPE_CHECKING:
+    from facke_core.backends.choice import Choice, Measured
     from facke_core.pipeline import SwapPipeline
     from facke_core.types import SwapResult
 
@@ -27,15 +30,22 @@ _TAG = re.compile(r"[\w-][\w.-]*")
 
 
 def swap(
-    source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="The picture that gives the identity.")
-    ],
-    target: Annotated[
-        str, typer.Argument(metavar="TARGET", help="The picture whose face is replaced.")
-    ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="OUT", help="The picture to write.")
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="OUT", help="The picture to write; with --pairs a folder."
+        ),
     ],
+    source: Annotated[
+        str | None, typer.Argument(metavar="SOURCE", help="The picture that gives the identity.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Argument(metavar="TARGET", help="The picture whose face is replaced.")
+    ] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(metavar="CSV", help="Many at once: columns source and target."),
+    ] = None,
     method: Annotated[
         str | None, typer.Option(metavar="NAME", help=f"The method. [default: {DEFAULT_METHOD}]")
     ] = None,
@@ -48,8 +58,17 @@ def swap(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
-        typer.Option(help="Precision of the generator; auto is float32."),
+        typer.Option(
+            help="Precision of the generator; auto is float32, or what --backend auto finds."
+        ),
     ] = "auto",
+    backend: Annotated[
+        Literal["torch", "onnxruntime", "openvino", "auto"],
+        typer.Option(
+            help="What computes the generator; auto measures once and takes the fastest whose "
+            "error is at most 2/255."
+        ),
+    ] = "torch",
     face: Annotated[
         str,
         typer.Option(
@@ -80,6 +99,19 @@ def swap(
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="With --pairs: go on with what is in OUT.")
+    ] = False,
+    engine_name: Annotated[
+        Name, typer.Option("--engine", help="With --pairs: ray for actors of Ray Data.")
+    ] = "local",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Of a Ray cluster. [default: this machine alone]"),
+    ] = None,
+    ray_actors: Annotated[
+        int | None, typer.Option(min=1, help="[default: as many as the cluster has room for]")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing.")] = False,
 ) -> None:
@@ -88,9 +120,30 @@ def swap(
     SOURCE and TARGET are image files, or sample:collins and sample:hopper. The result says in its
     metadata that it is synthetic; see: facke inspect OUT
     """
-    pictures = sample_or_path(source), sample_or_path(target)
     which = _which_face(face)
     settings = override({}, *(assignments or ()), schema=Mapping, where="sampler")
+    ray = engine(engine_name, ray_address, ray_actors, None, device)
+    if pairs is not None:
+        _refuse(
+            "--pairs",
+            {
+                "SOURCE": source,
+                "--crop": crop,
+                "--previews": previews,
+                "--force": force,
+                "--dtype": dtype != "auto",
+                "--backend": backend != "torch",
+            },
+        )
+        work: dict[str, Any] = {"face": which, "sampler": settings, "seed": seed, "device": device}
+        name, _ = find(method, weights, default_registry())
+        swap_many(name, pairs, output, work, ray, resume=resume, as_json=as_json, quiet=quiet)
+        return
+    if source is None or target is None:
+        raise UsageError("Give SOURCE and TARGET, or --pairs FILE.csv. See: facke swap --help")
+    if ray or resume:
+        raise UsageError("--engine ray and --resume belong to --pairs.")
+    pictures = sample_or_path(source), sample_or_path(target)
     _check_files(pictures, output, force=force)
     if previews:
         check_previews(previews)
@@ -98,7 +151,11 @@ def swap(
 
     from facke_core.loading import load
 
-    pipeline = load(name, device=device, dtype=_torch_dtype(dtype), sampler=settings)
+    pipeline = load(
+        name, device=device, dtype=_torch_dtype(dtype), backend=backend, sampler=settings
+    )
+    if pipeline.choice.fresh and not quiet:
+        say(_measured(pipeline.choice))
     with watching(quiet=quiet, previews=previews, xmp=_disclosure(found, seed)):
         if crop:
             result = pipeline.swap_files(*pictures, seed=seed)
@@ -106,6 +163,11 @@ def swap(
             result = pipeline(*pictures, seed=seed, face=which)
     result.save(str(output), overwrite=force)
     _report(result, pipeline, found, output, as_json=as_json, quiet=quiet)
+
+
+def _refuse(option: str, others: Mapping[str, Any]) -> None:
+    if given := [name for name, value in others.items() if value]:
+        raise UsageError(f"{', '.join(given)} cannot be used with {option}.")
 
 
 def _disclosure(found: Source, seed: int | None) -> bytes:
@@ -164,7 +226,20 @@ def find(method: str | None, weights: str | None, registry: Registry) -> tuple[s
 def _torch_dtype(name: str) -> Any:
     import torch
 
-    return torch.float32 if name == "auto" else getattr(torch, name)
+    return None if name == "auto" else getattr(torch, name)
+
+
+def _measured(choice: Choice) -> str:
+    """Why ``auto`` took what it took, in one line."""
+    error = max((255 * one.max_error for one in choice.measured if _is(one, choice)), default=0.0)
+    return (
+        f"backend auto: {choice}, {choice.ratio:.1f} times as fast as torch float32, largest error "
+        f"{error:.2f}/255; {len(choice.measured)} ways were measured, and the choice is remembered"
+    )
+
+
+def _is(one: Measured, choice: Choice) -> bool:
+    return (one.backend, one.dtype) == (choice.backend, choice.dtype)
 
 
 def _report(
@@ -184,6 +259,8 @@ def _report(
                 "weights": found.weights or None,
                 "revision": found.revision or None,
                 "device": str(pipeline.device),
+                "backend": pipeline.choice.backend,
+                "dtype": pipeline.choice.dtype,
                 "seed": result.request.seed,
                 "faces": [
                     {"box": face.box.tolist(), "landmarks": face.landmarks.tolist()}

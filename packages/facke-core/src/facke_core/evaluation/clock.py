@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 STAGES = ("read", "detect", "align", "encode", "generate", "paste", "judge", "measure")
@@ -45,7 +45,7 @@ class Clock:
         return dict(self._seconds)
 
 
-def encoder_share(seconds: dict[str, float]) -> float:
+def encoder_share(seconds: Mapping[str, float]) -> float:
     """The share of the identity encoders in the time of all stages; 0 if none was counted."""
     total = sum(seconds.get(stage, 0.0) for stage in STAGES)
     return sum(seconds.get(stage, 0.0) for stage in ENCODERS) / total if total else 0.0

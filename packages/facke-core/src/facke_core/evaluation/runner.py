@@ -1,26 +1,22 @@
-"""The evaluator: pairs of pictures in, a report out.
-
-:func:`evaluate_shard` is the same work for another process: a specification of plain values and the
-numbers of some pairs go in, rows come out.
-"""
+"""The evaluator: pairs of pictures in, a report out."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from facke_core.config import from_dict, to_dict
+from facke_core.config import to_dict
 from facke_core.errors import DataError, UsageError
 from facke_core.evaluation.calibration import calibrate
-from facke_core.evaluation.clock import encoder_share
+from facke_core.evaluation.clock import STAGES, encoder_share
 from facke_core.evaluation.judges import (
     NO_JUDGE,
     NO_TRAINER,
@@ -39,6 +35,9 @@ from facke_core.loading import LazyDetector, load
 from facke_core.pipeline import SwapPipeline
 from facke_core.registry import Registry, default_registry
 
+Compute = Callable[[Mapping[str, Any], Sequence[range]], Iterable[tuple[range, Mapping[str, Any]]]]
+"""(protocol, shards) -> each shard with what
+:class:`~facke_core.evaluation.work.EvaluationWork` finds, in any order."""
 _LACKS = {"judge": NO_JUDGE, "trainer": NO_TRAINER}
 
 
@@ -150,6 +149,7 @@ class Evaluator:
         batch_size: int = 8,
         out: Path | None = None,
         resume: bool = False,
+        compute: Compute | None = None,
         on_progress: Progress | None = None,
     ) -> EvaluationReport:
         """Swap and measure all pairs.
@@ -159,6 +159,8 @@ class Evaluator:
             batch_size: pairs in work at a time. No value depends on it.
             out: folder where rows are kept while it runs; without, an interruption loses them.
             resume: go on with the rows in ``out``.
+            compute: finds the rows elsewhere (:mod:`facke_core.evaluation.work`). No value depends
+                on it.
             on_progress: called now and then.
 
         Raises:
@@ -169,32 +171,48 @@ class Evaluator:
             raise DataError("There are no pairs to evaluate.")
         protocol = self.protocol(pairs)
         files = RowFiles(out, protocol, resume=resume) if out is not None else None
-        rows: list[Row] = []
-        computed = 0
+        known = {shard: files.read(shard) if files else None for shard in shards(len(pairs))}
+        missing = [shard for shard, rows in known.items() if rows is None]
+        elsewhere: Counter[str] = Counter()
         with self.session(pairs, on_progress=on_progress) as session:
-            for shard in shards(len(pairs)):
-                found = files.read(shard) if files else None
-                if found is None:
-                    found = []
-                    for start in range(0, len(shard), batch_size):
-                        part = shard[start : start + batch_size]
-                        found += session.rows(part, batch_size=batch_size)
-                        if on_progress:
-                            on_progress("pairs", part.stop, len(pairs))
-                    computed += len(found)
-                    if files:
-                        files.write(shard, found)
-                rows += found
+            if compute is None:
+                parts = self._rows(session, missing, batch_size, on_progress)
+            else:
+                parts = _computed(compute(protocol, missing), elsewhere)
+            for shard, found in parts:
+                known[shard] = found
+                if files:
+                    files.write(shard, found)
+                if on_progress:
+                    done = sum(len(one) for one, rows in known.items() if rows is not None)
+                    on_progress("pairs", done, len(pairs))
+            rows = [row for shard in known.values() for row in shard or ()]
             of_set = self._of_set(session, rows)
-            seconds = session.clock.seconds()
+            seconds = Counter(session.clock.seconds()) + elsewhere
         about = {
-            "pairs_computed": computed,
+            "pairs_computed": sum(map(len, missing)),
             "batch_size": batch_size,
             "workers": self.workers,
-            "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
+            "seconds": {stage: round(seconds[stage], 3) for stage in STAGES},
             "encoder_share": round(encoder_share(seconds), 4),
         }
         return self._report(protocol, rows, of_set, about)
+
+    def _rows(
+        self,
+        session: Session,
+        missing: Sequence[range],
+        batch_size: int,
+        on_progress: Progress | None,
+    ) -> Iterator[tuple[range, list[Row]]]:
+        for shard in missing:
+            found: list[Row] = []
+            for start in range(0, len(shard), batch_size):
+                part = shard[start : start + batch_size]
+                found += session.rows(part, batch_size=batch_size)
+                if on_progress:
+                    on_progress("pairs", part.stop, len(session.pairs))
+            yield shard, found
 
     def session(self, pairs: PairSet, *, on_progress: Progress | None = None) -> Session:
         """The computation itself, to be used in a ``with`` statement."""
@@ -318,6 +336,15 @@ class Evaluator:
         )
 
 
+def _computed(
+    parts: Iterable[tuple[range, Mapping[str, Any]]], seconds: Counter[str]
+) -> Iterator[tuple[range, list[Row]]]:
+    """Rows from what other processes sent; their seconds are added to ``seconds``."""
+    for part, found in parts:
+        seconds.update(found["seconds"])
+        yield part, [Row(**row) for row in found["rows"]]
+
+
 def environment(device: torch.device) -> dict[str, str]:
     """Versions and device, for the report."""
     from importlib.metadata import PackageNotFoundError, version
@@ -331,20 +358,3 @@ def environment(device: torch.device) -> dict[str, str]:
     cuda = device.type == "cuda"
     found["device"] = torch.cuda.get_device_name(device) if cuda else str(device)
     return found
-
-
-def evaluate_shard(
-    spec: EvaluationSpec, indices: Sequence[int], *, batch_size: int = 8
-) -> list[Row]:
-    """The rows of some pairs, in another process: the same as :meth:`Evaluator.run` finds.
-
-    What ``spec`` names is loaded once per process.
-    """
-    session = _session(json.dumps(to_dict(spec), sort_keys=True))
-    return session.rows(indices, batch_size=batch_size)
-
-
-@lru_cache(maxsize=1)
-def _session(spec: str) -> Session:
-    known = from_dict(EvaluationSpec, json.loads(spec), where="spec")
-    return known.evaluator().session(known.pair_set())

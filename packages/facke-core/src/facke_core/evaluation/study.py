@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from facke_core.engines import Engine
 from facke_core.evaluation.facke2022 import Facke2022Report, run_facke2022
 from facke_core.evaluation.html import cases_of, write_html
 from facke_core.evaluation.pairs import Progress, read_same
 from facke_core.evaluation.report import EvaluationReport
-from facke_core.evaluation.runner import EvaluationSpec, Evaluator
+from facke_core.evaluation.runner import Compute, EvaluationSpec, Evaluator
 from facke_core.evaluation.scan import ScanReport, metrics, scan
-from facke_core.registry import Registry
+from facke_core.evaluation.work import EvaluationWork
+from facke_core.registry import Registry, default_registry
 
 
 def evaluate(
@@ -25,7 +28,8 @@ def evaluate(
     resume: bool = False,
     calibration: Path | None = None,
     html: Path | None = None,
-    registry: Registry | None = None,
+    engine: Engine | None = None,
+    registry: Callable[[], Registry] = default_registry,
     on_progress: Progress | None = None,
 ) -> list[EvaluationReport]:
     """Measure several sets of weights; everything is loaded before the first is.
@@ -38,7 +42,8 @@ def evaluate(
         resume: go on with the rows in ``out``.
         calibration: CSV of real pairs (:func:`~facke_core.evaluation.pairs.read_same`).
         html: write a page with pictures here.
-        registry: where names are looked up; default: everything installed.
+        engine: computes the rows elsewhere; default: here. No value depends on it.
+        registry: where names are looked up; other processes call it too.
         on_progress: called now and then.
 
     Raises:
@@ -46,16 +51,17 @@ def evaluate(
     """
     same = read_same(calibration) if calibration is not None else []
     pairs = specs[0].pair_set()
-    evaluators = [_evaluator(spec, workers, registry) for spec in specs]
+    evaluators = [_evaluator(spec, workers, registry()) for spec in specs]
     folders = _folders([evaluator.name for evaluator in evaluators])
     reports, cases = [], []
-    for evaluator, folder in zip(evaluators, folders, strict=True):
+    for spec, evaluator, folder in zip(specs, evaluators, folders, strict=True):
         progress = _named(on_progress, evaluator.name if len(specs) > 1 else "")
         found = evaluator.run(
             pairs,
             batch_size=batch_size,
             out=out / folder if out is not None else None,
             resume=resume,
+            compute=_elsewhere(engine, spec, batch_size, registry) if engine else None,
             on_progress=progress,
         )
         if same:
@@ -72,13 +78,13 @@ def evaluate_facke2022(
     specs: Sequence[EvaluationSpec],
     *,
     workers: int | None = None,
-    registry: Registry | None = None,
+    registry: Callable[[], Registry] = default_registry,
     on_progress: Progress | None = None,
 ) -> list[Facke2022Report]:
     """The same by the arithmetic of Facke's benchmark."""
     pairs = specs[0].pair_set()
     wanted = [replace(spec, metrics=("id-loss", "id-retrieval")) for spec in specs]
-    evaluators = [_evaluator(spec, workers, registry) for spec in wanted]
+    evaluators = [_evaluator(spec, workers, registry()) for spec in wanted]
     return [
         run_facke2022(one, pairs, on_progress=_named(on_progress, one.name)) for one in evaluators
     ]
@@ -93,14 +99,15 @@ def scan_run(
     skip: int,
     batch_size: int = 8,
     workers: int | None = None,
-    registry: Registry | None = None,
+    registry: Callable[[], Registry] = default_registry,
     on_progress: Progress | None = None,
 ) -> ScanReport:
     """Choose among the checkpoints of a run; see :func:`facke_core.evaluation.scan.scan`."""
+    names = registry()
 
     def evaluator(folder: str) -> Evaluator:
         one = replace(spec, weights=folder, metrics=("id-retrieval",))
-        found = _evaluator(one, workers, registry)
+        found = _evaluator(one, workers, names)
         judge = found.encoders["judge"]
         return Evaluator(found.pipeline, metrics(), judge=judge, seed=spec.seed, workers=workers)
 
@@ -116,7 +123,24 @@ def scan_run(
     )
 
 
-def _evaluator(spec: EvaluationSpec, workers: int | None, registry: Registry | None) -> Evaluator:
+def _elsewhere(
+    engine: Engine,
+    spec: EvaluationSpec,
+    batch_size: int,
+    registry: Callable[[], Registry],
+) -> Compute:
+    def compute(
+        protocol: Mapping[str, Any], missing: Sequence[range]
+    ) -> Iterator[tuple[range, Mapping[str, Any]]]:
+        work = EvaluationWork(
+            spec=spec, protocol=protocol, batch_size=batch_size, registry=registry
+        )
+        return engine(work, missing)
+
+    return compute
+
+
+def _evaluator(spec: EvaluationSpec, workers: int | None, registry: Registry) -> Evaluator:
     found = spec.evaluator(registry)
     if workers is not None:
         found.workers = workers

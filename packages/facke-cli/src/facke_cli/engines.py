@@ -1,0 +1,30 @@
+"""``--engine``, of the commands that work on whole datasets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from facke_core.errors import UsageError
+
+if TYPE_CHECKING:
+    from facke_core.engines import RayEngine
+
+Name = Literal["local", "ray"]
+
+
+def engine(
+    name: Name, address: str | None, actors: int | None, threads: int | None, device: str
+) -> RayEngine | None:
+    """The engine of this name; None for ``local``.
+
+    Raises:
+        UsageError: options of another engine.
+    """
+    if name == "local":
+        if address or actors:
+            raise UsageError("--ray-address and --ray-actors belong to --engine ray.")
+        return None
+    from facke_core.engines import RayEngine
+
+    own = {} if threads is None else {"threads": threads}
+    return RayEngine(address=address, actors=actors, device=device, **own)

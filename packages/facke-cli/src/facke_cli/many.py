@@ -1,0 +1,57 @@
+"""``facke swap --pairs``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from facke_cli.console import emit, progress, say, write
+from facke_core.errors import UsageError
+
+if TYPE_CHECKING:
+    from facke_core.engines import Engine
+
+SHOWN = 5
+
+
+def swap_many(
+    weights: str,
+    pairs: Path,
+    folder: Path,
+    settings: Mapping[str, Any],
+    engine: Engine | None,
+    *,
+    resume: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Swap the pairs of a CSV into a folder and report.
+
+    Raises:
+        UsageError: no CSV, or OUT is a file.
+        FackeError: see :func:`facke_core.swapping.swap_pairs`.
+    """
+    if not pairs.is_file():
+        raise UsageError(f"There is no file {pairs}. Give a CSV with the columns source, target.")
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"OUT {folder} is a file. With --pairs, name a folder.")
+    from facke_core.engines import here
+    from facke_core.swapping import SWAPS, SwapWork, swap_pairs
+
+    work = SwapWork(
+        weights=weights, pairs=str(pairs.resolve()), folder=str(folder.resolve()), **settings
+    )
+    with nullcontext() if quiet or as_json else progress() as shown:
+        swaps = swap_pairs(work, engine=engine or here, resume=resume, on_progress=shown)
+    skipped = [one for one in swaps if one.skipped]
+    if as_json:
+        emit({"output": str(folder), "pairs": len(swaps), "skipped": len(skipped)})
+    elif not quiet:
+        for one in skipped[:SHOWN]:
+            say(f"pair {one.pair} skipped: {one.skipped}")
+        write(
+            f"{folder}: {len(swaps) - len(skipped)} pictures by {weights}, {len(skipped)} pairs "
+            f"skipped; see {SWAPS}"
+        )

@@ -1,0 +1,150 @@
+"""Whole datasets: ``facke swap --pairs``, and the engine ray for it and for ``facke evaluate``."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+import facke_cli.samples
+from facke_core.engines import RayEngine
+from facke_core.errors import UnavailableError, UnknownNameError, UsageError
+from facke_core.swapping import SwapWork
+
+SAMPLES = Path(facke_cli.samples.__file__).parent
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    """collins on hopper, the other way round, and one pair without a face."""
+    pytest.importorskip("mediapipe", reason="needs a face detector (extra: faces)")
+    for name in ("collins.png", "hopper.jpg"):
+        shutil.copy(SAMPLES / name, tmp_path / name)
+    Image.new("RGB", (200, 200), "gray").save(tmp_path / "wall.png")
+    file = tmp_path / "pairs.csv"
+    rows = ["collins.png,hopper.jpg", "hopper.jpg,collins.png", "wall.png,hopper.jpg"]
+    file.write_text("\n".join(["source,target", *rows, ""]))
+    return file
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """Ray on this machine, which both engines below find running."""
+    ray = pytest.importorskip("ray", reason="needs Ray (extra: ray)")
+    ray.init(address="local", include_dashboard=False, logging_level="ERROR", num_cpus=2)
+    yield
+    ray.shutdown()
+
+
+def swaps(folder: Path) -> list[dict[str, str]]:
+    with (folder / "swaps.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_pictures_are_those_of_single_swaps_and_bad_pairs_are_told(
+    facke: Callable[..., Any], pairs: Path
+) -> None:
+    command = ["swap", "--pairs", pairs, "--method", "cvae-gan", "--seed", 3]
+    done = facke(*command, "-o", "out")
+    assert done.code == 0, done.err
+    assert "2 pictures by cvae-gan, 1 pairs skipped" in done.out
+    assert "pair 2 skipped: No face was found in" in done.err
+    found = swaps(Path("out"))
+    assert [row["output"] for row in found] == ["000000.png", "000001.png", ""]
+    seed = found[0]["seed"]
+    single = ["swap", "collins.png", "hopper.jpg", "--method", "cvae-gan", "-o", "one.png"]
+    assert facke(*single, "--seed", seed).code == 0
+    assert Path("one.png").read_bytes() == Path("out/000000.png").read_bytes()
+    assert "synthetic" in facke("inspect", "out/000001.png").out
+
+    again = facke(*command, "-o", "out")
+    assert (again.code, "--resume" in again.err) == (2, True)
+    assert facke(*command, "-o", "out", "--resume", "--json").code == 0
+    other = facke(*command[:-1], 4, "-o", "out", "--resume")
+    assert other.code == 2
+    assert "seed is different" in other.err
+    Path("full").mkdir()
+    Path("full/mine.txt").touch()
+    assert facke(*command, "-o", "full").code == 2
+    assert [p.name for p in Path("full").iterdir()] == ["mine.txt"]
+
+
+def test_options_that_do_not_go_together_are_refused(
+    facke: Callable[..., Any], pairs: Path
+) -> None:
+    for words in (
+        ["swap", "-o", "out"],
+        ["swap", "collins.png", "hopper.jpg", "--resume", "-o", "a.png"],
+        ["swap", "collins.png", "--pairs", pairs, "-o", "out"],
+        ["swap", "--pairs", "none.csv", "-o", "out"],
+        ["swap", "--pairs", pairs, "--ray-actors", 2, "-o", "out"],
+    ):
+        done = facke(*words)
+        assert done.code == 2, done.err
+        assert not Path("out").exists()
+
+
+def test_ray_makes_the_same_pictures(facke: Callable[..., Any], pairs: Path, cluster: None) -> None:
+    command = ["swap", "--pairs", pairs, "--seed", 1]
+    assert facke(*command, "-o", "here").code == 0
+    done = facke(*command, "-o", "there", "--engine", "ray", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out) == {"output": "there", "pairs": 3, "skipped": 1}
+    for name in ("000000.png", "000001.png", "swaps.csv"):
+        assert Path("here", name).read_bytes() == Path("there", name).read_bytes()
+
+
+def test_ray_computes_the_same_rows_and_goes_on_by_shard(
+    facke: Callable[..., Any], tmp_path: Path, cluster: None
+) -> None:
+    from facke_core.data.crops import CropSet
+
+    rng = torch.Generator().manual_seed(0)
+    CropSet(
+        images=torch.randint(0, 256, (6, 3, 64, 64), generator=rng, dtype=torch.uint8),
+        embeddings=torch.eye(6)[:, None].expand(6, 2, 6).contiguous(),
+        people=torch.arange(6) // 2,
+        weights=torch.ones(6),
+        info={"alignment": {"template": "simswap_frontal", "size": 64}, "people": list("abc")},
+    ).save(tmp_path / "set")
+    command = ["evaluate", "simswap", "--data", tmp_path / "set", "--limit", 70]
+    command += ["--metrics", "recon-l1", "--out", "rows"]
+    assert facke(*command, "--json", "here.json").code == 0
+    (first,) = Path("rows").rglob("rows-00000.jsonl")
+    first.unlink()
+    done = facke(*command, "--resume", "--engine", "ray", "--workers", 1, "--json", "-")
+    assert done.code == 0, done.err
+    Path("ray.json").write_text(done.out)
+    same = facke("evaluate", "diff", "here.json", "ray.json", "--tolerance", 0)
+    assert (same.code, same.out.strip()) == (0, "The same to 0: 70 pairs compared.")
+    (report,) = json.loads(done.out)["reports"]
+    assert report["run"]["pairs_computed"] == 64
+    assert report["run"]["seconds"]["generate"] > 0
+
+
+NOWHERE = SwapWork(weights="nothing", pairs="none.csv", folder="out")
+
+
+def test_errors_of_actors_are_those_of_the_work(cluster: None) -> None:
+    with pytest.raises(UnknownNameError, match="Unknown method 'nothing'"):
+        list(RayEngine(threads=1, actors=1)(NOWHERE, [range(2), range(2, 3)]))
+    with pytest.raises(UsageError, match="more than Ray has: 2 CPUs"):
+        list(RayEngine(threads=5)(NOWHERE, [range(2)]))
+    assert list(RayEngine()(NOWHERE, [])) == []
+
+
+def test_a_cluster_that_is_not_there_is_told_at_once() -> None:
+    pytest.importorskip("ray", reason="needs Ray (extra: ray)")
+    import ray
+
+    if ray.is_initialized():
+        ray.shutdown()
+    with pytest.raises(UnavailableError, match=r"No Ray cluster answers at 127.0.0.1:1 "):
+        list(RayEngine(address="127.0.0.1:1")(NOWHERE, [range(2)]))
