@@ -56,11 +56,29 @@ RUN = "from facke_cli.main import main; assert main({!r}) == 0"
                 "plugins",
             )
         ),
+        "; ".join(
+            RUN.format(["weights", command, "--help"])
+            for command in ("push", "pull", "verify", "list")
+        ),
     ],
-    ids=["import", "discovery", "help", "version", "methods", "plugins", "help of commands"],
+    ids=[
+        "import",
+        "discovery",
+        "help",
+        "version",
+        "methods",
+        "plugins",
+        "help of commands",
+        "help of weights",
+    ],
 )
 def test_it_imports_nothing_heavy(code: str, tmp_path: Path) -> None:
     assert _loaded(code, tmp_path) == []
+
+
+def test_listing_weights_imports_the_hub_alone(tmp_path: Path) -> None:
+    loaded = _loaded(RUN.format(["weights", "list", "--licences"]), tmp_path)
+    assert set(loaded) <= {"huggingface_hub"}
 
 
 def test_a_wrong_method_or_output_fails_before_torch_is_imported(tmp_path: Path) -> None:

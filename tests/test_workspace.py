@@ -246,18 +246,21 @@ CONTENT = {
         "facke_gan/weights/simswap-mini/config.json",
         "facke_gan/weights/simswap-mini/model.safetensors",
         "facke_gan/weights/simswap-mini/README.md",
+        "facke_gan/weights/simswap-mini/test/io.safetensors",
     ],
     "facke-vae": [
         "facke_vae/recipes/cvae-gan-mini.json",
         "facke_vae/weights/cvae-gan-mini/config.json",
         "facke_vae/weights/cvae-gan-mini/model.safetensors",
         "facke_vae/weights/cvae-gan-mini/README.md",
+        "facke_vae/weights/cvae-gan-mini/test/io.safetensors",
     ],
     "facke-diffusion": [
         "facke_diffusion/recipes/ddpm-64.json",
         "facke_diffusion/weights/ddpm-mini/config.json",
         "facke_diffusion/weights/ddpm-mini/model.safetensors",
         "facke_diffusion/weights/ddpm-mini/README.md",
+        "facke_diffusion/weights/ddpm-mini/test/io.safetensors",
     ],
 }
 """Files beside the modules that a wheel must carry."""

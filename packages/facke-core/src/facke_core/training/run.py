@@ -26,6 +26,7 @@ from facke_core.data.batches import SwapBatches
 from facke_core.data.crops import CropSet, check_encoder, prepare_command
 from facke_core.devices import resolve_device
 from facke_core.errors import ConfigError, DataError, FackeWarning, UsageError, did_you_mean
+from facke_core.licenses import announce
 from facke_core.loading import build_method, load_encoder, save
 from facke_core.methods import Method
 from facke_core.protocols import Generator, IdentityEncoder
@@ -331,6 +332,7 @@ def _begin_with(init: str, generator: Generator, registry: Registry) -> str:
     found = locate(init, registry=registry)
     if found.folder is None:
         raise UsageError(f"{init} has no weights to begin with. Leave --init out.")
+    announce(found.config, weights=found.weights, revision=found.revision, registry=registry)
     tensors = read_tensors(found.folder, MODEL, found.config)
     fill(cast(nn.Module, generator), tensors, source=init, built_by="the recipe's generator")
     return f"{found.weights} {found.revision}".strip()
