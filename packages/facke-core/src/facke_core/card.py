@@ -92,7 +92,7 @@ def model_card(
 
 
 def _front_matter(config: WeightsConfig) -> str:
-    lines = ["library_name: facke", *_license_lines(config.license)]
+    lines = ["library_name: facke", *license_lines(config.license)]
     # "hf:org/repo COMMIT", as a training with --init records it
     begun = re.match(r"hf:([\w.-]+/[\w.-]+)", str(config.training.get("begun with", "")))
     if begun:
@@ -101,7 +101,8 @@ def _front_matter(config: WeightsConfig) -> str:
     return "---\n" + "\n".join(lines) + "\n---\n"
 
 
-def _license_lines(spdx: str) -> list[str]:
+def license_lines(spdx: str) -> list[str]:
+    """The licence as the front matter of a card on the Hub has it."""
     if not spdx:
         return []
     plain = re.sub(r"-(only|or-later)$|\+$", "", spdx.lower())

@@ -67,7 +67,7 @@ def _official(checkpoint: Checkpoint, *, linear: bool) -> Converted | None:
         summary=f"generator of the official SimSwap, {name}{', linear output' * linear}",
         tensors=from_official(state),
         generator={"image_size": size, **shape, **(_LINEAR if linear else {})},
-        alignment={**AS_SIMSWAP, "template": "ffhq" if size == 512 else "simswap", "size": size},
+        alignment={**AS_SIMSWAP, "template": "ffhq" if size == 512 else "simswap"},
         notice=_OFFICIAL,
         notes=notes,
     )
@@ -88,7 +88,7 @@ def facke_simswap(checkpoint: Checkpoint) -> Converted | None:
             "output": "bn-tanh",
             **_shape(state, "conv1", "ID_blocks"),
         },
-        alignment={**AS_SIMSWAP, "size": 224},
+        alignment=AS_SIMSWAP,
         notice=_FACKE,
     )
 
@@ -190,6 +190,7 @@ def _converted(
     notice: str,
     notes: tuple[str, ...] = (),
 ) -> Converted:
+    generator = {**generator, **checkpoint.settings}
     others = {name: state for name, state in checkpoint.parts.items() if name not in ("", "G")}
     extra: dict[str, State] = {}
     if others:
@@ -201,9 +202,9 @@ def _converted(
         extra=extra,
         config=WeightsConfig(
             method="simswap",
-            generator={**generator, **checkpoint.settings},
+            generator=generator,
             identity_encoder={"name": "arcface", "resize": "nearest"},
-            alignment=alignment,
+            alignment={**alignment, "size": generator["image_size"]},
         ),
         license=_LICENSE,
         notice=notice,

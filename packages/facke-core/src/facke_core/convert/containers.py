@@ -197,6 +197,8 @@ def _members(path: Path, data: mmap.mmap) -> dict[str, slice]:
     """Name without the archive's own folder -> where the bytes of each member lie."""
     with zipfile.ZipFile(_Directory(data)) as archive:
         listed = archive.infolist()
+    if sum(info.file_size for info in listed) > len(data):
+        raise ValueError("its archive has members that overlap")
     found: dict[str, slice] = {}
     folders = set()
     for info in listed:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_TENSORS = 20_000
-_MAX_DEPTH, _MAX_NAME = 4, 500
+_MAX_INNER, _MAX_NAME = 16, 500
 _NAMES = ("params_ema", "ema", "model_ema", "state_dict", "model", "params", "net", "generator")
 """Where checkpoints keep the network, the averaged weights first."""
 
@@ -28,7 +28,7 @@ def state_of(contents: Contents) -> dict[str, Tensor]:
         WeightsError: there is no network in it.
         VerificationError: its tensors overlap so that they would become larger than the file.
     """
-    found = _network(contents.root, 0)
+    found = _network(contents.root, set())
     if not found:
         raise WeightsError(
             f"{contents.path} holds no network: {_described(contents.root)}. Give the checkpoint "
@@ -36,27 +36,40 @@ def state_of(contents: Contents) -> dict[str, Tensor]:
         )
     if all(name.startswith("module.") for name in found):
         found = {name.removeprefix("module."): value for name, value in found.items()}
-    tensors, size = {}, 0
+    tensors: dict[str, Tensor] = {}
+    seen: set[str] = set()
+    size = 0
     for name, stored in found.items():
-        tensors[name] = contents.tensor(stored)
-        size += tensors[name].numel() * tensors[name].element_size()
-        if size > 2 * contents.size or len(tensors) > MAX_TENSORS:
+        if not name.isprintable() or len(name) > _MAX_NAME:
+            raise VerificationError(
+                f"{contents.path} holds a tensor whose name is no text: {name[:60]!a}. It is "
+                "damaged; get it again."
+            )
+        tensor = contents.tensor(stored)
+        size += tensor.numel() * tensor.element_size()
+        if size > 2 * contents.size or len(tensors) >= MAX_TENSORS:
             raise VerificationError(
                 f"{contents.path} describes more than twice the numbers that it holds. It is "
                 "damaged, or made to do harm; nothing in it was executed."
             )
+        shared = stored.storage.key in seen  # which safetensors does not write
+        tensors[name] = tensor.clone() if shared else tensor
+        seen.add(stored.storage.key)
     return tensors
 
 
-def _network(value: Any, depth: int) -> dict[str, StoredTensor]:
+def _network(value: Any, seen: set[int]) -> dict[str, StoredTensor]:
     """The flat state of ``value``, or of what lies in it under a usual name; empty: none."""
+    if id(value) in seen or len(seen) > _MAX_INNER:
+        return {}
+    seen.add(id(value))
     if isinstance(value, Record):
         return dict(_walk(value))
-    if not isinstance(value, dict) or depth > _MAX_DEPTH:
+    if not isinstance(value, dict):
         return {}
     tensors = dict(_tensors(value))
     for name in _NAMES:
-        inner = _network(value[name], depth + 1) if name in value else {}
+        inner = _network(value[name], seen) if name in value else {}
         if len(inner) > len(tensors):
             return inner
     return tensors
@@ -99,8 +112,8 @@ def _tensors(value: Any) -> Iterator[tuple[str, StoredTensor]]:
 
 def _described(root: Any) -> str:
     if isinstance(root, dict):
-        names = [name[:30] for name in list(root)[:8] if isinstance(name, str)]
+        names = [ascii(name[:30]) for name in list(root)[:8] if isinstance(name, str)]
         return f"its entries are {', '.join(names) or 'none'}"
     if isinstance(root, Record):
-        return f"it is an object of {root.name[:60]}, without parameters"
+        return f"it is an object of {root.name[:60]!a}, without parameters"
     return f"it is a {type(root).__name__}"

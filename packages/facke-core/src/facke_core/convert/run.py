@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from facke_core import weights
-from facke_core.card import model_card
+from facke_core.card import license_lines, model_card
 from facke_core.config import override
 from facke_core.convert.containers import open_checkpoint
 from facke_core.convert.graphs import read_graph
@@ -328,7 +328,7 @@ def _usage(
 
 def _card(converted: Converted, facts: Mapping[str, Any], usage: str) -> str:
     rows = "\n".join(f"| {key} | {' '.join(str(value).split())} |" for key, value in facts.items())
-    front = f"license: {converted.license.lower()}\n" if converted.license else ""
+    front = "".join(f"{line}\n" for line in license_lines(converted.license))
     return (
         f"---\nlibrary_name: facke\n{front}---\n\n# {converted.summary}\n\nLicence: "
         f"{converted.license or 'not stated'}. {converted.notice}\n\n| | |\n| --- | --- |\n{rows}\n"

@@ -126,9 +126,9 @@ class _Machine:
         elif name in _CONSTANTS:
             self.stack.append(_CONSTANTS[name]())
         elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
-            self._memo[argument] = self.stack[-1]
+            self._memo[_small(argument)] = self.stack[-1]
         elif name in ("GET", "BINGET", "LONG_BINGET"):
-            self.stack.append(self._memo[argument])
+            self.stack.append(self._memo[_small(argument)])
         elif name not in ("PROTO", "FRAME"):
             act = getattr(self, f"_{name.lower()}", None)
             if act is None:
@@ -298,10 +298,18 @@ _WITH_ARGUMENT = frozenset({"GLOBAL", "INST", "PERSID"})
 
 
 def _key(key: Any) -> Any:
-    """Keys with a cheap hash only: nested tuples could take for ever."""
+    """Keys with a cheap hash only: nested tuples, or numbers that collide, could take for ever."""
+    if type(key) is int:
+        return _small(key)
     if isinstance(key, (*_SCALARS, Global, Record, StoredTensor, Storage)):
         return key
     raise ValueError(f"its pickle uses a {type(key).__name__} as a key")
+
+
+def _small(number: int) -> int:
+    if abs(number) >= 2**60:
+        raise ValueError("its pickle counts further than any checkpoint does")
+    return number
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> StoredTensor:
