@@ -1,0 +1,1 @@
+"""The face-swapping method pyramid, a plugin of facke."""
