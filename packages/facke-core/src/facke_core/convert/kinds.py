@@ -125,7 +125,7 @@ def arcface(checkpoint: Checkpoint) -> Converted | None:
 
 def cosface(checkpoint: Checkpoint) -> Converted | None:
     """A CosFace sphere network, plain or pickled."""
-    from facke_core.identity.iresnet import cosface_layout
+    from facke_core.identity.iresnet import SPHERE_LAYERS, cosface_layout
 
     state = checkpoint.only()
     if "layer1.2.prelu1.weight" not in state:
@@ -134,9 +134,10 @@ def cosface(checkpoint: Checkpoint) -> Converted | None:
     fits(
         lambda: cosface_layout(state), state, source=str(checkpoint.path), built_by="the keys in it"
     )
-    layers = 2 * sum(name.endswith(".conv2.weight") for name in state) + 4
+    blocks = sum(name.endswith(".conv2.weight") for name in state)
+    known = {sum(layers): number for number, layers in SPHERE_LAYERS.items()}
     return Converted(
-        summary=f"CosFace sphere{layers}",
+        summary=f"CosFace sphere{known.get(blocks, '')}, {blocks} blocks",
         tensors=state,
         encoder={"name": "cosface-sphere"},
         license="MIT",
