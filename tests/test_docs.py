@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -42,7 +43,7 @@ MAX_NOT_RUN = 6
 """Blocks that are neither run nor compared. Think twice before you raise it."""
 
 _BLOCK = re.compile(
-    r"(?:^<!-- (?P<mark>not run|file): (?P<value>[^\n]+?) -->\n+)?"
+    r"(?:^<!-- (?P<mark>not run|file|part of): (?P<value>[^\n]+?) -->\n+)?"
     r"^```(?P<language>\w*)\n(?P<text>.*?)^```$",
     flags=re.M | re.S,
 )
@@ -85,8 +86,10 @@ class Reader:
     """Does what a page says, in one folder, from top to bottom.
 
     Lines with ``facke`` run in this process, since importing torch takes longer than most of them;
-    ``pip install ./FOLDER`` puts the folder's ``src`` on the path with the metadata that an
-    installer would write; everything else goes to a shell.
+    ``pip install ./FOLDER`` builds the folder's wheel and unpacks it into a folder on the path,
+    which is what pip does with it, but without a network and without changing this environment;
+    everything else goes to a shell. A block that is ``part of`` a file is not run but looked for in
+    that file, which an earlier command has written.
     """
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,6 +103,9 @@ class Reader:
             path = self.folder / block.value
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(block.text, encoding="utf-8")
+        elif block.mark == "part of":
+            text = (self.folder / block.value).read_text("utf-8")
+            assert block.text in text, f"{block.place}: is not in {block.value}"
         elif block.language == "python":
             code = compile("\n" * (block.line - 1) + block.text, block.place, "exec")
             exec(code, self.names)
@@ -143,18 +149,21 @@ class Reader:
         assert done.returncode == 0, f"{block.place}: {words}"
 
     def install(self, project: Path) -> None:
-        about = tomllib.loads((project / "pyproject.toml").read_text("utf-8"))["project"]
-        info = project / "src" / f"{about['name'].replace('-', '_')}-{about['version']}.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(
-            f"Metadata-Version: 2.1\nName: {about['name']}\nVersion: {about['version']}\n"
+        build = "import hatchling.build, sys; print(hatchling.build.build_wheel(sys.argv[1]))"
+        dist, site = self.folder / "dist", self.folder / "site"
+        dist.mkdir(exist_ok=True)
+        done = subprocess.run(
+            [sys.executable, "-c", build, str(dist)],
+            cwd=project,
+            check=True,
+            capture_output=True,
+            text=True,
         )
-        entries = [
-            f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in entries.items())
-            for group, entries in about["entry-points"].items()
-        ]
-        (info / "entry_points.txt").write_text("\n".join(entries))
-        self.monkeypatch.syspath_prepend(project / "src")
+        with zipfile.ZipFile(dist / done.stdout.split()[-1]) as wheel:
+            wheel.extractall(site)
+        path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
+        self.monkeypatch.setenv("PYTHONPATH", path)
+        self.monkeypatch.syspath_prepend(site)
         importlib.invalidate_caches()
         default_registry.cache_clear()
 
@@ -189,7 +198,7 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
     _new_process()
     default_registry.cache_clear()
     for name in set(sys.modules) - modules:
-        if name.startswith("facke_bands"):
+        if name.startswith("facke_demo"):
             del sys.modules[name]
 
 
