@@ -277,8 +277,9 @@ def explaining(location: HubLocation) -> Iterator[None]:
         if status in (401, 403):
             raise WeightsError(
                 f"{hub} refuses this for hf:{repo}: {_reason(error)}. The token (HF_TOKEN, or of "
-                "`hf auth login`) is not valid, or may not do it: make one with the right to "
-                f"write to {repo.partition('/')[0]}, or choose a name of your own."
+                f"`hf auth login`) is not valid, or may not do it. Make one at "
+                f"{hub}/settings/tokens; publishing needs the right to write to "
+                f"{repo.partition('/')[0]}."
             ) from error
         raise UnavailableError(
             f"The Hub did not answer for hf:{repo}{at}: {_first_line(error)}. Try again later, "
