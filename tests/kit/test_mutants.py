@@ -7,6 +7,7 @@ import copy
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import defects
@@ -29,6 +30,7 @@ from facke_core.testing import (
     SamplerConformance,
 )
 from facke_core.testing.assertions import require
+from facke_core.testing.specs import SpecChecks
 from facke_core.training.step import LossTerm, Step
 from facke_core.training.swapping import generate
 from facke_core.types import DiscriminatorOutput, Face, GeneratorOutput, SwapInputs
@@ -530,6 +532,32 @@ class WritingEncoder(defects.Encoder):
         return super().forward(face.detach().mul_(0.5))
 
 
+class NoSpec(defects.Encoder):
+    def __init__(self) -> None:
+        super().__init__()
+        del self.spec
+
+
+class ViewingEncoder(defects.Encoder):
+    def forward(self, face: Tensor) -> Tensor:
+        return super().forward(face.view(len(face), -1).view(face.shape))
+
+
+class HalfEncoder(defects.Encoder):
+    def forward(self, face: Tensor) -> Tensor:
+        identity = super().forward(face)
+        return identity.bfloat16() if torch.is_autocast_enabled("cpu") else identity
+
+
+class NoThreshold(defects.Detector):
+    threshold: Any = None
+
+
+class ViewingDetector(defects.Detector):
+    def __call__(self, photo: Tensor) -> Any:
+        return super().__call__(photo.view(-1).view(photo.shape))
+
+
 class Unsorted(defects.Detector):
     def __call__(self, photo: Tensor) -> Any:
         return super().__call__(photo)[::-1]
@@ -641,6 +669,14 @@ class WritingMetric(defects.Metric):
         return pairs.reconstruction.abs().mean((1, 2, 3))
 
 
+class DropsMissing(defects.Metric):
+    """A value for the pairs with a face only."""
+
+    def __call__(self, pairs: Any) -> Any:
+        found = [face is not None for face in pairs.result_faces]
+        return super().__call__(pairs)[torch.tensor(found)]
+
+
 class Upwards(defects.Metric):
     higher_is_better = True
 
@@ -665,10 +701,50 @@ class Mixing(defects.Discriminator):
         return super().forward(image - image.mean(0))
 
 
+class Constant(defects.Discriminator):
+    def forward(self, image: Tensor) -> Any:
+        return super().forward(0 * image)
+
+
+class Once(defects.Discriminator):
+    """Its gradient has no gradient."""
+
+    def forward(self, image: Tensor) -> Any:
+        (logits,), features = super().forward(image)
+        return DiscriminatorOutput([_OnceOnly.apply(logits)], features)
+
+
+class _OnceOnly(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Any:
+        return x * 1.0
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return gradient
+
+
+class WritingDiscriminator(defects.Discriminator):
+    def forward(self, image: Tensor) -> Any:
+        return super().forward(image.detach().mul_(2).sub_(1))
+
+
+class OverflowingDiscriminator(defects.Discriminator):
+    def forward(self, image: Tensor) -> Any:
+        (logits,), features = super().forward(image)
+        factor = float("inf") if torch.is_autocast_enabled("cpu") else 1.0
+        return DiscriminatorOutput([logits * factor], features)
+
+
 class DeadHead(defects.Discriminator):
     def __init__(self) -> None:
         super().__init__()
         self.unused = nn.Conv2d(8, 1, 1)
+
+
+class NoName(defects.Loss):
+    name = ""
 
 
 class RootLoss(defects.Loss):
@@ -711,6 +787,9 @@ ENCODERS: dict[str, tuple[Callable[[], Any], str]] = {
     "NaN for black": (NaNForBlack, "test_extreme_pictures_stay_finite"),
     "noise": (NoisyEncoder, "test_embeddings_repeat"),
     "writes": (WritingEncoder, "test_it_leaves_its_input_alone"),
+    "no spec": (NoSpec, "test_it_satisfies_the_protocol"),
+    "view": (ViewingEncoder, "test_the_memory_layout_does_not_matter"),
+    "bfloat16": (HalfEncoder, "test_bf16_autocast_stays_close"),
 }
 DETECTORS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "unsorted": (Unsorted, "test_the_largest_face_comes_first"),
@@ -724,6 +803,8 @@ DETECTORS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "tracks": (Tracks, "test_it_repeats"),
     "writes": (WritesPhoto, "test_it_leaves_the_photo_alone"),
     "logit": (LogitScore, "test_scores_are_at_least_the_threshold"),
+    "no threshold": (NoThreshold, "test_it_satisfies_the_protocol"),
+    "view": (ViewingDetector, "test_odd_sizes_and_layouts_are_taken"),
 }
 METRICS: dict[str, tuple[Callable[[], Any], str]] = {
     "mean of the batch": (BatchMetric, "test_it_does_not_depend_on_the_batch"),
@@ -732,6 +813,7 @@ METRICS: dict[str, tuple[Callable[[], Any], str]] = {
     "constant": (ConstantMetric, "test_it_measures_something"),
     "writes": (WritingMetric, "test_it_leaves_its_inputs_alone"),
     "upwards": (lambda: Upwards(higher_is_better=True), "test_it_is_what_its_spec_says"),
+    "drops pairs": (DropsMissing, "test_missing_faces_are_no_error"),
     "unknown need": (
         lambda: defects.Metric(needs=frozenset({"depth"})),
         "test_it_satisfies_the_protocol",
@@ -743,8 +825,13 @@ DISCRIMINATORS: dict[str, tuple[Callable[[], Any], str]] = {
     "blind": (Blind, "test_every_parameter_and_the_image_get_a_gradient"),
     "dead parameter": (DeadHead, "test_every_parameter_and_the_image_get_a_gradient"),
     "rows mixed": (Mixing, "test_rows_are_independent_in_eval"),
+    "constant": (Constant, "test_the_image_matters"),
+    "once": (Once, "test_it_can_be_differentiated_twice"),
+    "writes": (WritingDiscriminator, "test_it_leaves_its_input_alone"),
+    "infinite": (OverflowingDiscriminator, "test_bf16_autocast_is_finite"),
 }
 LOSSES: dict[str, tuple[Callable[[], Any], str]] = {
+    "no name": (NoName, "test_it_is_a_loss_with_a_name"),
     "scalar": (ScalarLoss, "test_it_gives_one_finite_value_per_sample"),
     "another row": (ShiftedLoss, "test_it_permutes_with_the_batch"),
     "root of 0": (RootLoss, "test_a_perfect_result_has_a_finite_gradient"),
@@ -755,65 +842,54 @@ LOSSES: dict[str, tuple[Callable[[], Any], str]] = {
 }
 
 
+PLANTED: dict[str, dict[str, Any]] = {
+    "encoder": ENCODERS,
+    "detector": DETECTORS,
+    "metric": METRICS,
+    "discriminator": DISCRIMINATORS,
+    "loss": LOSSES,
+}
+HEALTHY: dict[str, tuple[type[Any], Callable[..., Any]]] = {
+    "encoder": (EncoderConformance, defects.Encoder),
+    "detector": (DetectorConformance, defects.Detector),
+    "metric": (MetricConformance, defects.Metric),
+    "discriminator": (DiscriminatorConformance, defects.Discriminator),
+    "loss": (LossConformance, defects.Loss),
+}
+
+
+@cache
+def mediapipe() -> Any:
+    from facke_core.faces.detect import build_mediapipe
+
+    return build_mediapipe()
+
+
 def suite(kind: str, build: Callable[..., Any]) -> Any:
     """A suite of the kind, on what ``build`` makes."""
-    if kind == "detector":
-        from facke_core.faces.detect import build_mediapipe
-
-        inner = _mediapipe.setdefault("one", None) or build_mediapipe()
-        _mediapipe["one"] = inner
-        made = build(inner)
-        return type("Suite", (DetectorConformance,), {"make": lambda self: made})()
+    base = HEALTHY[kind][0]
     if kind == "metric":
         defects.METRICS["mutant"] = build
         members = {"metric": "healthy", "registry": defects.registry("mutant")}
-        return type("Suite", (MetricConformance,), members)()
-    base = {
-        "encoder": EncoderConformance,
-        "discriminator": DiscriminatorConformance,
-        "loss": LossConformance,
-    }[kind]
-    return type("Suite", (base,), {"make": lambda self: build()})()
+    elif kind == "detector":
+        made = build(mediapipe())
+        members = {"make": lambda self: made}
+    else:
+        members = {"make": lambda self: build()}
+    return type("Suite", (base,), members)()
 
 
-_mediapipe: dict[str, Any] = {}
-HEALTHY: dict[str, Callable[..., Any]] = {
-    "encoder": defects.Encoder,
-    "detector": defects.Detector,
-    "metric": defects.Metric,
-    "discriminator": defects.Discriminator,
-    "loss": defects.Loss,
-}
-OTHERS = [
-    (kind, name)
-    for kind, planted in (
-        ("encoder", ENCODERS),
-        ("detector", DETECTORS),
-        ("metric", METRICS),
-        ("discriminator", DISCRIMINATORS),
-        ("loss", LOSSES),
-    )
-    for name in planted
-]
+def checks(kind: str) -> set[str]:
+    """Those of the kind itself; those of descriptions are proven with methods."""
+    names = {name for name in dir(HEALTHY[kind][0]) if name.startswith("test_")}
+    return {name for name in names if not hasattr(SpecChecks, name)}
 
 
-def planted_in(kind: str, name: str) -> tuple[Callable[..., Any], str]:
-    tables: dict[str, dict[str, Any]] = {
-        "encoder": ENCODERS,
-        "detector": DETECTORS,
-        "metric": METRICS,
-        "discriminator": DISCRIMINATORS,
-        "loss": LOSSES,
-    }
-    found: tuple[Callable[..., Any], str] = tables[kind][name]
-    return found
-
-
-@pytest.mark.parametrize(("kind", "name"), OTHERS)
+@pytest.mark.parametrize(("kind", "name"), [(k, name) for k in PLANTED for name in PLANTED[k]])
 def test_a_defect_is_caught(kind: str, name: str) -> None:
     if kind == "detector":
         pytest.importorskip("mediapipe")
-    build, check = planted_in(kind, name)
+    build, check = PLANTED[kind][name]
     with pytest.raises(AssertionError):
         getattr(suite(kind, build), check)()
 
@@ -822,16 +898,19 @@ def test_a_defect_is_caught(kind: str, name: str) -> None:
 def test_what_is_healthy_passes_every_check(kind: str) -> None:
     if kind == "detector":
         pytest.importorskip("mediapipe")
-    healthy = suite(kind, HEALTHY[kind])
-    of_specs = ("spec", "targets", "plugin")
-    for check in dir(healthy):
-        if check.startswith("test_") and not any(word in check for word in of_specs):
-            getattr(healthy, check)()
+    healthy = suite(kind, HEALTHY[kind][1])
+    for check in checks(kind):
+        getattr(healthy, check)()
+
+
+@pytest.mark.parametrize("kind", HEALTHY)
+def test_every_check_has_a_defect(kind: str) -> None:
+    assert checks(kind) == {check for _, check in PLANTED[kind].values()}
 
 
 def test_every_check_of_a_method_has_a_defect() -> None:
-    checks = {name for name in dir(MethodConformance) if name.startswith("test_")}
-    assert checks - {planted.check for planted in METHODS.values()} == set()
+    names = {name for name in dir(MethodConformance) if name.startswith("test_")}
+    assert names == {planted.check for planted in METHODS.values()}
 
 
 def test_a_sampler_can_be_checked_alone() -> None:

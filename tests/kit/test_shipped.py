@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import pytest
@@ -167,10 +167,10 @@ def test_a_metric(name: str, check: str) -> None:
 
 # -- discriminators ------------------------------------------------------------------------------
 
-DISCRIMINATORS: dict[str, tuple[int, Callable[[], nn.Module]]] = {
+DISCRIMINATORS: dict[str, tuple[int, Callable[[], nn.Module]]] = {  # (pixels, build)
     "patch": (96, partial(MultiScalePatchDiscriminator, width=4)),
     "spectral": (96, partial(MultiScalePatchDiscriminator, width=4, norm="spectral")),
-    "projected": (128, ProjectedDiscriminator),
+    "projected": (128, cache(ProjectedDiscriminator)),  # half a second
 }
 
 

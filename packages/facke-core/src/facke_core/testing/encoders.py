@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -44,6 +45,15 @@ class EncoderConformance(SpecChecks):
         reason = self.the_registry().availability(spec)
         if reason:
             pytest.skip(f"{spec.name} cannot be used here: {reason}")
+        with doing("The target EncoderSpec.build cannot be read. Correct it."):
+            parameters = inspect.signature(self.the_registry().resolve(spec.build)).parameters
+        needed = [
+            name
+            for name, one in parameters.items()
+            if one.default is one.empty and one.kind is one.KEYWORD_ONLY
+        ]
+        if missing := [name for name in needed if name not in self.settings]:
+            pytest.skip(f"{spec.name} needs the settings {', '.join(missing)}")
         with doing("The encoder cannot be built. Correct the target EncoderSpec.build."):
             return load_encoder({"name": self.encoder, **self.settings}, registry=self.registry)
 
