@@ -1,6 +1,7 @@
 """How long one swap takes, stage by stage, and as a command.
 
     ./dev python benchmarks/swap_latency.py [--quick] [--json FILE] [--device cpu] [--method M]
+                                            [--backend auto]
 
 Swaps one photo's face by ``facke_core.load(...)`` on the two sample portraits.
 
@@ -9,7 +10,11 @@ Swaps one photo's face by ``facke_core.load(...)`` on the two sample portraits.
   also builds the detector); ``process`` that of a whole ``facke swap`` process, and
   ``process_cpu`` what it used of the processors, which other programs disturb less.
 * ``photo``: width and height of the target in pixels.
-* ``device``: what the networks ran on. ``backend``: what computed them.
+* ``device``: what the networks ran on. ``backend``: what computed the generator.
+* ``outside``: of a photo of 1920 x 1080 pixels with one face of about 300, seconds of everything
+  but the generator: decode, detect, align, encode, paste, encode PNG.
+* ``paste``: the same face in photos of several sizes: seconds of ``paste``, of the ``copy`` of the
+  photo that is part of it, and of the difference, ``face``, which does not grow with the photo.
 """
 
 from __future__ import annotations
@@ -22,16 +27,26 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from facke_cli.samples import sample_or_path
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from facke_core import SwapPipeline
+
+SIZES = ((540, 960), (1080, 1920), (2160, 3840))
+"""Height and width."""
 SOURCE, TARGET = "sample:collins", "sample:hopper"
 COMMAND = "from facke_cli.main import run; run()"
 
 
-def measure(*, method: str, device: str, repeats: int, processes: int) -> dict[str, Any]:
+def measure(
+    *, method: str, device: str, backend: str, repeats: int, processes: int
+) -> dict[str, Any]:
     """The report, as it is written to ``--json``."""
     process = [_process(method, device) for _ in range(processes)]
 
@@ -41,7 +56,7 @@ def measure(*, method: str, device: str, repeats: int, processes: int) -> dict[s
     from facke_core import load
 
     imported = time.perf_counter()
-    pipeline = load(method, device=device)
+    pipeline = load(method, device=device, backend=backend)
     loaded = time.perf_counter()
     source, target = str(sample_or_path(SOURCE)), str(sample_or_path(TARGET))
     result = pipeline(source, target, seed=0)
@@ -60,11 +75,68 @@ def measure(*, method: str, device: str, repeats: int, processes: int) -> dict[s
         "seconds": {stage: round(value, 4) for stage, value in seconds.items()},
         "photo": [result.image.shape[-1], result.image.shape[-2]],
         "device": str(pipeline.device),
-        "backend": "torch",
+        "backend": str(pipeline.choice),
+        "outside": outside(pipeline, repeats),
+        "paste": [of_paste(pipeline, size, repeats) for size in SIZES],
         "version": torch.__version__,
         "threads": torch.get_num_threads(),
         "repeats": repeats,
     }
+
+
+def photo_of(height: int, width: int) -> Tensor:
+    """A photo (3, H, W) that shows the source at the same place and size whatever H and W are."""
+    from facke_core.data.images import read_image
+
+    portrait = read_image(sample_or_path(SOURCE)).image
+    photo = portrait.mean((1, 2), keepdim=True).expand(3, height, width).clone()
+    photo[:, 10 : 10 + portrait.shape[1], 20 : 20 + portrait.shape[2]] = portrait
+    return photo
+
+
+def outside(pipeline: SwapPipeline, repeats: int) -> dict[str, float]:
+    """Seconds of what a swap does beside the generator, for a photo of 1920 x 1080."""
+    from facke_core.data.images import read_image, write_image
+
+    photo = photo_of(1080, 1920)
+    face = pipeline.detect(photo)[0]
+    aligned = pipeline.align(photo, face)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "photo.png"
+        write_image(file, photo)
+        return {
+            "decode": median(lambda: read_image(file), repeats),
+            "detect": median(lambda: pipeline.detect(photo), repeats),
+            "align": median(lambda: pipeline.align(photo, face), repeats),
+            "encode": median(lambda: pipeline.encode(aligned.crop[None]), repeats),
+            "paste": median(lambda: pipeline.paste(photo, aligned.crop, aligned), repeats),
+            "encode PNG": median(lambda: write_image(file, photo, overwrite=True), repeats),
+        }
+
+
+def of_paste(pipeline: SwapPipeline, size: tuple[int, int], repeats: int) -> dict[str, Any]:
+    """Seconds of pasting one face into a photo of (height, width)."""
+    photo = photo_of(*size)
+    aligned = pipeline.align(photo, pipeline.detect(photo_of(*SIZES[0]))[0])
+    pasted = median(lambda: pipeline.paste(photo, aligned.crop, aligned), repeats)
+    copied = median(photo.clone, repeats)
+    return {
+        "photo": [size[1], size[0]],
+        "paste": pasted,
+        "copy": copied,
+        "face": round(pasted - copied, 4),
+    }
+
+
+def median(run: Callable[[], object], repeats: int) -> float:
+    """Seconds of a call, warmed up."""
+    run()
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return round(statistics.median(seconds), 4)
 
 
 def _process(method: str, device: str) -> tuple[float, float]:
@@ -83,16 +155,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--method", default="simswap")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--backend", default="torch")
     parser.add_argument("--quick", action="store_true", help="fewer repeats, within 50 s")
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
 
     repeats, processes = (5, 1) if args.quick else (20, 3)
-    report = measure(method=args.method, device=args.device, repeats=repeats, processes=processes)
+    report = measure(
+        method=args.method,
+        device=args.device,
+        backend=args.backend,
+        repeats=repeats,
+        processes=processes,
+    )
     width, height = report["photo"]
     print(f"{report['method']}, photo {width} x {height}, {report['device']}, {report['backend']}")
     for stage, value in report["seconds"].items():
         print(f"{stage:>11}  {value:8.4f} s")
+    print("outside the generator, photo 1920 x 1080")
+    for stage, value in report["outside"].items():
+        print(f"{stage:>11}  {value:8.4f} s")
+    print(f"{'photo':>11}  {'paste':>8}    {'copy':>8}    {'face':>8}")
+    for row in report["paste"]:
+        size = "x".join(map(str, row["photo"]))
+        print(f"{size:>11}  {row['paste']:8.4f} s  {row['copy']:8.4f} s  {row['face']:8.4f} s")
     if args.json:
         args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 

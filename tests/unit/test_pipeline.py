@@ -162,6 +162,31 @@ def test_all_faces_are_swapped_in_one_batch(detector: Detector, red: Tensor, gro
     assert len(result.faces) == 3
 
 
+def test_many_targets_are_swapped_as_each_is_alone(
+    detector: Detector, red: Tensor, group: Tensor
+) -> None:
+    pipeline = make(detector)
+    targets = [group, red, group.flip(0)]
+    results = list(pipeline.swap_many(red, iter(targets), face="all", batch_size=2))
+    assert [len(result.faces) for result in results] == [3, 1, 3]
+    for result, target in zip(results, targets, strict=True):
+        assert torch.equal(result.image, make(detector)(red, target, face="all").image)
+    generator: Any = pipeline.method.generator
+    encoder: Any = pipeline.identity_encoder
+    assert generator.batches == [4, 3], "the faces of two photos go together"
+    assert len(encoder.seen) == 1, "the source is looked at once"
+
+
+def test_targets_are_read_as_they_are_needed(detector: Detector, red: Tensor) -> None:
+    pipeline = make(detector)
+    results = pipeline.swap_many(red, [red, torch.zeros(3, 40, 40)], batch_size=1)
+    assert next(results).faces
+    with pytest.raises(NoFaceError):
+        next(results)
+    with pytest.raises(UsageError, match="batch_size=0"):
+        next(pipeline.swap_many(red, [red], batch_size=0))
+
+
 def test_a_face_is_chosen_by_its_number(detector: Detector, red: Tensor, group: Tensor) -> None:
     result = make(detector)(red, group, face=2)
     faces = detector.faces[(3, 150, 260)]

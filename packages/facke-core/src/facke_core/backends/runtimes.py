@@ -58,8 +58,9 @@ class OpenVinoSession:
 
     Args:
         graph: an ONNX file.
-        dtype: ``float32``, or ``bfloat16`` for convolutions and matrix products; between them, and
-            at inputs and outputs, it is float32.
+        dtype: ``float32``, or ``bfloat16`` for matrix products and most convolutions. The first
+            ones (:data:`EXACT`), whose errors all that follows amplifies, the last, and everything
+            between are float32 then too.
 
     Raises:
         UnavailableError: the extra ``openvino`` is missing.
@@ -87,7 +88,8 @@ class OpenVinoSession:
         return {name: torch.from_numpy(found[name].copy()) for name in self._outputs}
 
 
-_IN_BFLOAT16 = ("Convolution", "MatMul")
+EXACT = 5
+"""How many convolutions stay in float32 at the beginning."""
 _NO_WORK = ("Const", "Parameter", "Result")
 _FLOAT32 = {"name": "DisablePrecisionConversion", "version": "0", "value": "dynamic:f16"}
 
@@ -102,8 +104,11 @@ def _mixed(openvino: Any, core: Any, model: Any) -> Any:
         path = Path(folder) / "model.xml"
         openvino.serialize(model, str(path))
         tree = ET.parse(path)
-        for layer in tree.iterfind("layers/layer"):
-            if layer.get("type") in (*_IN_BFLOAT16, *_NO_WORK):
+        layers = tree.findall("layers/layer")  # in the order of computation
+        convolutions = [layer for layer in layers if layer.get("type") == "Convolution"]
+        low = {layer.get("id") for layer in convolutions[EXACT:-1]}
+        for layer in layers:
+            if layer.get("type") in ("MatMul", *_NO_WORK) or layer.get("id") in low:
                 continue
             marks = layer.find("rt_info")
             if marks is None:

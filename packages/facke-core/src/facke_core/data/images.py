@@ -26,6 +26,8 @@ from facke_core.errors import FackeWarning, ImageError
 
 ImageLike = str | PathLike[str] | PIL.Image.Image | np.ndarray[Any, Any] | Tensor
 
+PNG_LEVEL = 3
+"""Of zlib, 0 to 9: two thirds of the time of Pillow's 6, and an eighth more bytes."""
 _XMP_TIFF_TAG = 700
 
 
@@ -111,7 +113,7 @@ def _channels(picture: PIL.Image.Image) -> Tensor:
     """An 8-bit picture as (C, H, W) in [0, 1]."""
     array = torch.from_numpy(np.array(picture, dtype=np.uint8))
     array = array[None] if array.ndim == 2 else array.permute(2, 0, 1)
-    return array.float().div_(255).contiguous()
+    return array.contiguous().float().div_(255)  # bytes are moved faster than floats
 
 
 def _rgb(image: Tensor) -> Tensor:
@@ -240,7 +242,7 @@ def center_crop(picture: PIL.Image.Image, size: int) -> PIL.Image.Image:
 def to_pil(image: Tensor, alpha: Tensor | None = None) -> PIL.Image.Image:
     """An 8-bit picture of (3, H, W) in [0, 1], RGBA where ``alpha`` (1, H, W) is given."""
     channels = image if alpha is None else torch.cat([image, alpha])
-    values = channels.detach().cpu().float().mul(255).round().clamp(0, 255).to(torch.uint8)
+    values = channels.detach().cpu().float().mul(255).round_().clamp_(0, 255).to(torch.uint8)
     return PIL.Image.fromarray(values.permute(1, 2, 0).contiguous().numpy())
 
 
@@ -285,6 +287,8 @@ def write_image(
         options["subsampling"] = 0
     elif form == "AVIF":
         options["subsampling"] = "4:4:4"
+    elif form == "PNG":
+        options["compress_level"] = PNG_LEVEL
     elif form == "TIFF":
         options["compression"] = "tiff_adobe_deflate"
     if xmp is not None:
