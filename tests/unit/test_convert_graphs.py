@@ -22,21 +22,21 @@ pytestmark = pytest.mark.filterwarnings("ignore::facke_core.errors.LicenseWarnin
 class Graph:
     """An IResNet as insightface exports it: BatchNorm behind convolutions folded away, or not."""
 
-    def __init__(self, layers: tuple[int, ...], *, folded: bool) -> None:
+    def __init__(self, layers: tuple[int, ...], *, folded: bool, base: int = 64) -> None:
         self.rng, self.folded = np.random.default_rng(0), folded
         self.nodes: list[Any] = []
         self.weights: list[Any] = []
-        x = self.prelu(self.conv("input.1", 64, 3, 3, 1), 64)
-        width = 64
+        x = self.prelu(self.conv("input.1", base, 3, 3, 1), base)
+        width = base
         for i, count in enumerate(layers):
             for j in range(count):
-                wide, stride = 64 * 2**i, 1 if j else 2
+                wide, stride = base * 2**i, 1 if j else 2
                 y = self.conv(self.norm(x, width), wide, width, 3, 1)
                 y = self.conv(self.prelu(y, wide), wide, wide, 3, stride)
                 shortcut = self.conv(x, wide, width, 1, 2) if stride == 2 else x
                 x, width = self.node("Add", y, shortcut), wide
-        x = self.node("Flatten", self.node("Dropout", self.norm(x, 512)), axis=1)
-        fc = (self.array(512, 25088, scale=0.006), self.array(512))
+        x = self.node("Flatten", self.node("Dropout", self.norm(x, width)), axis=1)
+        fc = (self.array(512, 49 * width, scale=0.006), self.array(512))
         x = self.norm(self.node("Gemm", x, *fc, transB=1, alpha=1.0, beta=1.0), 512)
         self.nodes[-1].output[0] = "683"
         picture = onnx.helper.make_tensor_value_info("input.1", 1, ["N", 3, 112, 112])
@@ -101,7 +101,7 @@ def test_a_recogniser_computes_what_its_graph_does(folded: bool, tmp_path: Path)
 
 
 def _changed(change: str) -> Any:
-    model = Graph((1, 1, 1, 1), folded=True).model
+    model = Graph((1, 1, 1, 1), folded=True, base=2).model
     nodes = model.graph.node
     if change == "relu":
         next(node for node in nodes if node.op_type == "PRelu").op_type = "Relu"
@@ -109,7 +109,7 @@ def _changed(change: str) -> Any:
         conv = next(node for node in nodes if node.op_type == "Conv")
         next(a for a in conv.attribute if a.name == "group").i = 64
     elif change == "stages":
-        model = Graph((1, 1), folded=True).model
+        model = Graph((1, 1), folded=True, base=2).model
     elif change == "two inputs":
         extra = onnx.helper.make_tensor_value_info("source", 1, [1, 512])
         model.graph.input.append(extra)
@@ -118,6 +118,12 @@ def _changed(change: str) -> Any:
         tensor.ClearField("raw_data")
         tensor.data_location = onnx.TensorProto.EXTERNAL
         tensor.external_data.add(key="location", value="../../secret")
+    elif change == "circle":
+        model = Graph((1, 2, 1, 1), folded=True, base=2).model
+        adds = [node for node in model.graph.node if node.op_type == "Add"]
+        adds[2].output[0] = adds[1].output[0]
+    elif change == "no weights":
+        del next(node for node in nodes if node.op_type == "Conv").input[1:]
     elif change == "more behind":
         nodes.append(onnx.helper.make_node("Relu", ["683"], ["end"]))
         model.graph.output[0].name = "end"
@@ -132,6 +138,8 @@ def _changed(change: str) -> Any:
         ("stages", "lacks a stage"),
         ("two inputs", "it takes 2 inputs.*source"),
         ("other file", "lies in another file"),
+        ("circle", "facke has no network for"),
+        ("no weights", "a node of it lacks something"),
         ("more behind", "it goes on behind the embedding"),
     ],
 )
@@ -144,11 +152,17 @@ def test_other_graphs_are_refused_with_what_was_found(
     assert not (tmp_path / "out").exists()
 
 
+def _varint(value: int) -> bytes:
+    return bytes([value % 128 | 128]) + _varint(value // 128) if value > 127 else bytes([value])
+
+
 def test_a_file_that_is_no_graph_and_a_package_that_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "x.onnx"
-    for data in (b"", b"<html>", b"\xff" * 100):
+    nodes = b"\x0a\x00" * 2**21  # 4 MB of empty nodes, which would become 400
+    bomb = b"\x3a" + _varint(len(nodes)) + nodes
+    for data in (b"", b"<html>", b"\xff" * 100, bomb):
         file.write_bytes(data)
         with pytest.raises(VerificationError, match="not an ONNX file"):
             convert(file, tmp_path / "out")

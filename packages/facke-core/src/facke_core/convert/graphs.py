@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 MAX_BYTES = 2**30
+MAX_OTHER = 2 * 2**20
+"""Bytes of a graph beside its weights; that of a ResNet of 100 layers has about 200 kB."""
+_GRAPH, _INITIALIZER, _NUMBERS = 7, 5, (4, 9)  # fields of ModelProto, GraphProto, TensorProto
+_MAX_BLOCKS = 100
 _SAME = ("Identity", "Dropout")
 _NOTICE = "insightface publishes its models for non-commercial research only."
 
@@ -41,8 +45,10 @@ def read_graph(path: Path) -> Any:
         ) from error
     if path.stat().st_size > MAX_BYTES:
         raise WeightsError(f"{path} is larger than 1 GiB: no recogniser is, so it is not read.")
+    data = path.read_bytes()
     try:
-        model = onnx.load_model_from_string(path.read_bytes())
+        _other_bytes(data, 0, len(data), (_GRAPH, _INITIALIZER))
+        model = onnx.load_model_from_string(data)
     except Exception as error:  # protobuf's own errors, which differ between its versions
         raise VerificationError(
             f"{path} is not an ONNX file ({type(error).__name__}). It is damaged; get it again."
@@ -50,6 +56,53 @@ def read_graph(path: Path) -> Any:
     if not model.graph.node:
         raise VerificationError(f"{path} is not an ONNX file: it has no graph. Get it again.")
     return model
+
+
+def _other_bytes(data: bytes, start: int, stop: int, inside: tuple[int, ...]) -> int:
+    """How many bytes of a protobuf message are not numbers of weights.
+
+    Two bytes can become an empty node, which takes a hundred times the memory.
+
+    Raises:
+        ValueError: more than :data:`MAX_OTHER`, or no protobuf.
+    """
+    other = 0
+    while start < stop:
+        begin = start
+        tag, start = _varint(data, start)
+        field, kind = tag >> 3, tag & 7
+        if kind == 2:
+            length, start = _varint(data, start)
+            end = start + length
+        elif kind == 0:
+            _, end = _varint(data, start)
+        else:
+            end = start + {1: 8, 5: 4}[kind]
+        if end > stop:
+            raise ValueError("a part of it ends beyond it")
+        if kind == 2 and inside and field == inside[0]:
+            other += start - begin + _other_bytes(data, start, end, inside[1:])
+        elif kind == 2 and not inside and field in _NUMBERS:
+            other += start - begin
+        else:
+            other += end - begin
+        if other > MAX_OTHER:
+            raise ValueError("it holds more than nodes and weights need")
+        start = end
+    return other
+
+
+def _varint(data: bytes, start: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[start]
+        start += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, start
+        shift += 7
+        if shift > 63:
+            raise ValueError("it is no protobuf")
 
 
 def insightface(checkpoint: Checkpoint) -> Converted | None:
@@ -105,12 +158,13 @@ class _Walk:
         """
         try:
             return self._network()
-        except _Unknown as error:
+        except (_Unknown, LookupError, TypeError, ValueError) as error:
+            why = error if isinstance(error, _Unknown) else "a node of it lacks something"
             ops = Counter(node.op_type for node in self.graph.node)
             inputs = [i.name for i in self.graph.input if i.name not in self.initial]
             listed = ", ".join(f"{count} {name}" for name, count in ops.most_common(8))
             raise WeightsError(
-                f"{self.path} holds a graph that facke has no network for: {error}. It has the "
+                f"{self.path} holds a graph that facke has no network for: {why}. It has the "
                 f"inputs {', '.join(inputs)[:80]} and the nodes {listed}. Only insightface's "
                 "residual recognisers (w600k_r50, r18, r34, r100) can be read; its MobileFaceNets, "
                 "detectors and inswapper have networks of their own."
@@ -127,8 +181,8 @@ class _Walk:
         while len(self.users.get(x, ())) == 2:
             halves = self._halves(x)
             stage, number = (stage + 1, 0) if halves else (stage, number + 1)
-            if not 1 <= stage <= 4:
-                raise _Unknown("it does not have four stages")
+            if not 1 <= stage <= 4 or number >= _MAX_BLOCKS:
+                raise _Unknown("it does not have four stages of blocks")
             x = self._block(x, f"layer{stage}.{number}", state, stride=2 if halves else 1)
         x = self._norm(x, "bn2", state)
         x = self._linear(self._flat(x), state)
