@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+__all__ = ["Show", "bars_on_terminals", "emit", "progress", "say", "table", "write"]
+
 SECONDS = 5.0
 """Between two lines of progress."""
 Show = Callable[[str, int, int], None]

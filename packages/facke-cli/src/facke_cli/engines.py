@@ -9,6 +9,8 @@ from facke_core.errors import UsageError
 if TYPE_CHECKING:
     from facke_core.engines import RayEngine
 
+__all__ = ["Name", "engine"]
+
 Name = Literal["local", "ray"]
 
 

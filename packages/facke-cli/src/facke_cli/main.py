@@ -23,6 +23,8 @@ from facke_core.errors import (
 from facke_core.methods import CommandSpec
 from facke_core.registry import GROUP, default_registry
 
+__all__ = ["OWN", "installed_packages", "main", "run"]
+
 OWN = {
     "swap": "Put the identity of one face on another picture.",
     "inspect": "Tell what a picture says about its own making.",

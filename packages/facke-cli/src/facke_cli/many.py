@@ -13,6 +13,8 @@ from facke_core.errors import UsageError
 if TYPE_CHECKING:
     from facke_core.engines import Engine
 
+__all__ = ["swap_many"]
+
 SHOWN = 5
 
 

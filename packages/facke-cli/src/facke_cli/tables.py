@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from facke_core.evaluation.report import EvaluationReport
     from facke_core.evaluation.scan import ScanReport
 
+__all__ = ["facke2022_text", "reports_text", "scan_text"]
+
 
 def reports_text(reports: Sequence[EvaluationReport]) -> str:
     """The table, what it leaves out, and what took how long."""

@@ -15,6 +15,8 @@ from facke_core.sampling import watched
 if TYPE_CHECKING:
     from torch import Tensor
 
+__all__ = ["check_previews", "watching"]
+
 PATIENCE = 2.0
 """Seconds of generating before its progress is shown."""
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from facke_core.weights import WeightsConfig
 
+__all__ = ["license_lines", "model_card"]
+
 _USE = """## Use
 
 ```sh

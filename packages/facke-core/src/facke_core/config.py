@@ -21,6 +21,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from facke_core.errors import ConfigError, FackeError, did_you_mean
 
+__all__ = ["arguments", "from_dict", "override", "read_json", "to_dict", "updated", "write_json"]
+
 T = TypeVar("T")
 
 _PLAIN = {

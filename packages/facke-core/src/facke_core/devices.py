@@ -9,6 +9,8 @@ from facke_core.errors import UnavailableError, UsageError
 if TYPE_CHECKING:
     import torch
 
+__all__ = ["available_devices", "resolve_device"]
+
 
 def available_devices() -> list[str]:
     """``cuda:0`` ..., ``mps``, ``cpu``: what torch can compute on here, fastest first."""

@@ -18,6 +18,8 @@ from typing import Any, Protocol
 from facke_core import errors
 from facke_core.errors import FackeError, UnavailableError, UsageError
 
+__all__ = ["Do", "Engine", "Part", "RayEngine", "Work", "here"]
+
 Part = range
 """Numbers of pairs."""
 Do = Callable[[Part], Mapping[str, Any]]

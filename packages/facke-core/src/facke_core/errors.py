@@ -8,6 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+__all__ = [
+    "CompatibilityError",
+    "ConfigError",
+    "DataError",
+    "FackeError",
+    "FackeWarning",
+    "ImageError",
+    "LicenseWarning",
+    "NoFaceError",
+    "PluginError",
+    "TrainingError",
+    "UnavailableError",
+    "UnknownNameError",
+    "UsageError",
+    "VerificationError",
+    "WeightsError",
+    "check_choice",
+    "did_you_mean",
+]
+
 
 class FackeError(Exception):
     """Base of all errors a user can meet. ``exit_code`` is what the command line returns."""

@@ -40,6 +40,8 @@ from facke_core.registry import Registry, default_registry
 from facke_core.types import SwapInputs
 from facke_core.weights import GOLDEN, MODEL, FileInfo, WeightsConfig
 
+__all__ = ["STEPS", "Replay", "Verified", "replay", "try_golden", "verify", "write_golden"]
+
 TOLERANCE = 0.002
 """Largest difference of a value in [0, 1]: half of what one step of an 8-bit picture is."""
 SEED = 0

@@ -27,6 +27,20 @@ if TYPE_CHECKING:
     from facke_core.training.step import StepReport
     from facke_core.types import SwapRequest, SwapResult
 
+__all__ = [
+    "PROJECT",
+    "facke_commands",
+    "facke_converters",
+    "facke_face_detectors",
+    "facke_identity_encoders",
+    "facke_methods",
+    "facke_metrics",
+    "facke_result",
+    "facke_train_step",
+    "hookimpl",
+    "hookspec",
+]
+
 PROJECT = "facke"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)

@@ -29,6 +29,21 @@ from facke_core.errors import (
 if TYPE_CHECKING:
     from facke_core.weights import WeightsConfig
 
+__all__ = [
+    "BESIDE",
+    "PREFIX",
+    "HubFiles",
+    "HubLocation",
+    "beside",
+    "cached",
+    "check_new",
+    "copy_layout",
+    "explaining",
+    "fetch",
+    "parse_reference",
+    "pull",
+]
+
 PREFIX = "hf:"
 BESIDE = (
     weights.CARD,

@@ -15,6 +15,8 @@ from facke_core.registry import Registry, default_registry
 from facke_core.sources import locate
 from facke_core.weights import WeightsConfig, read_weights_config
 
+__all__ = ["Known", "known_weights", "not_allowed"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:

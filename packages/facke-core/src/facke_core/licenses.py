@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from facke_core.registry import Registry
     from facke_core.weights import WeightsConfig
 
+__all__ = ["CLASSES", "Part", "announce", "at_least", "classify", "first_time", "parts_of"]
+
 CLASSES = ("permissive", "copyleft", "non-commercial", "research-only", "unknown")
 """From the least to the most care."""
 

@@ -39,6 +39,17 @@ from facke_core.training.checkpoints import PART
 from facke_core.types import Face
 from facke_core.weights import MODEL, FormatInfo, WeightsConfig
 
+__all__ = [
+    "DEFAULT_ENCODER",
+    "LazyDetector",
+    "author",
+    "build_method",
+    "encoder_settings",
+    "load",
+    "load_encoder",
+    "save",
+]
+
 DEFAULT_ENCODER = "dlib-resnet29"
 DEFAULT_TEMPLATE = "ffhq"
 """The framing of methods that come without weights."""

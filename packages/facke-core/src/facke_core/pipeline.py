@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from facke_core.registry import Registry
     from facke_core.sources import Source
 
+__all__ = ["FaceChoice", "SwapPipeline"]
+
 FaceChoice = Literal["largest", "all"] | int
 """Which faces of the target: a number counts from the largest, which is 1."""
 

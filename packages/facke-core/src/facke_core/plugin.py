@@ -5,6 +5,8 @@ from __future__ import annotations
 from facke_core.hookspecs import hookimpl
 from facke_core.methods import ConverterSpec, DetectorSpec, EncoderSpec, MetricSpec
 
+__all__ = ["facke_converters", "facke_face_detectors", "facke_identity_encoders", "facke_metrics"]
+
 
 @hookimpl
 def facke_identity_encoders() -> list[EncoderSpec]:

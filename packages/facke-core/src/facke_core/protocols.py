@@ -25,6 +25,17 @@ if TYPE_CHECKING:
         SwapInputs,
     )
 
+__all__ = [
+    "Discriminator",
+    "FaceDetector",
+    "Generator",
+    "IdentityEncoder",
+    "Loss",
+    "Sampler",
+    "SeededSampler",
+    "SteeredSampler",
+]
+
 
 @runtime_checkable
 class Generator(Protocol):

@@ -17,6 +17,8 @@ from facke_core.errors import ImageError
 if TYPE_CHECKING:
     from facke_core.types import SwapRequest
 
+__all__ = ["SOURCE_TYPE", "disclosure", "parse_packet", "read_disclosure"]
+
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 NAMESPACE = "urn:facke:result:1"
 FIELDS = ("software", "method", "weights", "revision", "seed")

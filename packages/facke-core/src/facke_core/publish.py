@@ -19,6 +19,8 @@ from facke_core.sources import locate
 from facke_core.training.checkpoints import STATE
 from facke_core.weights import FOREIGN, GOLDEN, WeightsConfig
 
+__all__ = ["Pushed", "layout_files", "push"]
+
 _NO_XET = (
     "This Hub may not speak Xet, the protocol that large files go by where the package hf_xet is "
     "installed; many mirrors do not. Try HF_HUB_DISABLE_XET=1."

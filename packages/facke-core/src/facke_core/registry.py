@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from facke_core.training.step import StepReport
     from facke_core.types import SwapRequest, SwapResult
 
+__all__ = ["GROUP", "PluginFailure", "PluginInfo", "Registry", "default_registry"]
+
 GROUP = "facke.plugins"
 CORE = "facke-core"
 # fmt: off

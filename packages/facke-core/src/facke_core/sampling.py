@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from facke_core.protocols import Generator, IdentityEncoder, Sampler
     from facke_core.types import SwapInputs
 
+__all__ = ["OnStep", "SinglePass", "check_compatible", "report_step", "watched"]
+
 OnStep = Callable[[int, int, "Tensor"], None]
 """(steps done, steps in all, (B, 3, S, S) in [0, 1]: the result as far as it is known)."""
 

@@ -16,6 +16,8 @@ from facke_core.registry import Registry, default_registry
 from facke_core.training import checkpoints
 from facke_core.weights import MODEL, WeightsConfig
 
+__all__ = ["Source", "locate"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:

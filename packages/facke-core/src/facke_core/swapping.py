@@ -23,6 +23,8 @@ from facke_core.evaluation.rows import shards
 from facke_core.registry import Registry, default_registry
 from facke_core.sources import locate
 
+__all__ = ["RUN", "SWAPS", "Swap", "SwapWork", "swap_pairs"]
+
 RUN = "run.json"
 """What the pictures of a folder belong to."""
 SWAPS = "swaps.csv"

@@ -17,6 +17,19 @@ if TYPE_CHECKING:
 
     from facke_core.faces.align import Alignment
 
+__all__ = [
+    "AlignedFace",
+    "DiscriminatorOutput",
+    "Face",
+    "FaceBatch",
+    "GeneratorOutput",
+    "GeneratorSpec",
+    "IdentityEncoderSpec",
+    "SwapInputs",
+    "SwapRequest",
+    "SwapResult",
+]
+
 
 class FaceBatch(NamedTuple):
     """What a training step sees. All images are RGB in [0, 1]."""

@@ -22,6 +22,29 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+__all__ = [
+    "CARD",
+    "CONFIG",
+    "EVALUATION",
+    "FOREIGN",
+    "GOLDEN",
+    "MODEL",
+    "FileInfo",
+    "FormatInfo",
+    "WeightsConfig",
+    "check_file",
+    "check_files",
+    "check_fit",
+    "config_digest",
+    "fill",
+    "parse_weights_config",
+    "read_tensors",
+    "read_weights_config",
+    "refuse_foreign",
+    "sha256_of",
+    "write_tensors",
+]
+
 FORMAT = 1
 CONFIG = "config.json"
 MODEL = "model.safetensors"

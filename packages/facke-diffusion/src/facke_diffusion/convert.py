@@ -18,6 +18,8 @@ from facke_core.errors import WeightsError
 from facke_diffusion.ddpm import DDPMConfig, DDPMGenerator
 from facke_diffusion.unet import MULTIPLIERS
 
+__all__ = ["from_guided_diffusion"]
+
 
 def from_guided_diffusion(
     state: Mapping[str, Tensor], **known: Any

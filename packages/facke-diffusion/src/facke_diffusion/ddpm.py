@@ -13,6 +13,8 @@ from facke_core.types import GeneratorOutput, GeneratorSpec
 from facke_diffusion import schedule as S
 from facke_diffusion.unet import UNet, UNetConfig
 
+__all__ = ["FFHQ_256", "DDPMConfig", "DDPMGenerator", "build"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DDPMConfig(UNetConfig):

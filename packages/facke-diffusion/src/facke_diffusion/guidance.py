@@ -22,6 +22,8 @@ from facke_core.loading import load_encoder
 from facke_core.protocols import IdentityEncoder
 from facke_core.types import SwapInputs
 
+__all__ = ["IdentityGuide", "embed", "identity_gradient"]
+
 
 class IdentityGuide:
     """Moves estimates towards the identities of ``inputs.source``; ``guide(x0, abar=...)``.

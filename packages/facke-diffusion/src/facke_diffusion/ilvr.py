@@ -38,6 +38,8 @@ from facke_diffusion.solvers import ddim_step, ddpm_step, dpmpp_step, levels
 if TYPE_CHECKING:
     from facke_diffusion.ddpm import DDPMGenerator
 
+__all__ = ["VARIANTS", "ILVRSampler", "Variant", "project", "reference_state", "start_state"]
+
 
 class Variant(NamedTuple):
     """In what the versions of the algorithm differ."""

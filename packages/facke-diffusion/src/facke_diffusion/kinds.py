@@ -8,6 +8,8 @@ from facke_core.weights import WeightsConfig
 from facke_diffusion.convert import from_guided_diffusion
 from facke_diffusion.ddpm import FFHQ_256, DDPMConfig
 
+__all__ = ["guided_diffusion"]
+
 _FFHQ = (
     "guided-diffusion, ilvr_adm and P2-weighting are MIT; ffhq_10m.pt and what is fine-tuned from "
     "it derive from FFHQ (CC BY-NC-SA): treat them as non-commercial."

@@ -21,6 +21,19 @@ from facke_diffusion import schedule as S
 if TYPE_CHECKING:
     from facke_diffusion.ddpm import DDPMGenerator
 
+__all__ = [
+    "TERMS",
+    "BoundLoss",
+    "DenoisingLoss",
+    "DenoisingStep",
+    "NoiseLoss",
+    "VarianceLoss",
+    "gaussian_kl",
+    "grey_log_likelihood",
+    "min_snr_weight",
+    "variational_bound",
+]
+
 
 @dataclass(kw_only=True)
 class DenoisingStep(Step):

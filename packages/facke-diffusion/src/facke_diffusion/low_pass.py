@@ -13,6 +13,8 @@ from torch import Tensor
 
 from facke_core.errors import CompatibilityError, ConfigError
 
+__all__ = ["check_factor", "check_size", "cubic", "low_pass", "resampling_matrix"]
+
 
 def cubic(x: Tensor) -> Tensor:
     """The kernel of Keys (1981) with a = -0.5; zero from 2 on."""

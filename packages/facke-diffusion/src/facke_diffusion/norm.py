@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+__all__ = ["GROUPS", "GroupNorm"]
+
 GROUPS = 32
 """Of every group normalisation; eps is 1e-5, statistics are computed in float32."""
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from facke_core.training.step import Objective
     from facke_diffusion.ddpm import DDPMGenerator
 
+__all__ = ["DenoisingObjective", "objective"]
+
 
 class DenoisingObjective:
     """One phase: noise the batch's targets and let the generator estimate them.

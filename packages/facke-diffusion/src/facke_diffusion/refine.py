@@ -18,6 +18,8 @@ from facke_core.loading import load
 from facke_core.pipeline import SwapPipeline
 from facke_core.types import SwapInputs
 
+__all__ = ["refined"]
+
 
 def refined(method: str, inputs: SwapInputs, *, rng: torch.Generator | None = None) -> Tensor:
     """What ``method`` makes of the crops: (B, 3, S, S) in [0, 1], of the size of the target.

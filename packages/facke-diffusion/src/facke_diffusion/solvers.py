@@ -22,6 +22,8 @@ from facke_diffusion.schedule import (
     subsequence,
 )
 
+__all__ = ["ddim_sigma", "ddim_step", "ddpm_step", "dpmpp_step", "levels"]
+
 
 def levels(schedule: Schedule, steps: int, start: float, *, even: bool) -> Schedule:
     """The levels to take, ``round(start * steps)`` of them.

@@ -6,6 +6,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+__all__ = ["SAMPLERS", "LossSecondMoment", "Uniform"]
+
 HISTORY = 10
 """Losses that are remembered of each timestep."""
 UNIFORM = 0.001

@@ -17,6 +17,17 @@ from torch import Tensor, nn
 from facke_core.errors import CompatibilityError, ConfigError, UsageError
 from facke_diffusion.norm import GROUPS, GroupNorm
 
+__all__ = [
+    "MULTIPLIERS",
+    "Attention",
+    "Downsample",
+    "ResBlock",
+    "UNet",
+    "UNetConfig",
+    "Upsample",
+    "timestep_embedding",
+]
+
 MULTIPLIERS = {
     512: (0.5, 1.0, 1.0, 2.0, 2.0, 4.0, 4.0),
     256: (1.0, 1.0, 2.0, 2.0, 4.0, 4.0),

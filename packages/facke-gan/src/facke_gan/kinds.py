@@ -18,6 +18,8 @@ from facke_gan.convert import (
 )
 from facke_gan.projected import ProjectedDiscriminator
 
+__all__ = ["discriminator", "discriminators", "facke_simswap", "simswap", "simswap_fix"]
+
 _LICENSE = "CC-BY-NC-4.0"
 _OFFICIAL = (
     "The official SimSwap and its weights: CC BY-NC 4.0, for academic and non-commercial use only."

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from facke_core import Bundled, ConverterSpec, MethodSpec, hookimpl
 
+__all__ = ["facke_converters", "facke_methods"]
+
 RECIPES = (
     "simswap-224",
     "simswap-224-ofm",

@@ -17,6 +17,8 @@ from facke_core.errors import UnavailableError
 from facke_core.nn.normalize import Normalize
 from facke_core.types import DiscriminatorOutput
 
+__all__ = ["ProjectedDiscriminator"]
+
 _BACKBONE = "tf_efficientnet_lite0"
 _BACKBONE_CHANNELS = (24, 40, 112, 320)
 _LATERAL_CHANNELS = (64, 128, 256, 512)

@@ -34,6 +34,18 @@ if TYPE_CHECKING:
     from facke_core.training.recipe import Recipe
     from facke_core.training.step import Objective
 
+__all__ = [
+    "FACKE_224",
+    "OFFICIAL_224",
+    "OFFICIAL_224_FIX",
+    "OFFICIAL_512",
+    "OFFICIAL_DEEP_FIX",
+    "SimSwapConfig",
+    "SimSwapGenerator",
+    "build",
+    "objective",
+]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimSwapConfig(StagesConfig):

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from facke_core.nn.normalize import Normalize
 
+__all__ = ["IdentityClassifier", "classification_loss"]
+
 
 class IdentityClassifier(nn.Module):
     """Whose face is it? Strided convolutions, a mean over the positions, a linear layer.

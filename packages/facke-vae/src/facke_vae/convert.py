@@ -15,6 +15,8 @@ from facke_core.errors import WeightsError
 if TYPE_CHECKING:
     from torch import Tensor
 
+__all__ = ["from_facke"]
+
 _RULES = {
     "M1": [(r"emb\.(\d)\.(.+)", "condition.paint.{0}.{1}", 0)],
     "E": [

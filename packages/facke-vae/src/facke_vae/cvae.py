@@ -32,6 +32,8 @@ from facke_core.nn.veil import Veil
 from facke_core.types import GeneratorOutput, GeneratorSpec
 from facke_vae.sampling import LatentSampler
 
+__all__ = ["FACKE_224", "CVAEConfig", "CVAEGenerator", "IdentityMap", "build"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CVAEConfig(StagesConfig):

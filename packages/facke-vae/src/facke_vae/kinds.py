@@ -10,6 +10,8 @@ from facke_core.nn.discriminators import MultiScalePatchDiscriminator
 from facke_core.weights import WeightsConfig
 from facke_vae.convert import from_facke
 
+__all__ = ["facke_cvae"]
+
 _PARTS = {
     "M1": "emb.0.weight",
     "E": "mu.0.weight",

@@ -16,6 +16,15 @@ from facke_core.protocols import Loss
 from facke_core.training.step import Step
 from facke_vae.classifier import IdentityClassifier, classification_loss
 
+__all__ = [
+    "TERMS",
+    "ClassFeatureMatching",
+    "ClassificationLoss",
+    "KLLoss",
+    "MeanFeatureMatching",
+    "free_bits_divergence",
+]
+
 
 def free_bits_divergence(mu: Tensor, log_var: Tensor, free_bits: float) -> Tensor:
     """The divergence of :func:`~facke_core.losses.functional.kl_divergence` with ``free_bits``

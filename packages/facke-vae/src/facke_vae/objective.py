@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from facke_core.training.step import Objective
     from facke_vae.cvae import CVAEGenerator
 
+__all__ = ["classify", "generate", "objective"]
+
 
 def generate(
     modules: Mapping[str, nn.Module],

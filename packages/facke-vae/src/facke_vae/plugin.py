@@ -6,6 +6,8 @@ from typing import Any
 
 from facke_core import Bundled, ConverterSpec, MethodSpec, hookimpl
 
+__all__ = ["facke_converters", "facke_methods"]
+
 
 def _recipes(*names: str) -> dict[str, str]:
     return {name: f"facke_vae:recipes/{name}.json" for name in names}

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from facke_core.types import SwapInputs
     from facke_vae.cvae import CVAEGenerator
 
+__all__ = ["LatentSampler"]
+
 
 @dataclass(frozen=True, slots=True)
 class LatentSampler:

@@ -15,6 +15,8 @@ from facke_core.methods import Bundled, HubRef
 from facke_core.registry import Registry, default_registry
 from facke_core.weights import CONFIG, MODEL, read_weights_config, sha256_of
 
+__all__ = ["doctor"]
+
 LIBRARIES = (
     "torch",
     "kornia",

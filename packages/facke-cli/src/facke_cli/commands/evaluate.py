@@ -22,6 +22,8 @@ from facke_core.sources import locate
 if TYPE_CHECKING:
     from facke_core.evaluation.runner import EvaluationSpec
 
+__all__ = ["Options", "evaluate", "run"]
+
 Names = Callable[[], Registry]
 DIFF = "diff"
 STDOUT = "-"

@@ -9,6 +9,8 @@ import typer
 
 from facke_cli.console import emit, write
 
+__all__ = ["inspect"]
+
 
 def inspect(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A picture.")],

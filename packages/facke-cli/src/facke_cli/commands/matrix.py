@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from facke_core.figures.swaps import SwapFigure, View
     from facke_core.pipeline import SwapPipeline
 
+__all__ = ["matrix"]
+
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif", ".ppm")
 """What is taken from a folder."""
 SHOWN = 5

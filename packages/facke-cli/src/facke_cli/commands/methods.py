@@ -12,6 +12,8 @@ from facke_core.methods import Bundled, MethodSpec
 from facke_core.registry import Registry, default_registry
 from facke_core.weights import read_weights_config
 
+__all__ = ["methods"]
+
 
 def methods(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,

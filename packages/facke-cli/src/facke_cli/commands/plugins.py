@@ -9,6 +9,8 @@ import typer
 from facke_cli.console import emit, table, write
 from facke_core.registry import default_registry
 
+__all__ = ["plugins"]
+
 
 def plugins(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,

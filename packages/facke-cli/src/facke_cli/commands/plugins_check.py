@@ -10,6 +10,8 @@ import typer
 from facke_cli.console import emit, say, table, write
 from facke_core.registry import default_registry
 
+__all__ = ["plugins_check"]
+
 
 def plugins_check(
     package: Annotated[str, typer.Argument(help="Name of an installed distribution.")],

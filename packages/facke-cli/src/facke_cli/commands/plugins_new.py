@@ -13,6 +13,8 @@ from facke_cli.console import write
 from facke_core import __version__
 from facke_core.errors import UnavailableError, UsageError
 
+__all__ = ["generate", "plugins_new"]
+
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 

@@ -16,6 +16,8 @@ from facke_core.errors import UsageError
 if TYPE_CHECKING:
     from facke_core.data.summary import PrepareSummary
 
+__all__ = ["prepare"]
+
 FIRST = 3
 """Names that the report gives of each kind."""
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from facke_core.pipeline import SwapPipeline
     from facke_core.types import SwapResult
 
+__all__ = ["DEFAULT_METHOD", "find", "swap"]
+
 DEFAULT_METHOD = "simswap"
 _TAG = re.compile(r"[\w-][\w.-]*")
 

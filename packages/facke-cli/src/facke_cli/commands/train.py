@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from facke_core.training.recipe import Recipe
     from facke_core.training.step import StepReport
 
+__all__ = ["train"]
+
 
 def train(
     recipe: Annotated[

@@ -9,6 +9,8 @@ import typer
 
 from facke_cli.console import emit, say, write
 
+__all__ = ["weights_convert"]
+
 
 def weights_convert(
     file: Annotated[

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from facke_core.backends.export import Exported
     from facke_core.pipeline import SwapPipeline
 
+__all__ = ["crops_of", "weights_export"]
+
 SAMPLES = ("sample:collins", "sample:hopper")
 MOST = 64
 """Pictures of a folder that calibration looks at."""

@@ -12,6 +12,8 @@ from facke_core import licenses
 from facke_core.errors import VerificationError, check_choice
 from facke_core.inventory import Known, known_weights, not_allowed
 
+__all__ = ["weights_list"]
+
 
 def weights_list(
     folders: Annotated[

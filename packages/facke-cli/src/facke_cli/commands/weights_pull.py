@@ -13,6 +13,8 @@ from facke_core.errors import UsageError
 from facke_core.methods import HubRef
 from facke_core.registry import default_registry
 
+__all__ = ["weights_pull"]
+
 
 def weights_pull(
     reference: Annotated[

@@ -9,6 +9,8 @@ import typer
 
 from facke_cli.console import bars_on_terminals, emit, say, write
 
+__all__ = ["weights_push"]
+
 
 def weights_push(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of weights, or a run.")],

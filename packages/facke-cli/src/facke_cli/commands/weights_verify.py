@@ -13,6 +13,8 @@ from facke_core import hub
 from facke_core.errors import FackeError, VerificationError, WeightsError
 from facke_core.sources import Source, locate
 
+__all__ = ["weights_verify"]
+
 
 def weights_verify(
     references: Annotated[

@@ -30,6 +30,8 @@ from facke_core.cache import cache_folder
 from facke_core.errors import FackeError, UsageError, check_choice
 from facke_core.protocols import Generator
 
+__all__ = ["BOUND", "Choice", "Measured", "candidates", "choose", "measure", "with_backend"]
+
 BACKENDS = ("torch", "onnxruntime", "openvino", "auto")
 BOUND = 2 / 255
 """Largest absolute error of ``auto`` against torch in float32: two steps of an 8-bit picture."""

@@ -28,6 +28,8 @@ from facke_core.errors import CompatibilityError, UsageError, VerificationError,
 from facke_core.pipeline import SwapPipeline
 from facke_core.weights import MODEL, config_digest
 
+__all__ = ["Exported", "Quality", "about", "compare", "export", "quantise", "rows"]
+
 TOLERANCE = 1e-4
 """Largest error of an exported graph, where 1 is the range from black to white."""
 BATCHES = (1, 3)

@@ -8,6 +8,8 @@ from typing import Any
 
 from facke_core.errors import UnavailableError
 
+__all__ = ["installed", "require", "versions"]
+
 EXTRAS = {
     "onnx": "onnx",
     "onnxscript": "onnx",

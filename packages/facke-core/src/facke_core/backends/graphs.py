@@ -26,6 +26,17 @@ from facke_core.cache import cache_folder
 from facke_core.errors import CompatibilityError, UsageError, WeightsError
 from facke_core.types import GeneratorOutput
 
+__all__ = [
+    "cached_graph",
+    "max_error",
+    "network_digest",
+    "probe_inputs",
+    "quiet",
+    "replacing",
+    "run_torch",
+    "write_graph",
+]
+
 ONE_FILE = 2**31
 """Bytes from which a graph cannot be one file (the limit of protobuf)."""
 OPSETS = range(18, 24)

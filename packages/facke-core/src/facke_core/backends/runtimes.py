@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from facke_core.backends.extras import require
 from facke_core.types import GeneratorOutput, GeneratorSpec
 
+__all__ = ["GraphGenerator", "OnnxRuntimeSession", "OpenVinoSession", "Session"]
+
 
 class Session(Protocol):
     """A graph that is ready to run on the CPU."""

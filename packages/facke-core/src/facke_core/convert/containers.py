@@ -24,6 +24,8 @@ from facke_core.errors import VerificationError, WeightsError
 if TYPE_CHECKING:
     from torch import Tensor
 
+__all__ = ["Contents", "open_checkpoint"]
+
 DTYPES = {
     "DoubleStorage": ("float64", 8),
     "FloatStorage": ("float32", 4),

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
+__all__ = ["insightface", "read_graph"]
+
 MAX_BYTES = 2**30
 MAX_OTHER = 2 * 2**20
 """Bytes of a graph beside its weights; that of a ResNet of 100 layers has about 200 kB."""

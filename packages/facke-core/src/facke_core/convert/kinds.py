@@ -19,6 +19,17 @@ from facke_core.weights import WeightsConfig, check_fit
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+__all__ = [
+    "AS_SIMSWAP",
+    "Checkpoint",
+    "Converted",
+    "State",
+    "arcface",
+    "cosface",
+    "face_parsing",
+    "fits",
+]
+
 State = Mapping[str, "Tensor"]
 
 AS_SIMSWAP = {"template": "simswap", "border": "zeros", "antialias": False}

@@ -12,6 +12,8 @@ from facke_core.errors import VerificationError, WeightsError
 if TYPE_CHECKING:
     from torch import Tensor
 
+__all__ = ["state_of"]
+
 MAX_TENSORS = 20_000
 _MAX_INNER, _MAX_NAME = 16, 500
 _NAMES = ("params_ema", "ema", "model_ema", "state_dict", "model", "params", "net", "generator")

@@ -29,6 +29,8 @@ from facke_core.weights import CARD, CONFIG, MODEL, FormatInfo, WeightsConfig
 if TYPE_CHECKING:
     from torch import Tensor
 
+__all__ = ["Report", "convert"]
+
 AUTO = "auto"
 _NET = re.compile(r"(?P<label>.+)_net_(?P<part>[A-Z]\w?)\.pth")
 _CHECKPOINTS = (".pth", ".pt", ".tar", ".ckpt", ".bin")

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from mmap import mmap
 from typing import IO, Any, cast
 
+__all__ = ["Global", "Record", "Storage", "StoredTensor", "Window", "read_pickle"]
+
 MAX_BYTES = 32 * 2**20
 """Of one pickle. Tensors lie beside it; a network of 800 tensors needs less than 1 MB."""
 MAX_OPCODES = 500_000

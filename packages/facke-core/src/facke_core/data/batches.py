@@ -21,6 +21,8 @@ from facke_core.data.pairs import PairConfig, PairSampler, People
 from facke_core.errors import DataError
 from facke_core.types import FaceBatch
 
+__all__ = ["BatchConfig", "Batches", "SwapBatches", "stream"]
+
 ALL = slice(None)
 
 

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from facke_core.data.mesh import REGIONS
 
+__all__ = ["composite", "match_colour", "oval", "thin_plate_grid"]
+
 EXPRESSION = 0.35
 """Share of the donor's geometry that eyes and lips take: their shape is expression as well."""
 

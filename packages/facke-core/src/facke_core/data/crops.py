@@ -46,6 +46,18 @@ from facke_core.errors import ConfigError, DataError
 from facke_core.identity.digest import encoder_digest
 from facke_core.protocols import IdentityEncoder
 
+__all__ = [
+    "FORMAT",
+    "IDENTITY",
+    "INDEX",
+    "INFO",
+    "UNFINISHED",
+    "CropSet",
+    "check_encoder",
+    "prepare_command",
+    "write_tables",
+]
+
 FORMAT = 2
 INFO = "dataset.json"
 INDEX = "index.safetensors"

@@ -18,6 +18,16 @@ import PIL.Image
 
 from facke_core.errors import FackeError, ImageError
 
+__all__ = [
+    "MAX_PIXELS",
+    "WRITABLE",
+    "check_input",
+    "check_output",
+    "check_pixels",
+    "explaining",
+    "open_image",
+]
+
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused by their header, before anything is decoded."""
 

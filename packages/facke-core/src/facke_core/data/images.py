@@ -24,6 +24,8 @@ from torch import Tensor
 from facke_core.data.files import WRITABLE, check_output, check_pixels, explaining, open_image
 from facke_core.errors import FackeWarning, ImageError
 
+__all__ = ["ImageLike", "Photo", "center_crop", "read_image", "resize", "to_pil", "write_image"]
+
 ImageLike = str | PathLike[str] | PIL.Image.Image | np.ndarray[Any, Any] | Tensor
 
 PNG_LEVEL = 3

@@ -18,6 +18,8 @@ from facke_core.data.portraits import REASONS, Done, Job, Portrait
 from facke_core.data.shards import SUFFIX, Shard, TarShard, TensorShard, key_rows, write_shard
 from facke_core.data.tensors import Column, read_tensors, write_tensors
 
+__all__ = ["Bucket", "Known", "skipped_columns"]
+
 _DAMAGE = (SafetensorError, OSError, ValueError, KeyError, IndexError, tarfile.TarError)
 
 

@@ -29,6 +29,8 @@ from facke_core.data.summary import PrepareSummary, write_csv
 from facke_core.data.tensors import Column
 from facke_core.errors import DataError, FackeWarning
 
+__all__ = ["Making"]
+
 _AHEAD = 4
 """Jobs per worker that wait or run."""
 

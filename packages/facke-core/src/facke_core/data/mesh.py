@@ -7,6 +7,8 @@ the picture is mirrored.
 
 from __future__ import annotations
 
+__all__ = ["OVAL_RING"]
+
 # (image-left, image-right) pairs, then points on the axis, by region
 _OVAL = [
     (109, 338),

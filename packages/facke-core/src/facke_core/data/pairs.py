@@ -15,6 +15,8 @@ from typing import Literal, NamedTuple
 
 from facke_core.errors import DataError, FackeWarning
 
+__all__ = ["Pair", "PairConfig", "PairSampler", "People"]
+
 
 class Pair(NamedTuple):
     """Two crops of a set, by index."""

@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 from facke_core.errors import DataError, did_you_mean
 
+__all__ = ["Album", "Picture", "file_key", "file_keys", "find_photos", "shown"]
+
 COLOUR_WEIGHT = 3.0
 """How much more often a coloured picture is drawn than one without colours, where a manifest tells
 which are which."""

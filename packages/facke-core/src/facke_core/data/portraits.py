@@ -27,6 +27,18 @@ from facke_core.errors import FackeWarning, ImageError, NoFaceError
 from facke_core.faces.align import Alignment, align, retemplate, transform_points
 from facke_core.protocols import FaceDetector, IdentityEncoder
 
+__all__ = [
+    "REASONS",
+    "Array",
+    "Done",
+    "Job",
+    "Portrait",
+    "Portraits",
+    "Preparation",
+    "answer",
+    "start_worker",
+]
+
 MIN_EYE_DISTANCE = 18
 """Pixels in the photograph; below, a crop would be mostly interpolation."""
 MAX_TURN = 0.38

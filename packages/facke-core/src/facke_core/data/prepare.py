@@ -24,6 +24,8 @@ from facke_core.faces.align import Alignment
 from facke_core.identity.digest import encoder_digest
 from facke_core.loading import DEFAULT_ENCODER, encoder_settings, load_encoder
 
+__all__ = ["OnProgress", "Settings", "prepare"]
+
 DEFAULT_SIZE = 128
 DEFAULT_TEMPLATE = "simswap_frontal"
 

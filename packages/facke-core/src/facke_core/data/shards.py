@@ -21,6 +21,21 @@ from torch import Tensor
 
 from facke_core.data.tensors import Column, read_tensors, replacing, write_tensors
 
+__all__ = [
+    "SUFFIX",
+    "Pictures",
+    "Shard",
+    "Store",
+    "StoredPictures",
+    "TarShard",
+    "TensorShard",
+    "digits_for",
+    "key_rows",
+    "shard_path",
+    "shards_of",
+    "write_shard",
+]
+
 Store = Literal["tensors", "webdataset"]
 SUFFIX: dict[Store, str] = {"tensors": ".safetensors", "webdataset": ".tar"}
 MAX_ROWS = 512

@@ -11,6 +11,8 @@ from pathlib import Path
 from facke_core.data.photos import Album, shown
 from facke_core.data.tensors import replacing
 
+__all__ = ["CSV", "PrepareSummary", "write_csv"]
+
 CSV = "pictures.csv"
 
 

@@ -14,6 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+__all__ = ["Column", "read_tensors", "replacing", "write_tensors"]
+
 _NAMES = {torch.int64: "I64", torch.float32: "F32", torch.uint8: "U8"}
 
 

@@ -17,6 +17,8 @@ from facke_core.evaluation.rows import rounded
 from facke_core.evaluation.statistics import verification_auc
 from facke_core.pipeline import SwapPipeline
 
+__all__ = ["calibrate"]
+
 
 def calibrate(
     pipeline: SwapPipeline,

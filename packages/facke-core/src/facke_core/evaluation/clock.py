@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+__all__ = ["STAGES", "Clock", "alone", "encoder_share"]
+
 STAGES = ("read", "detect", "align", "encode", "generate", "paste", "judge", "measure")
 """``encode``: identities for the generator. ``judge``: all other vectors."""
 ENCODERS = ("encode", "judge")

@@ -29,6 +29,17 @@ from facke_core.evaluation.session import Session
 from facke_core.losses.functional import identity_loss
 from facke_core.nn.normalize import IMAGENET_MEAN, IMAGENET_STD
 
+__all__ = [
+    "ILVR",
+    "IMAGENET",
+    "NAMES",
+    "Facke2022Report",
+    "Units",
+    "as_published",
+    "batch_values",
+    "run_facke2022",
+]
+
 BATCH = 32
 NAMES = ("ID Loss", "ID Retrieval", "Recon Loss")
 

@@ -24,6 +24,8 @@ from facke_core.evaluation.report import EvaluationReport, notes_of, table_of
 from facke_core.evaluation.rows import Row
 from facke_core.evaluation.runner import Evaluator
 
+__all__ = ["Case", "Cases", "cases_of", "page", "write_html"]
+
 SHOWN = 4
 """Pairs at each end."""
 SIDE = 128

@@ -20,6 +20,17 @@ from facke_core.protocols import IdentityEncoder, SteeredSampler
 from facke_core.registry import Registry
 from facke_core.types import Face
 
+__all__ = [
+    "NO_JUDGE",
+    "NO_TRAINER",
+    "Recogniser",
+    "check_judge",
+    "load_recogniser",
+    "parse_encoder",
+    "same_network",
+    "trainer_of",
+]
+
 NO_JUDGE = (
     "no judge was given: a face recogniser that had no part in the training. "
     "Add --judge NAME, for example --judge hf:ORG/REPO@COMMIT"

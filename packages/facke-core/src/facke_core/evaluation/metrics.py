@@ -20,6 +20,34 @@ from facke_core.faces.paste import face_mask
 from facke_core.losses.functional import identity_loss, reconstruction_l1
 from facke_core.types import AlignedFace, Face
 
+__all__ = [
+    "EDGE",
+    "MAX_PSNR",
+    "AnyMetric",
+    "Frechet",
+    "Identities",
+    "Metric",
+    "Need",
+    "PerPair",
+    "SetMetric",
+    "SwappedPairs",
+    "background",
+    "expression_error",
+    "frechet",
+    "id_gain",
+    "id_loss",
+    "id_retrieval",
+    "id_retrieval_l2",
+    "pose_error",
+    "psnr",
+    "rank_of_source",
+    "recon_l1",
+    "recon_l1_imagenet",
+    "retrieval_top1",
+    "retrieval_top5",
+    "ssim",
+]
+
 Need = Literal["self", "swap", "photo", "faces", "trainer", "judge"]
 """``self``: swap(x, x) of the source. ``swap``: the result crop. ``photo``: the result in its
 photo. ``faces``: the face found in that. ``trainer``: identities by the encoder that the model was

@@ -18,6 +18,19 @@ from facke_core.errors import DataError, UsageError, did_you_mean
 if TYPE_CHECKING:
     from facke_core.data.crops import CropSet
 
+__all__ = [
+    "Pair",
+    "PairSet",
+    "Picture",
+    "Progress",
+    "Rule",
+    "SamePair",
+    "pairs_from",
+    "pairs_of_dataset",
+    "read_pairs",
+    "read_same",
+]
+
 Rule = Literal["facke", "paper", "weighted"]
 DRAWN = 1000
 """Pairs that are drawn from a dataset when nobody says how many."""

@@ -26,6 +26,8 @@ from facke_core.faces.align import Alignment, align, retemplate, template_points
 from facke_core.pipeline import SwapPipeline
 from facke_core.types import AlignedFace, Face
 
+__all__ = ["Known", "Loaded", "Pictures", "unpacked"]
+
 ROOM = 512 * 2**20
 """Bytes of photos and crops that are kept."""
 SMALLEST = 128

@@ -14,6 +14,21 @@ from facke_core.errors import DataError
 from facke_core.evaluation.rows import Row, rounded
 from facke_core.evaluation.statistics import Estimate, estimate
 
+__all__ = [
+    "Difference",
+    "EvaluationReport",
+    "MetricInfo",
+    "diff",
+    "document",
+    "notes_of",
+    "read_reports",
+    "shown_estimate",
+    "summarise",
+    "table_of",
+    "to_markdown",
+    "write_reports",
+]
+
 FORMAT = 1
 TOLERANCE = 1e-6
 NOT_COMPARED = ("environment", "run")

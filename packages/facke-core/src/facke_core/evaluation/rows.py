@@ -19,6 +19,8 @@ import numpy as np
 from facke_core.config import read_json, write_json
 from facke_core.errors import ConfigError, DataError, UsageError
 
+__all__ = ["RUN", "Row", "RowFiles", "pack", "read_run", "rounded", "shards", "unpack"]
+
 SHARD = 64
 RUN = "run.json"
 """What the rows of a folder belong to."""

@@ -35,6 +35,8 @@ from facke_core.loading import LazyDetector, load
 from facke_core.pipeline import SwapPipeline
 from facke_core.registry import Registry, default_registry
 
+__all__ = ["Compute", "EvaluationSpec", "Evaluator", "environment", "make_metrics"]
+
 Compute = Callable[[Mapping[str, Any], Sequence[range]], Iterable[tuple[range, Mapping[str, Any]]]]
 """(protocol, shards) -> each shard with what
 :class:`~facke_core.evaluation.work.EvaluationWork` finds, in any order."""

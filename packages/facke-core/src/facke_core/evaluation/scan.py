@@ -13,6 +13,8 @@ from facke_core.evaluation.pairs import PairSet, Progress
 from facke_core.evaluation.runner import Evaluator
 from facke_core.training.checkpoints import complete
 
+__all__ = ["ScanReport", "metrics", "scan", "thinned", "winners"]
+
 T = TypeVar("T")
 RETRIEVAL, RECON, SUM = "id-retrieval", "recon-l1-imagenet", "sum"
 CRITERIA = (RETRIEVAL, RECON, SUM)

@@ -29,6 +29,8 @@ from facke_core.faces.align import warp
 from facke_core.pipeline import SwapPipeline
 from facke_core.types import Face
 
+__all__ = ["FACES", "Session", "noise"]
+
 _PHOTO = frozenset({"photo", "faces", "judge"})
 """Needs that include the finished photo; the last two also the face in it."""
 FACES = frozenset({"faces", "judge"})

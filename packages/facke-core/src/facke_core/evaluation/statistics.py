@@ -12,6 +12,16 @@ from typing import Any
 
 import numpy as np
 
+__all__ = [
+    "LEVEL",
+    "REPLICATES",
+    "Estimate",
+    "Numbers",
+    "estimate",
+    "frechet_distance",
+    "verification_auc",
+]
+
 REPLICATES = 1000
 LEVEL = 0.95
 Numbers = np.ndarray[Any, Any]

@@ -18,6 +18,8 @@ from facke_core.evaluation.scan import ScanReport, metrics, scan
 from facke_core.evaluation.work import EvaluationWork
 from facke_core.registry import Registry, default_registry
 
+__all__ = ["evaluate", "evaluate_facke2022", "scan_run"]
+
 
 def evaluate(
     specs: Sequence[EvaluationSpec],

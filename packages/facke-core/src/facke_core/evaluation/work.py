@@ -12,6 +12,8 @@ from facke_core.errors import DataError
 from facke_core.evaluation.runner import EvaluationSpec
 from facke_core.registry import Registry, default_registry
 
+__all__ = ["EvaluationWork"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationWork:

@@ -19,6 +19,23 @@ from torch import Tensor
 from facke_core.errors import NoFaceError, UnknownNameError, UsageError, did_you_mean
 from facke_core.types import AlignedFace, Face
 
+__all__ = [
+    "TEMPLATES",
+    "TEMPLATE_SETS",
+    "Alignment",
+    "Size",
+    "Template",
+    "align",
+    "alignment_matrix",
+    "choose_template",
+    "invert_affine",
+    "retemplate",
+    "similarity_transform",
+    "template_points",
+    "transform_points",
+    "warp",
+]
+
 Size = int | tuple[int, int]
 """Side of a square crop, or (height, width)."""
 

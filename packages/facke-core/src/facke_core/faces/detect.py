@@ -29,6 +29,17 @@ if TYPE_CHECKING:
     from facke_core.protocols import FaceDetector
     from facke_core.registry import Registry
 
+__all__ = [
+    "MediaPipeDetector",
+    "YuNetDetector",
+    "build_mediapipe",
+    "build_yunet",
+    "fetch_yunet",
+    "make_detector",
+    "mediapipe_available",
+    "yunet_available",
+]
+
 Pixels = np.ndarray[Any, Any]
 
 FIVE_POINTS = (468, 473, 1, 61, 291)

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from facke_core.nn.normalize import Normalize
 
+__all__ = ["CLASSES", "SIZE", "FaceParser", "load_parser"]
+
 # fmt: off
 CLASSES = (
     "background", "skin", "left brow", "right brow", "left eye", "right eye", "glasses",

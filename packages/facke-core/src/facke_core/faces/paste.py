@@ -17,6 +17,8 @@ from facke_core.data.images import resize
 from facke_core.faces.align import invert_affine, transform_points, warp
 from facke_core.types import AlignedFace
 
+__all__ = ["face_mask", "match_color", "paste", "resized"]
+
 FEATHER = 0.16
 """Width of the fade in widths of the face; it ends at the outline of the face."""
 

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from facke_core.errors import UsageError
 
+__all__ = ["GAP", "face_matrix", "picture_grid"]
+
 GAP = 4
 """White pixels between cells."""
 

@@ -18,6 +18,16 @@ from facke_core.figures.face_matrix import GAP, face_matrix, picture_grid
 from facke_core.pipeline import SwapPipeline
 from facke_core.types import Face
 
+__all__ = [
+    "FigureStyle",
+    "Missing",
+    "Progress",
+    "SwapFigure",
+    "View",
+    "matrix_figure",
+    "methods_figure",
+]
+
 View = Literal["heads", "photos", "crops"]
 """``heads``: faces are found and swapped in the photograph, and the heads cut out, upright and of
 one size. ``photos``: the whole photographs. ``crops``: the pictures are aligned crops already."""

@@ -11,6 +11,8 @@ from facke_core.identity.resample import reframe, resize
 from facke_core.nn.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from facke_core.types import IdentityEncoderSpec
 
+__all__ = ["NORMALIZE", "CropEncoder", "choose"]
+
 RESIZE = ("antialias", "nearest", "bicubic")
 NORMALIZE = {
     "imagenet": (IMAGENET_MEAN, IMAGENET_STD),

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from facke_core.protocols import IdentityEncoder
 
+__all__ = ["encoder_digest"]
+
 LOCATIONS = ("model", "weights", "revision", "local_files_only")
 """Settings that say where the weights lie. What they are is in the tensors."""
 

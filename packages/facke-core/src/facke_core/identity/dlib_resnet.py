@@ -29,6 +29,20 @@ from facke_core.identity.frozen import FrozenEncoder
 from facke_core.identity.resample import reframe
 from facke_core.types import IdentityEncoderSpec
 
+__all__ = [
+    "FILE",
+    "SIZE",
+    "TEMPLATE",
+    "DlibEncoder",
+    "DlibResNet29",
+    "available",
+    "build",
+    "load_state",
+    "mean_descriptor",
+    "read_dat",
+    "weights_file",
+]
+
 FILE = "dlib_face_recognition_resnet_model_v1.dat"
 SHA256 = "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30"
 SIZE = 150

@@ -14,6 +14,8 @@ from facke_core.weights import MODEL, refuse_foreign
 if TYPE_CHECKING:
     from torch import Tensor
 
+__all__ = ["encoder_folder", "encoder_tensors"]
+
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 

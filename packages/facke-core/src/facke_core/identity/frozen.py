@@ -6,6 +6,8 @@ from torch import nn
 
 from facke_core.types import IdentityEncoderSpec
 
+__all__ = ["FrozenEncoder"]
+
 
 class FrozenEncoder(nn.Module):
     """Base of the encoders: parameters without gradient, evaluation mode for good.

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from facke_core.errors import WeightsError
 
+__all__ = ["InsightFaceResNet", "insightface_layout", "is_insightface"]
+
 _CHANNELS = (64, 128, 256, 512)
 
 

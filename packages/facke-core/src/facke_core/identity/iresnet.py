@@ -21,6 +21,18 @@ from facke_core.identity.files import encoder_tensors
 from facke_core.types import IdentityEncoderSpec
 from facke_core.weights import fill
 
+__all__ = [
+    "SPHERE_LAYERS",
+    "ArcFaceResNet",
+    "CosFaceSphere",
+    "arcface_layout",
+    "arcface_network",
+    "build_arcface",
+    "build_cosface",
+    "cosface_layout",
+    "cosface_network",
+]
+
 SPHERE_LAYERS = {20: (1, 2, 4, 1), 64: (3, 7, 16, 3)}
 """Number in the network's name -> blocks per layer."""
 

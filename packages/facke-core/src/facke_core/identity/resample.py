@@ -12,6 +12,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+__all__ = ["reframe", "resample", "resize", "upright_map"]
+
 
 def upright_map(points: Tensor, template: Tensor) -> tuple[float, float, float]:
     """Least-squares ``(scale, dx, dy)`` with ``template = scale * points + (dx, dy)``, (N, 2) each.

@@ -13,6 +13,8 @@ from facke_core.identity.files import encoder_folder
 from facke_core.types import IdentityEncoderSpec
 from facke_core.weights import MODEL
 
+__all__ = ["build"]
+
 
 def build(
     *,

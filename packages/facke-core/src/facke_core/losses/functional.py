@@ -21,6 +21,22 @@ from facke_core.errors import CompatibilityError, check_choice
 from facke_core.nn.normalize import IMAGENET_STD
 from facke_core.protocols import Discriminator
 
+__all__ = [
+    "FeatureLayers",
+    "GanMode",
+    "ScaleWise",
+    "Units",
+    "feature_matching",
+    "gan_fake",
+    "gan_generator",
+    "gan_real",
+    "gradient_penalty",
+    "identity_loss",
+    "kl_divergence",
+    "reconstruction_l1",
+    "reconstruction_l2",
+]
+
 GanMode = Literal["hinge", "least-squares", "original"]
 FeatureLayers = Literal["w", "o", "w-bar", "n", "last"]
 Units = Literal["rgb", "imagenet"]

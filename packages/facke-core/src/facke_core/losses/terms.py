@@ -16,6 +16,18 @@ from facke_core.losses import functional as L
 from facke_core.protocols import Loss
 from facke_core.training.step import Step
 
+__all__ = [
+    "TERMS",
+    "FeatureMatchingLoss",
+    "GanLoss",
+    "GradientPenalty",
+    "IdentityLoss",
+    "LowPassLoss",
+    "ReconstructionLoss",
+    "face_weight",
+    "perturb",
+]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdentityLoss:

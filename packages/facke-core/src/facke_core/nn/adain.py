@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+__all__ = ["AdaIN", "instance_norm"]
+
 
 def instance_norm(x: Tensor, eps: float = 1e-8) -> Tensor:
     """Zero mean and unit (biased) variance over the pixels of each channel of (B, C, H, W).

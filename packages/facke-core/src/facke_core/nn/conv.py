@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+__all__ = ["Conv2d", "Size"]
+
 Size = tuple[int, ...]
 
 

@@ -18,6 +18,8 @@ from facke_core.nn.conv import Conv2d
 from facke_core.nn.normalize import Normalize
 from facke_core.types import DiscriminatorOutput
 
+__all__ = ["MultiScalePatchDiscriminator", "Norm", "Normalization", "PatchDiscriminator"]
+
 Norm = Literal["batch", "spectral", "none"]
 Normalization = Literal["imagenet", "none"]
 MIN_SIZE = 48

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from facke_core.nn.adain import AdaIN
 
+__all__ = ["IDBlock", "Padding"]
+
 Padding = Literal["reflect", "zeros"]
 
 

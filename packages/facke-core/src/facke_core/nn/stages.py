@@ -19,6 +19,18 @@ from facke_core.errors import ConfigError
 from facke_core.nn.id_blocks import IDBlock, Padding
 from facke_core.nn.normalize import Normalize
 
+__all__ = [
+    "Doublings",
+    "Halvings",
+    "IDBlocks",
+    "Output",
+    "StagesConfig",
+    "conv",
+    "conv_block",
+    "head",
+    "to_image",
+]
+
 Output = Literal["tanh", "bn-tanh", "imagenet", "residual"]
 
 

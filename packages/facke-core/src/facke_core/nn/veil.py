@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+__all__ = ["Veil"]
+
 
 class Veil(nn.Module):
     """Blurs what a crop in the SimSwap frontal template shows inside an ellipse from the brows to

@@ -10,6 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+__all__ = [
+    "awaken",
+    "change",
+    "doing",
+    "frozen",
+    "is_frozen",
+    "largest_change",
+    "leaves_alone",
+    "leaves_randomness_alone",
+    "own_randomness",
+    "require",
+    "rng",
+    "rows",
+]
+
 
 def require(condition: object, message: str) -> None:
     """Fail with ``message``, which says what is wrong and what to do."""

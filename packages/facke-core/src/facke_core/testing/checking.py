@@ -15,6 +15,8 @@ from xml.etree import ElementTree
 from facke_core.errors import PluginError, UnavailableError, UnknownNameError, did_you_mean
 from facke_core.registry import PluginInfo, Registry
 
+__all__ = ["CheckResult", "check_distribution"]
+
 _SUITES = {
     "method": "MethodConformance",
     "encoder": "EncoderConformance",

@@ -18,6 +18,8 @@ from facke_core.testing.assertions import (
 from facke_core.testing.fakes import faces
 from facke_core.types import DiscriminatorOutput
 
+__all__ = ["DiscriminatorConformance"]
+
 
 class DiscriminatorConformance:
     """What :class:`~facke_core.protocols.Discriminator` promises. Override :meth:`make`."""

@@ -24,6 +24,8 @@ from facke_core.testing.fakes import faces
 from facke_core.testing.specs import SpecChecks
 from facke_core.types import IdentityEncoderSpec
 
+__all__ = ["EncoderConformance"]
+
 
 class EncoderConformance(SpecChecks):
     """Everything that facke relies on in an identity encoder.

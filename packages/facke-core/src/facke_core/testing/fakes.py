@@ -10,6 +10,8 @@ from facke_core.faces.align import Alignment, template_points
 from facke_core.identity.frozen import FrozenEncoder
 from facke_core.types import Face, FaceBatch, IdentityEncoderSpec
 
+__all__ = ["TinyDetector", "TinyEncoder", "alignment", "face_batch", "faces", "identities"]
+
 
 def faces(count: int = 3, size: int = 64, seed: int = 0) -> Tensor:
     """Drawn faces (count, 3, size, size) in [0, 1], framed as by the ``ffhq`` template.

@@ -24,6 +24,8 @@ from facke_core.testing.assertions import (
 from facke_core.testing.samplers import SamplerConformance
 from facke_core.types import GeneratorOutput, GeneratorSpec
 
+__all__ = ["Call", "GeneratorChecks"]
+
 
 class Call(NamedTuple):
     """What a sampler asked of a generator."""

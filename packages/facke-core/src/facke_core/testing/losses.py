@@ -23,6 +23,8 @@ from facke_core.testing.fakes import TinyEncoder, face_batch, faces
 from facke_core.training.step import Step
 from facke_core.types import GeneratorOutput
 
+__all__ = ["LossConformance", "check_permutes", "permuted", "value_of"]
+
 
 def value_of(loss: Loss, step: Step) -> Tensor:
     """The loss, checked to be one finite number per sample."""

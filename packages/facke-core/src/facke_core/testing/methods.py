@@ -35,6 +35,8 @@ from facke_core.testing.training import TrainingChecks
 from facke_core.training.step import Objective
 from facke_core.weights import MODEL, WeightsConfig
 
+__all__ = ["MethodConformance"]
+
 
 class MethodConformance(GeneratorChecks, TrainingChecks, SpecChecks):
     """Everything that facke relies on in a method; name it and inherit the checks::

@@ -30,6 +30,8 @@ from facke_core.testing.fakes import faces, identities
 from facke_core.testing.specs import SpecChecks
 from facke_core.types import AlignedFace, Face
 
+__all__ = ["SIZE", "MetricConformance", "chosen", "pairs", "perfect"]
+
 COUNT = 6
 SIZE = 64
 DIM = 16

@@ -14,6 +14,8 @@ from facke_core.errors import PluginError
 from facke_core.registry import GROUP, Registry, default_registry
 from facke_core.testing.assertions import require
 
+__all__ = ["SpecChecks", "heavy_imports"]
+
 # fmt: off
 HEAVY = [
     "torch", "numpy", "scipy", "PIL", "cv2", "timm", "torchvision", "kornia", "einops",

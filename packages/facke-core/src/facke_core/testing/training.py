@@ -24,6 +24,8 @@ from facke_core.testing.losses import check_permutes, value_of
 from facke_core.training.step import Objective, Phase, Step
 from facke_core.types import FaceBatch, GeneratorOutput
 
+__all__ = ["Bench", "TrainingChecks"]
+
 
 class Bench(NamedTuple):
     """An objective with everything that a training step needs."""

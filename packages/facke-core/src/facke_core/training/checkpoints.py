@@ -16,6 +16,18 @@ from typing import Any
 from facke_core.config import read_json
 from facke_core.errors import ConfigError, FackeWarning, TrainingError
 
+__all__ = [
+    "FOLDER",
+    "PART",
+    "STATE",
+    "complete",
+    "digest",
+    "flush",
+    "name",
+    "newest_sound",
+    "read_state",
+]
+
 FOLDER = "checkpoints"
 STATE = "state.json"
 PART = ".part"

@@ -7,6 +7,8 @@ import copy
 import torch
 from torch import nn
 
+__all__ = ["EMA"]
+
 
 class EMA:
     """``average = decay * average + (1 - decay) * parameter``; buffers are copied.

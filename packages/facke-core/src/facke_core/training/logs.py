@@ -18,6 +18,8 @@ from torch import Tensor
 from facke_core.data.images import write_image
 from facke_core.errors import FackeWarning, ImageError
 
+__all__ = ["LOG", "RunLog"]
+
 LOG = "log.jsonl"
 TENSORBOARD = "tensorboard"
 PREVIEWS = "previews"

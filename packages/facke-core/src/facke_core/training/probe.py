@@ -23,6 +23,8 @@ from facke_core.losses.functional import reconstruction_l1
 from facke_core.protocols import Generator, IdentityEncoder, Sampler
 from facke_core.types import SwapInputs
 
+__all__ = ["Faces", "ProbeConfig", "ProbeReport", "SwapProbe", "choose_panel"]
+
 BATCH = 8
 """Pairs that are swapped at a time."""
 CELL = 128

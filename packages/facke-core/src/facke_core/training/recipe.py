@@ -17,6 +17,8 @@ from facke_core.registry import Registry
 from facke_core.training.probe import ProbeConfig
 from facke_core.training.step import LossTerm
 
+__all__ = ["OptimizerConfig", "Recipe", "TermConfig", "read_recipe", "terms"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TermConfig:

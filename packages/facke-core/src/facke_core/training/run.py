@@ -42,6 +42,8 @@ from facke_core.training.trainer import Trainer, make_accelerator
 from facke_core.types import SwapRequest
 from facke_core.weights import MODEL, WeightsConfig, fill, read_tensors
 
+__all__ = ["RECIPE", "TrainSummary", "train"]
+
 RECIPE = "recipe.json"
 BEST = "best.json"
 KEEP = 2

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from facke_core.protocols import Loss
 from facke_core.types import DiscriminatorOutput, FaceBatch, GeneratorOutput
 
+__all__ = ["Forward", "LossTerm", "Objective", "Phase", "Step", "StepReport"]
+
 
 @dataclass
 class Step:

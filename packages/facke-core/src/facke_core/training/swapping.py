@@ -10,6 +10,8 @@ from torch import nn
 from facke_core.training.step import Forward, LossTerm, Phase, Step
 from facke_core.types import FaceBatch, GeneratorOutput
 
+__all__ = ["SwapObjective", "generate"]
+
 
 def generate(
     modules: Mapping[str, nn.Module],

@@ -28,6 +28,8 @@ from facke_core.training.recipe import Recipe
 from facke_core.training.step import Objective, Phase, StepReport
 from facke_core.types import FaceBatch, GeneratorOutput
 
+__all__ = ["Trainer", "make_accelerator"]
+
 _PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
 
