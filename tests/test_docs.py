@@ -35,6 +35,7 @@ REASONS = {
     "needs PyPI",
     "takes hours",
     "needs several machines",
+    "starts Ray",
     "these are the tests",
     "quoted from facke_core.protocols",
 }

@@ -28,7 +28,9 @@ device or dependency is missing, 130 interrupted.
 def render() -> str:
     """The page."""
     parts = [HEAD, _section("facke", [])]
-    parts += [_section(f"facke {name}", [name]) for name in cli.OWN]
+    for name in cli.OWN:
+        words = [[name], *([name, second] for second in cli.GROUPS.get(name, ()))]
+        parts += [_section(f"facke {' '.join(each)}", each) for each in words]
     return "\n".join(parts)
 
 
