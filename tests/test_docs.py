@@ -40,7 +40,7 @@ REASONS = {
     "quoted from facke_core.protocols",
 }
 """Why a block is not run; the last kind is compared instead."""
-MAX_NOT_RUN = 6
+MAX_NOT_RUN = 7
 """Blocks that are neither run nor compared. Think twice before you raise it."""
 
 _BLOCK = re.compile(
