@@ -7,7 +7,7 @@ the picture is mirrored.
 
 from __future__ import annotations
 
-__all__ = ["OVAL_RING"]
+__all__ = ["MIRROR", "OVAL_RING", "POINTS", "REGIONS"]
 
 # (image-left, image-right) pairs, then points on the axis, by region
 _OVAL = [

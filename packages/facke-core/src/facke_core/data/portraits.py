@@ -29,6 +29,7 @@ from facke_core.protocols import FaceDetector, IdentityEncoder
 
 __all__ = [
     "REASONS",
+    "UNREADABLE",
     "Array",
     "Done",
     "Job",
