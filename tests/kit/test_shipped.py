@@ -11,6 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import facke_diffusion.plugin
+import facke_gan.plugin
+import facke_vae.plugin
 from facke_core.losses.terms import TERMS
 from facke_core.nn.discriminators import MultiScalePatchDiscriminator
 from facke_core.protocols import Loss
@@ -39,15 +42,6 @@ from facke_vae.losses import TERMS as VAE_TERMS
 from facke_vae.sampling import LatentSampler
 
 REGISTRY = default_registry()
-NETWORK = {"image_size": 96, "identity_dim": 8, "channels": [4, 8, 8], "num_id_blocks": 1}
-DENOISER = {
-    "image_size": 32,
-    "model_channels": 32,
-    "channel_mult": [1, 1],
-    "attention_resolutions": [],
-    "num_head_channels": 32,
-}
-SMALL = ("discriminator.width=4", "batch_size=4", "precision=float32")
 
 
 def suite(base: type[Any], **attributes: Any) -> type[Any]:
@@ -65,29 +59,27 @@ def each_check(base: type[Any]) -> pytest.MarkDecorator:
 
 # -- methods -------------------------------------------------------------------------------------
 
-METHODS: dict[str, list[dict[str, Any]]] = {
-    "simswap": [
-        {"tiny": NETWORK, "training": SMALL},
-        {"tiny": {**NETWORK, "patch": 2, "skips": 1, "output": "imagenet"}, "training": SMALL},
-    ],
+MORE: dict[str, list[dict[str, Any]]] = {
+    "simswap": [{"patch": 2, "skips": 1, "output": "imagenet"}],
     "cvae": [
-        {"tiny": NETWORK},
-        {"tiny": {**NETWORK, "condition": "linear-map", "noise": "uniform", "heads": "bn-relu"}},
-        {"tiny": {**NETWORK, "latent": "vector", "latent_dim": 6}, "recipe": "cvae-1d"},
-    ],
-    "cvae-gan": [
-        {"tiny": NETWORK, "training": SMALL},
-        {"tiny": NETWORK, "training": SMALL, "recipe": "cvae-gan-c"},
-    ],
-    "ilvr": [
-        {"tiny": DENOISER, "settings": {"steps": 6, "factor": 4}},
-        {
-            "tiny": {**DENOISER, "num_classes": 0},
-            "settings": {"steps": 4, "start": 1.0, "factor": 4, "solver": "ddpm", "until": 1},
-        },
+        {"condition": "linear-map", "noise": "uniform", "heads": "bn-relu"},
+        {"latent": "vector", "latent_dim": 6},
     ],
 }
-"""How each method is made small; the second time with its more unusual parts."""
+PLUGINS: tuple[Any, ...] = (facke_gan.plugin, facke_vae.plugin, facke_diffusion.plugin)
+METHODS: dict[str, list[dict[str, Any]]] = {
+    name: [small, *({**small, "tiny": {**small["tiny"], **tiny}} for tiny in MORE.get(name, []))]
+    for plugin in PLUGINS
+    for name, small in plugin.CONFORMANCE.items()
+}
+METHODS["cvae-gan"].append({**METHODS["cvae-gan"][0], "recipe": "cvae-gan-c"})
+METHODS["ilvr"].append(
+    {
+        **METHODS["ilvr"][0],
+        "settings": {"steps": 4, "start": 1.0, "factor": 4, "solver": "ddpm", "until": 1},
+    }
+)
+"""How each method is made small; after the first time with its more unusual parts."""
 
 
 def test_no_method_is_forgotten() -> None:

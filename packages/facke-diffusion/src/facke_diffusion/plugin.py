@@ -8,6 +8,16 @@ __all__ = ["facke_converters", "facke_methods"]
 
 RECIPES = ("ddpm-64", "ddpm-128", "ddpm-256", "ddpm-finetune", "ddpm-mini")
 
+DENOISER = {
+    "image_size": 32,
+    "model_channels": 32,
+    "channel_mult": [1, 1],
+    "attention_resolutions": [],
+    "num_head_channels": 32,
+}
+CONFORMANCE = {"ilvr": {"tiny": DENOISER, "settings": {"steps": 6, "factor": 4}}}
+"""Sizes for ``facke plugins check``."""
+
 
 @hookimpl
 def facke_methods() -> list[MethodSpec]:

@@ -21,6 +21,11 @@ RECIPES = (
     "simswap-mini",
 )
 
+NETWORK = {"image_size": 96, "identity_dim": 8, "channels": [4, 8, 8], "num_id_blocks": 1}
+SMALL = ("discriminator.width=4", "batch_size=4", "precision=float32")
+CONFORMANCE = {"simswap": {"tiny": NETWORK, "training": SMALL}}
+"""Sizes for ``facke plugins check``."""
+
 
 @hookimpl
 def facke_methods() -> list[MethodSpec]:

@@ -8,6 +8,11 @@ from facke_core import Bundled, ConverterSpec, MethodSpec, hookimpl
 
 __all__ = ["facke_converters", "facke_methods"]
 
+NETWORK = {"image_size": 96, "identity_dim": 8, "channels": [4, 8, 8], "num_id_blocks": 1}
+SMALL = ("discriminator.width=4", "batch_size=4", "precision=float32")
+CONFORMANCE = {"cvae": {"tiny": NETWORK}, "cvae-gan": {"tiny": NETWORK, "training": SMALL}}
+"""Sizes for ``facke plugins check``."""
+
 
 def _recipes(*names: str) -> dict[str, str]:
     return {name: f"facke_vae:recipes/{name}.json" for name in names}

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.metadata
 import importlib.util
 import os
 import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 from xml.etree import ElementTree
 
 from facke_core.errors import PluginError, UnavailableError, UnknownNameError, did_you_mean
-from facke_core.registry import PluginInfo, Registry
+from facke_core.registry import GROUP, PluginInfo, Registry
 
 __all__ = ["CheckResult", "check_distribution"]
 
@@ -23,6 +26,17 @@ _SUITES = {
     "detector": "DetectorConformance",
     "metric": "MetricConformance",
 }
+
+
+SETTINGS = ("tiny", "settings", "recipe", "training")
+
+
+class Subject(NamedTuple):
+    """What is checked, and how it is made small."""
+
+    kind: str
+    name: str
+    settings: Mapping[str, Any]
 
 
 class CheckResult(NamedTuple):
@@ -38,6 +52,10 @@ class CheckResult(NamedTuple):
 def check_distribution(name: str, registry: Registry) -> list[CheckResult]:
     """Run the kit on the plugins of the distribution ``name``, in a process of its own.
 
+    Methods are checked in the size of their default weights, unless the module of the plugin says
+    how they are made small: ``CONFORMANCE = {"NAME": {"tiny": {...}, "settings": {...}}}``, with
+    attributes of :class:`~facke_core.testing.MethodConformance`.
+
     Raises:
         UnknownNameError: no installed distribution of that name has a plugin.
         UnavailableError: pytest is not installed.
@@ -45,7 +63,7 @@ def check_distribution(name: str, registry: Registry) -> list[CheckResult]:
     """
     plugins = _plugins_of(name, registry)
     results = []
-    subjects: list[tuple[str, str]] = []
+    subjects: list[Subject] = []
     for info in plugins:
         if info.failure:
             results.append(CheckResult(f"plugin {info.name}", "loads", "failed", info.failure))
@@ -53,7 +71,12 @@ def check_distribution(name: str, registry: Registry) -> list[CheckResult]:
         results.append(CheckResult(f"plugin {info.name}", "loads", "passed"))
         for command in info.contributions.get("command", ()):
             results.append(_command(command, registry))
-        subjects += [(kind, one) for kind in _SUITES for one in info.contributions.get(kind, ())]
+        small = _small(info.name)
+        subjects += [
+            Subject(kind, one, small.get(one, {}) if kind == "method" else {})
+            for kind in _SUITES
+            for one in info.contributions.get(kind, ())
+        ]
     return [*results, *(_run(subjects) if subjects else [])]
 
 
@@ -72,6 +95,22 @@ def _plugins_of(name: str, registry: Registry) -> list[PluginInfo]:
     return found
 
 
+def _small(plugin: str) -> Mapping[str, Mapping[str, Any]]:
+    """What the plugin's module says under ``CONFORMANCE``."""
+    for entry in importlib.metadata.entry_points(group=GROUP):
+        if entry.name == plugin:
+            module = importlib.import_module(entry.module)
+            said: Mapping[str, Mapping[str, Any]] = getattr(module, "CONFORMANCE", {})
+            unknown = {key for one in said.values() for key in one} - set(SETTINGS)
+            if unknown:
+                raise PluginError(
+                    f"The plugin {plugin!r}: CONFORMANCE has the keys {sorted(unknown)}. There "
+                    f"are: {', '.join(SETTINGS)}."
+                )
+            return said
+    return {}
+
+
 def _command(name: str, registry: Registry) -> CheckResult:
     subject, check = f"command {name}", "its target resolves"
     try:
@@ -81,15 +120,16 @@ def _command(name: str, registry: Registry) -> CheckResult:
     return CheckResult(subject, check, "passed")
 
 
-def _run(subjects: list[tuple[str, str]]) -> list[CheckResult]:
+def _run(subjects: list[Subject]) -> list[CheckResult]:
     if importlib.util.find_spec("pytest") is None:
         raise UnavailableError(
             "The conformance kit runs on pytest, which is not installed. Run: "
             'pip install "facke-core[testing]"'
         )
     lines = ["import facke_core.testing as kit"]
-    for number, (kind, name) in enumerate(subjects):
+    for number, (kind, name, settings) in enumerate(subjects):
         lines += [f"class Test{number}(kit.{_SUITES[kind]}):", f"    {kind} = {name!r}"]
+        lines += [f"    {key} = {value!r}" for key, value in settings.items()]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (folder / "test_plugin.py").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -115,9 +155,9 @@ def _run(subjects: list[tuple[str, str]]) -> list[CheckResult]:
         return [_result(case, subjects) for case in cases]
 
 
-def _result(case: ElementTree.Element, subjects: list[tuple[str, str]]) -> CheckResult:
+def _result(case: ElementTree.Element, subjects: list[Subject]) -> CheckResult:
     number = re.search(r"Test(\d+)$", case.get("classname", ""))
-    subject = " ".join(subjects[int(number[1])]) if number else "plugin"
+    subject = " ".join(subjects[int(number[1])][:2]) if number else "plugin"
     check = case.get("name", "").removeprefix("test_").replace("_", " ")
     for outcome in case:
         message = re.sub(r"^(AssertionError: |_pytest\S+: )", "", outcome.get("message", ""))
