@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache of facke for these tests alone, in ``FACKE_CACHE``."""
+    folder = tmp_path_factory.mktemp("facke-cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FACKE_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")
