@@ -6,6 +6,7 @@ The first word is looked up by hand and the rest is left to typer, so that ``fac
 
 from __future__ import annotations
 
+import io
 import sys
 import warnings
 from collections.abc import Sequence
@@ -52,6 +53,8 @@ GROUPS = {
     },
 }
 """Commands of two words. ``facke plugins`` alone is a command too."""
+PLAIN = {"methods", "plugins"}
+"""Called without typer where no word follows: it loads pydantic, which takes longer than they."""
 
 HELP = """\
 Usage: facke [OPTIONS] COMMAND [ARGS]...
@@ -103,7 +106,7 @@ def main(arguments: Sequence[str]) -> int:
 def run() -> None:
     """The entry point of the ``facke`` script."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # file names need not be text
+        if isinstance(stream, io.TextIOWrapper):  # file names need not be text
             stream.reconfigure(errors="backslashreplace")
     sys.exit(main(sys.argv[1:]))
 
@@ -174,6 +177,10 @@ def _find(name: str) -> CommandSpec:
 
 def _run(spec: CommandSpec, words: list[str], group: str = "") -> None:
     """Import the function that ``spec`` names and let typer call it."""
+    function = default_registry().resolve(spec.target)
+    if spec.name in PLAIN and not words:
+        function()
+        return
     import typer
 
     # plain help and errors: rich ones cost more than the rest of a short command
@@ -183,7 +190,7 @@ def _run(spec: CommandSpec, words: list[str], group: str = "") -> None:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    app.command(spec.name)(default_registry().resolve(spec.target))
+    app.command(spec.name)(function)
     command = typer.main.get_command(app)
     command.main(
         args=_repeated(command, words),

@@ -264,6 +264,7 @@ def _convert_union(hint: Any, value: Any, where: str) -> Any:
     options = get_args(hint)
     if value is None and type(None) in options:
         return None
+    last: ConfigError | None = None
     for option in options:
         try:
             return _convert(option, value, where)

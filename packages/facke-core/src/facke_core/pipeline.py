@@ -361,7 +361,8 @@ class _Clock:
 
     def __init__(self) -> None:
         self._start = time.perf_counter()
-        self._stages = dict.fromkeys(("detect", "align", "encode", "generate", "paste"), 0.0)
+        stages = ("detect", "align", "encode", "generate", "paste")
+        self._stages: dict[str, float] = dict.fromkeys(stages, 0.0)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -11,7 +11,7 @@ import csv
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,11 +100,10 @@ class SwapWork:
             try:
                 result = pipeline(*files, seed=seed, face=self.face)  # type: ignore[arg-type]
             except (ImageError, NoFaceError) as error:
-                return Swap(**asdict(found) | {"skipped": str(error)})
+                return replace(found, skipped=str(error))
             name = f"{index:06d}.png"
             result.save(str(Path(self.folder) / name), overwrite=True)
-            done = {"output": name, "faces": len(result.faces), "seed": seed}
-            return Swap(**asdict(found) | done)
+            return replace(found, output=name, faces=len(result.faces), seed=seed)
 
         def do(part: range) -> dict[str, Any]:
             return {"swaps": [asdict(swap(index, pairs[index])) for index in part]}

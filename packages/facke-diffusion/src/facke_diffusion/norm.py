@@ -24,7 +24,8 @@ class _ChannelsLastNorm(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        (grad,) = grads
         x, weight, mean, rstd = ctx.saved_tensors
         b, c, h, w = x.shape
         dx, dweight, dbias = torch.ops.aten.native_group_norm_backward(
@@ -52,7 +53,8 @@ class GroupNorm(nn.GroupNorm):
     def __init__(self, channels: int) -> None:
         super().__init__(GROUPS, channels)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        x = input
         slow = x.is_cpu and x.requires_grad and not x.is_contiguous()
         if slow and x.is_contiguous(memory_format=torch.channels_last):
             return _ChannelsLastNorm.apply(x, self.weight, self.bias, self.eps)

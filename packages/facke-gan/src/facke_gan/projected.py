@@ -8,6 +8,7 @@ layers and constants. Backbone: timm (Apache-2.0); its ImageNet weights have the
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -105,7 +106,7 @@ def _backbone(*, pretrained: bool) -> nn.ModuleList:
             "Run `pip install timm`."
         ) from error
     try:
-        net = timm.create_model(_BACKBONE, pretrained=pretrained)
+        net: Any = timm.create_model(_BACKBONE, pretrained=pretrained)
     except Exception as error:
         raise UnavailableError(
             f"timm could not make {_BACKBONE!r} with pretrained={pretrained}: {error}. Check the "

@@ -63,7 +63,8 @@ class Making:
         workers: int,
         on_progress: Callable[[str, int, int], None],
     ) -> None:
-        self.photos, self.album, self.folder, self.store = photos, album, folder, store
+        self.photos, self.album, self.folder = photos, album, folder
+        self.store: Store = store
         self.preparation, self.encoder, self.workers = preparation, encoder, workers
         self.on_progress = on_progress
         self.started = time.perf_counter()

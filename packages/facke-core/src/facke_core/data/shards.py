@@ -184,7 +184,7 @@ def write_shard(
 def _write_tar(
     path: Path, keys: Sequence[bytes], images: Iterable[Tensor], preparation: str
 ) -> None:
-    from webdataset import TarWriter
+    from webdataset.writer import TarWriter
 
     about = PngInfo()
     about.add_text(_ABOUT, preparation)

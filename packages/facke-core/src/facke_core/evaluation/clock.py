@@ -29,7 +29,7 @@ class Clock:
     """Seconds per stage. Stages that run beside each other are added."""
 
     def __init__(self) -> None:
-        self._seconds = dict.fromkeys(STAGES, 0.0)
+        self._seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
         self._lock = threading.Lock()
 
     @contextmanager

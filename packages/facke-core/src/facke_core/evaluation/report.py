@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from facke_core.config import read_json, write_json
 from facke_core.errors import DataError
@@ -198,7 +198,7 @@ def _differences(where: str, a: Any, b: Any, tolerance: float) -> Iterator[Diffe
         yield Difference(where=where, a=a, b=b)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

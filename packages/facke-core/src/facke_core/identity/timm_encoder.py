@@ -7,6 +7,8 @@ template. Their weights carry the licence that their cards state; the data were 
 
 from __future__ import annotations
 
+from typing import Any
+
 from facke_core.errors import UnavailableError, WeightsError
 from facke_core.identity.crops import CropEncoder
 from facke_core.identity.files import encoder_folder
@@ -50,7 +52,7 @@ def build(
             "Run: pip install timm"
         ) from error
     try:
-        network = timm.create_model(f"local-dir:{folder.resolve()}", pretrained=True)
+        network: Any = timm.create_model(f"local-dir:{folder.resolve()}", pretrained=True)
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(
             f"{model!r} is not a timm model that this timm {timm.__version__} can build: {error}"

@@ -42,7 +42,8 @@ class _Convolution(torch.autograd.Function):
         return F.conv2d(x, weight, bias, stride, padding)
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> Any:
+    def backward(ctx: Any, *slopes: Tensor) -> Any:
+        (slope,) = slopes
         x, weight = ctx.saved_tensors
         of_x, of_weight, of_bias, *_ = ctx.needs_input_grad
         grads: list[Tensor | None] = [None, None, None]
@@ -66,8 +67,11 @@ class _InputGradient(torch.autograd.Function):
         return gradient
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, direction: Tensor) -> Any:
+    @once_differentiable  # torch's decorator makes ctx positional
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *directions: Tensor
+    ) -> Any:
+        (direction,) = directions
         slope, weight = ctx.saved_tensors
         of_slope, of_weight, *_ = ctx.needs_input_grad
         along = F.conv2d(direction, weight, None, *ctx.sizes) if of_slope else None

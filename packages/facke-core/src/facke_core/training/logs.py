@@ -55,7 +55,7 @@ class RunLog:
                     old.unlink()
         except OSError as error:
             self._warn(self._lines, error)
-        self._board = self._open_board(folder / TENSORBOARD, step)
+        self._board: Any = self._open_board(folder / TENSORBOARD, step)
 
     def write(self, step: int, values: Mapping[str, float | int | str]) -> None:
         """Log one line ``{"step": step, **values}``; it is in the file when this returns.

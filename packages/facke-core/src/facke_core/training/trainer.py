@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -181,7 +181,7 @@ class Trainer:
         if self.accelerator.num_processes == 1:
             return flag
         mine = torch.tensor([float(flag)], device=self.accelerator.device)
-        return bool(self.accelerator.reduce(mine, "sum") > 0)
+        return bool(cast("Tensor", self.accelerator.reduce(mine, "sum")) > 0)
 
     def _train_step(self, parts_of_steps: Iterator[list[FaceBatch]]) -> StepReport:
         started = time.perf_counter()
