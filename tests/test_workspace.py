@@ -239,8 +239,12 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
 # -- wheels --------------------------------------------------------------------------------------
 
 CONTENT = {
-    "facke-core": ["facke_core/identity/dlib_mean.json"],
-    "facke-cli": ["facke_cli/samples/collins.png", "facke_cli/samples/hopper.jpg"],
+    "facke-core": ["facke_core/identity/dlib_mean.json", "facke_core/testing/portrait.jpg"],
+    "facke-cli": [
+        "facke_cli/samples/collins.png",
+        "facke_cli/samples/hopper.jpg",
+        "facke_cli/template/copier.yml",
+    ],
     "facke-gan": [
         "facke_gan/recipes/simswap-mini.json",
         "facke_gan/weights/simswap-mini/config.json",
