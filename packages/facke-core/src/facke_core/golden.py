@@ -3,12 +3,12 @@
 Digests prove that the files are those that were published; a replay proves that this facke, torch
 and processor still compute the same with them. ``test/io.safetensors`` holds
 
-==============  ================================================================================
-``source``      (3, P, P) uint8, enlarged to (1, 3, S, S) for the method
-``target``      the same
-``identity``    (D,) float32, unit norm; absent where the generator takes no identity
-``output``      (3, N) float32 in [0, 1]: every ``stride``-th pixel of the result, row by row
-==============  ================================================================================
+| tensor | |
+| --- | --- |
+| ``source`` | (3, P, P) uint8, enlarged to (1, 3, S, S) for the method |
+| ``target`` | the same |
+| ``identity`` | (D,) float32, unit norm; absent where the generator takes no identity |
+| ``output`` | (3, N) float32 in [0, 1]: every ``stride``-th pixel of the result, row by row |
 
 and in its metadata the seed of the noise, sampler settings that keep the replay short, and the
 tolerance. Identities are given, so no encoder is needed.

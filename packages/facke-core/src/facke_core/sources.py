@@ -42,7 +42,11 @@ def locate(
     """Find the weights that ``name`` means, as in :func:`facke_core.load`; fetch them if need be.
 
     Raises:
-        UnknownNameError, WeightsError, UnavailableError, UsageError, ConfigError.
+        UnknownNameError: no method of that name, or it has no such weights.
+        UsageError: ``name`` can mean two things, or the revision does not fit it.
+        WeightsError: there is no such folder, or what is in it is no set of weights.
+        ConfigError: its configuration has unknown keys or wrong types.
+        UnavailableError: the Hub cannot be reached.
     """
     registry = registry or default_registry()
     text = os.fspath(name)

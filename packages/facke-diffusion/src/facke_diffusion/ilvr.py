@@ -4,13 +4,13 @@ arXiv:2206.11203, Algorithm 1; after ILVR, Choi et al., arXiv:2108.02938).
 Written from the papers and a description of what the originals compute, not from their code.
 ``x`` is in [-1, 1] and float32 here, whatever the network computes in. The steps of the paper:
 
-==============================================  ==========================
-``x_T ~ q(x_T | source)``                       :func:`start_state`
-``x' ~ p(x_{t-1} | x_t)``                       :mod:`~facke_diffusion.solvers`
-``y_{t-1} ~ q(y_{t-1} | target)``               :func:`reference_state`
-``x_{t-1} = phi(y_{t-1}) + x' - phi(x')``       :func:`project`
-``phi_N``                                       :func:`~facke_diffusion.low_pass.low_pass`
-==============================================  ==========================
+| step | computed by |
+| --- | --- |
+| ``x_T ~ q(x_T given source)`` | :func:`start_state` |
+| ``x' ~ p(x_{t-1} given x_t)`` | :mod:`~facke_diffusion.solvers` |
+| ``y_{t-1} ~ q(y_{t-1} given target)`` | :func:`reference_state` |
+| ``x_{t-1} = phi(y_{t-1}) + x' - phi(x')`` | :func:`project` |
+| ``phi_N`` | :func:`~facke_diffusion.low_pass.low_pass` |
 
 Further settings are ours: ``start``, the deterministic solvers, ``guidance`` and ``refine``.
 """
