@@ -50,11 +50,16 @@ def build_wheel(project: Path, into: Path) -> Path:
     return into / done.stdout.split()[-1]
 
 
-def install(site: Path, *wheels: Path) -> None:
-    """As ``pip install`` does, but into a folder of their own and without dependencies."""
+def find_uv() -> str:
+    """The program, or the test is skipped."""
     uv = shutil.which("uv") or shutil.which(str(ROOT / ".uv" / "bin" / "uv"))
     if uv is None:
         pytest.skip("uv is not on the PATH; run the tests as ./dev pytest")
-    command = [uv, "pip", "install", "--offline", "--no-deps", "--target", str(site)]
+    return uv
+
+
+def install(site: Path, *wheels: Path) -> None:
+    """As ``pip install`` does, but into a folder of their own and without dependencies."""
+    command = [find_uv(), "pip", "install", "--offline", "--no-deps", "--target", str(site)]
     command += ["--python", sys.executable, *map(str, wheels)]
     subprocess.run(command, check=True, capture_output=True)
