@@ -132,7 +132,7 @@ class Environment:
 
     def _link(self, folder: Path) -> None:
         folder.mkdir()
-        for path in Path(importlib.metadata.distribution("torch").locate_file("")).iterdir():
+        for path in Path(str(importlib.metadata.distribution("torch").locate_file(""))).iterdir():
             ours = "facke_" in path.name and "recognition" not in path.name
             if not ours and path.suffix != ".pth":
                 (folder / path.name).symlink_to(path)
