@@ -21,8 +21,9 @@ from facke_core.data.images import read_image, to_pil, write_image
 from facke_core.faces.paste import face_mask
 from facke_core.provenance import disclosure
 
-CELL, GAP, TOP, UNDER = 230, 108, 6, 40
-"""Side of a picture, room for an arrow, margin, room for what is written under a picture."""
+CELL, GAP, DOWN, TOP, UNDER = 230, 150, 84, 6, 60
+"""Side of a picture, room for an arrow to the right and one down, margin, room for two lines."""
+TEXT = 25
 INK, FRAME = (38, 50, 86), (255, 196, 0)
 
 
@@ -31,12 +32,14 @@ class Drawing:
 
     def __init__(self, columns: int, rows: int) -> None:
         width = columns * CELL + (columns - 1) * GAP + 2 * TOP
-        self.sheet = Image.new("RGB", (width, rows * (CELL + UNDER + GAP) - GAP + 2 * TOP), "white")
+        self.sheet = Image.new(
+            "RGB", (width, rows * (CELL + UNDER + DOWN) - DOWN + 2 * TOP), "white"
+        )
         self.draw = ImageDraw.Draw(self.sheet)
 
     def corner(self, column: float, row: float) -> tuple[int, int]:
         """The upper left corner of a cell."""
-        return TOP + round(column * (CELL + GAP)), TOP + round(row * (CELL + UNDER + GAP))
+        return TOP + round(column * (CELL + GAP)), TOP + round(row * (CELL + UNDER + DOWN))
 
     def cell(self, column: int, row: int, picture: Image.Image, *lines: str) -> None:
         """A picture, fitted into its cell, with one or two lines under it."""
@@ -46,7 +49,7 @@ class Drawing:
         small = picture.resize((width, height), Image.Resampling.BICUBIC)
         self.sheet.paste(small, (x + (CELL - small.width) // 2, y + (CELL - small.height) // 2))
         for i, line in enumerate(lines):
-            self.text((x + CELL // 2, y + CELL + 12 + 18 * i), line, 15)
+            self.text((x + CELL // 2, y + CELL + 18 + 28 * i), line)
 
     def arrow(self, start: tuple[int, int], end: tuple[int, int], label: str = "") -> None:
         """Straight, along one axis; the label stands above it, or right of it."""
@@ -56,16 +59,22 @@ class Drawing:
         wings = [(-8, -14), (8, -14)] if down else [(-14, -8), (-14, 8)]
         self.draw.polygon([end, *((x1 + dx, y1 + dy) for dx, dy in wings)], INK)
         middle = ((x0 + x1) // 2, (y0 + y1) // 2)
-        where = (middle[0] + 14, middle[1]) if down else (middle[0], middle[1] - 18)
-        self.text(where, label, 17, anchor="lm" if down else "mm")
+        where = (middle[0] + 14, middle[1]) if down else (middle[0], middle[1] - 24)
+        self.text(where, label, anchor="lm" if down else "mm")
 
     def right(self, column: int, row: int, label: str = "") -> None:
         """An arrow from a cell to the next one."""
         x, y = self.corner(column, row)
         self.arrow((x + CELL + 8, y + CELL // 2), (x + CELL + GAP - 8, y + CELL // 2), label)
 
-    def text(self, at: tuple[int, int], text: str, size: int, anchor: str = "mm") -> None:
-        self.draw.text(at, text, INK, ImageFont.load_default(size), anchor=anchor)
+    def down(self, column: int, label: str = "") -> None:
+        """An arrow from a cell of the first row to the one below it."""
+        x, y = self.corner(column, 0)
+        end = self.corner(column, 1)[1] - 8
+        self.arrow((x + CELL // 2, y + CELL + UNDER + 8), (x + CELL // 2, end), label)
+
+    def text(self, at: tuple[int, int], text: str, anchor: str = "mm") -> None:
+        self.draw.text(at, text, INK, ImageFont.load_default(TEXT), anchor=anchor)
 
 
 def marked(photo: Tensor, face: Face) -> Image.Image:
@@ -103,41 +112,26 @@ def main() -> None:
     mask = face_mask(target)
     result = swapper.paste(photos[1], crop, target)
 
-    sheet = Drawing(5, 2)
-    size = f"(3, {crop.shape[-1]}, {crop.shape[-1]})"
-    sheet.cell(
-        0,
-        0,
-        marked(photos[0], faces[0]),
-        "1 detect: box, five landmarks,",
-        "and a mesh (not shown)",
-    )
-    sheet.cell(1, 0, to_pil(source.crop), "source crop", size)
-    sheet.cell(2, 0, coloured(identity[0]), f"identity: {identity.shape[1]} numbers, norm 1")
-    sheet.cell(
-        0,
-        1,
-        marked(photos[1], faces[1]),
-        "1 detect: box, five landmarks,",
-        "and a mesh (not shown)",
-    )
-    sheet.cell(1, 1, to_pil(target.crop), "target crop", size)
-    sheet.cell(2, 1, to_pil(crop), "result crop", size)
-    sheet.cell(3, 1, to_pil(mask.expand(3, -1, -1)), "mask: the share of", "the result crop")
-    sheet.cell(4, 1, to_pil(result), "result: the target photo", "with another identity")
+    sheet = Drawing(4, 2)
+    pixels = f"{crop.shape[-1]} x {crop.shape[-1]}"
+    sheet.cell(0, 0, marked(photos[0], faces[0]), "source photo", "1 detect")
+    sheet.cell(1, 0, to_pil(source.crop), "source crop", pixels)
+    sheet.cell(2, 0, coloured(identity[0]), "identity", f"{identity.shape[1]} numbers")
+    sheet.cell(3, 0, to_pil(mask.expand(3, -1, -1)), "mask", "of the target's face")
+    sheet.cell(0, 1, marked(photos[1], faces[1]), "target photo", "1 detect")
+    sheet.cell(1, 1, to_pil(target.crop), "target crop", pixels)
+    sheet.cell(2, 1, to_pil(crop), "result crop", pixels)
+    sheet.cell(3, 1, to_pil(result), "result")
     for column, row, label in (
         (0, 0, "2 align"),
         (1, 0, "3 encode"),
         (0, 1, "2 align"),
         (1, 1, "4 generate"),
-        (3, 1, "5 paste"),
+        (2, 1, "5 paste"),
     ):
         sheet.right(column, row, label)
-    x, y = sheet.corner(2, 0)
-    bottom = y + CELL + 24
-    sheet.arrow((x + CELL // 2, bottom), (x + CELL // 2, sheet.corner(2, 1)[1] - 8))
-    x, y = sheet.corner(2, 1)
-    sheet.text((x + CELL + GAP // 2, y + CELL // 2), "+", 40)
+    sheet.down(2)
+    sheet.down(3)
 
     picture = torch.from_numpy(np.array(sheet.sheet)).permute(2, 0, 1).float() / 255
     request = swapper(*photos, seed=0).request
