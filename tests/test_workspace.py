@@ -358,6 +358,14 @@ def test_dev_passes_arguments_and_the_exit_status_on(checkout: Checkout) -> None
     assert checkout.dev("sh", "-c", "echo $PATH").stdout.startswith(f"{checkout.root}/.venv/bin:")
 
 
+def test_dev_docs_builds_the_site_from_any_folder(checkout: Checkout, tmp_path: Path) -> None:
+    (checkout.bin / "mkdocs").write_text('#!/bin/sh\necho "$(pwd -P): $*"\n')
+    (checkout.bin / "mkdocs").chmod(0o755)
+    root = checkout.root.resolve()
+    assert checkout.dev("docs", cwd=tmp_path).stdout == f"{root}: build --quiet\n"
+    assert checkout.dev("docs", "serve", cwd=tmp_path).stdout == f"{root}: serve\n"
+
+
 @pytest.mark.parametrize("file", ["requirements.lock", "packages/one/pyproject.toml"])
 def test_dev_sets_up_again_after_a_change(checkout: Checkout, file: str) -> None:
     checkout.dev("true")
