@@ -249,7 +249,8 @@ class Texture:
 
     @torch.inference_mode()
     def __call__(self, crops: Tensor) -> Tensor:
-        network, parts = self.encoder.network, []
+        network: Any = self.encoder.network
+        parts = []
         for some in crops.split(8):
             chips = self.encoder.chip(some) * (255 / 256) - network.mean
             h = F.max_pool2d(F.relu(network.stem(chips)), 3, 2)

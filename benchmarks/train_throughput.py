@@ -73,7 +73,7 @@ LATENTS = "latent-ID"
 PARTS = ("data", "generator", "discriminator", "optimisers", "rest")
 
 
-class Flops(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Flops(TorchDispatchMode):
     """Counts convolutions and matrix products, those of gradients of gradients included.
 
     ``FlopCounterMode`` follows the modules as well, and fails at ``autograd.grad``.

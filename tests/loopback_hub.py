@@ -13,6 +13,7 @@ import http.server
 import json
 import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -126,7 +127,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _route(self, path: str) -> None:
         name = r"(?P<repo>[\w.-]+/[\w.-]+)"
-        routes = {
+        routes: dict[str, Callable[..., None]] = {
             r"/api/whoami-v2": self._whoami,
             r"/api/repos/create": self._create,
             r"/api/validate-yaml": self._validate,

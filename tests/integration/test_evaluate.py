@@ -241,7 +241,7 @@ def test_planted_swappers_get_their_due_on_photographs(
 
     pipeline.method = pipeline.method._replace(sampler=Copy())
     report = evaluator.run(spec.pair_set())
-    found = {name: value.value for name, value in report.summary.items()}
+    found = {name: value.value or 0.0 for name, value in report.summary.items()}
     assert (report.undetected, found["recon-l1"]) == (0, 0)
     assert found["background"] < 1e-5
     if copied == "target":

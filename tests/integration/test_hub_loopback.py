@@ -89,13 +89,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from facke_core import Method, save
+    from facke_core.config import from_dict
     from facke_core.sampling import SinglePass
     from facke_core.weights import WeightsConfig
     from facke_gan.simswap import SimSwapConfig, SimSwapGenerator
 
     settings = {"image_size": 32, "identity_dim": 128, "channels": [4, 8, 8], "num_id_blocks": 1}
     torch.manual_seed(0)
-    generator = SimSwapGenerator(SimSwapConfig(**{**settings, "channels": (4, 8, 8)}))
+    generator = SimSwapGenerator(from_dict(SimSwapConfig, settings))
     config = WeightsConfig(
         method="simswap",
         generator=settings,

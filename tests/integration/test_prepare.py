@@ -315,7 +315,9 @@ def test_a_worker_that_dies_is_reported_with_what_it_worked_on(
 
 
 def test_two_preparations_of_one_dataset_do_not_mix(tmp_path: Path) -> None:
-    refused = []
+    refused: list[str] = []
+    photos = tmp_path / "photos"
+    squares(photos, "a", "b")
 
     def another(what: str, done: int, total: int) -> None:
         if not refused:
@@ -323,8 +325,6 @@ def test_two_preparations_of_one_dataset_do_not_mix(tmp_path: Path) -> None:
                 prepare(photos, tmp_path / "d", size=SIZE, aligned=True)
             refused.append(str(error.value))
 
-    photos = tmp_path / "photos"
-    squares(photos, "a", "b")
     prepare(photos, tmp_path / "d", size=SIZE, aligned=True, workers=1, on_progress=another)
     assert "Another facke prepare is at work" in refused[0]
 

@@ -18,7 +18,8 @@ from facke_core.data.mesh import OVAL_RING, POINTS
 from facke_core.errors import ConfigError, DataError, UsageError, WeightsError
 from facke_core.provenance import read_disclosure
 from facke_core.training.checkpoints import complete
-from facke_core.training.run import read_recipe, train
+from facke_core.training.recipe import read_recipe
+from facke_core.training.run import train
 
 SIZE = 64
 RECIPE: dict[str, Any] = {
@@ -139,7 +140,7 @@ def test_an_encoder_of_another_framing_is_refused(
 def test_the_panel_is_checked_like_the_dataset(recipe: str, dataset: Path, tmp_path: Path) -> None:
     crops = CropSet.load(dataset)
     images = crops.images[torch.arange(len(crops))]
-    info = {"alignment": {}, "identity_encoder": {}}
+    info: dict[str, Any] = {"alignment": {}, "identity_encoder": {}}
     replace(crops, images=images, info=info).save(tmp_path / "panel")
     overrides = ["probe.every=2"]
     with pytest.raises(DataError, match="panel"):

@@ -253,7 +253,8 @@ def test_u_nets(name: str, form: dict[str, Any], shared: Path, tmp_path: Path) -
     options = [word for setting in UNETS[name] for word in ("--set", f"generator.{setting}")]
     convert(tmp_path / "model.pt", tmp_path / "out", *options, "--license", "MIT")
     config = read_weights_config(tmp_path / "out")
-    generator: Any = build_method(config, registry=default_registry()).generator.eval()
+    generator: Any = build_method(config, registry=default_registry()).generator
+    generator.eval()
     found = read_tensors(tmp_path / "out", MODEL, config)
     fill(generator, found, source="the folder", built_by="its config")
     with torch.inference_mode():
@@ -261,7 +262,8 @@ def test_u_nets(name: str, form: dict[str, Any], shared: Path, tmp_path: Path) -
     assert_close(out, tensors["out"], atol=3e-5, rel_l2=5e-6)
     assert config.license == "MIT"
     if name == "unet_small":  # the other has classes, which no sampler supplies
-        assert facke_core.load(tmp_path / "out").method.generator.config == generator.config
+        loaded: Any = facke_core.load(tmp_path / "out").method.generator
+        assert loaded.config == generator.config
 
 
 def test_the_ffhq_u_net_is_recognised_by_names_and_shapes(shared: Path) -> None:

@@ -188,7 +188,7 @@ def step(shared: Path) -> Iterator[TrainStep]:
         if same:
             total = sum((v for k, v in losses.items() if k.startswith("G_")), total)
     terms["same=True"]["loss_G"] = total.item()
-    total.backward()  # type: ignore[no-untyped-call]
+    total.backward()
     yield TrainStep(
         tensors=tensors,
         values=meta["values"],

@@ -86,7 +86,7 @@ def test_output_and_statistics_in_train_mode(built: Built) -> None:
     with torch.no_grad():
         out = model(x, identity=tensors["train_id"]).image
     assert_agrees(out, tensors["train_out"])
-    names = from_facke({e["key"]: e["key"] for e in meta["state_dict"]})  # type: ignore[misc]
+    names = from_facke({e["key"]: e["key"] for e in meta["state_dict"]})
     after = {ours: f"train_after.{theirs}" for ours, theirs in names.items()}
     recorded = {ours: tensors[key] for ours, key in after.items() if key in tensors}
     assert recorded

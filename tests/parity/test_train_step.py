@@ -149,16 +149,16 @@ def run(fixture: Fixture, shared: Path) -> Iterator[Run]:
     losses = judged | generated["w"]
     swapped = losses["G_GAN"] + losses["G_ID"] + losses["G_FM"]
     ours = dict(generator.named_parameters())
-    names = from_facke({e["key"]: e["key"] for e in meta["state_dict"]["G"]})
+    names: Any = from_facke({e["key"]: e["key"] for e in meta["state_dict"]["G"]})
     theirs = {key: name for name, key in names.items() if name in ours}
     wanted = [k for k in theirs if k in meta["values"]["simswap.fm=w.grad_norm_G.same=1"]]
-    gradients = {}
+    gradients: dict[str, dict[str, Tensor]] = {}
     for label, loss in (("same=1", swapped + losses["G_rec"]), ("same=0", swapped)):
         found = torch.autograd.grad(loss, [ours[theirs[k]] for k in wanted], retain_graph=True)
         gradients[label] = dict(zip(wanted, found, strict=True))
     (losses["D_fake"] + losses["D_real"] + losses["D_GP"]).backward()
     first = discriminator.get_submodule("scales.0")
-    gradients["D1"] = {name: p.grad for name, p in first.named_parameters()}
+    gradients["D1"] = {name: p.grad for name, p in first.named_parameters() if p.grad is not None}
 
     yield Run(
         tensors=tensors,

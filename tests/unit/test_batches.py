@@ -94,7 +94,8 @@ def test_an_intra_pair_is_one_picture_and_its_own_reference() -> None:
 
 def picture_of(crops: CropSet, image: Tensor) -> tuple[int, bool]:
     """Which crop it is, and whether it is mirrored."""
-    pictures = torch.cat([crops.images.float() / 255, crops.images.float().flip(-1) / 255])
+    images = crops.images[:].float() / 255
+    pictures = torch.cat([images, images.flip(-1)])
     index = int((pictures - image).abs().flatten(1).sum(1).argmin())
     return index % len(crops), index >= len(crops)
 

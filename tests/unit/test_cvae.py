@@ -395,7 +395,7 @@ def test_free_bits_leave_cheap_channels_alone() -> None:
     # Channel means: 0, 2 and 0.0625 nats; the last is 0.125 in half of the samples.
     assert values.shape == (4,)
     torch.testing.assert_close(values.mean(), torch.tensor(0.1 + 2.0 + 0.1))
-    values.mean().backward()  # type: ignore[no-untyped-call]
+    values.mean().backward()
     assert mu.grad is not None
     assert mu.grad[:, 1].all()
     assert not mu.grad[:, [0, 2]].any()
@@ -429,7 +429,7 @@ def test_the_classifier_learns_whose_face_it_is() -> None:
         assert loss.shape == (6,)
         losses.append(loss.mean().item())
         optimizer.zero_grad()
-        loss.mean().backward()  # type: ignore[no-untyped-call]
+        loss.mean().backward()
         optimizer.step()
     assert losses[-1] < losses[0] / 4
     assert (model(faces, people).argmax(dim=1) == torch.arange(6)).all()
@@ -453,7 +453,7 @@ def test_features_of_the_classifier_are_compared_with_the_source_or_the_referenc
         f = classifier.features
         expected = (f(step.batch.source) - f(made)).square().sum(dim=1) / 2
     torch.testing.assert_close(mean, expected)
-    mean.sum().backward()  # type: ignore[no-untyped-call]
+    mean.sum().backward()
     assert made.grad is not None
     assert made.grad.any()
 

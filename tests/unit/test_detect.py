@@ -119,7 +119,7 @@ def test_nothing_is_written_to_stderr(tmp_path: Path) -> None:
 
 
 def test_a_missing_mediapipe_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(detect.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     assert 'pip install "facke-core[faces]"' in mediapipe_available()
     with pytest.raises(UnavailableError, match=r"facke-core\[faces\]"):
         build_mediapipe()
@@ -129,7 +129,7 @@ def test_a_missing_system_library_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     def broken() -> Any:
         raise ImportError("libGL.so.1: cannot open shared object file")
 
-    monkeypatch.setattr(detect.importlib.util, "find_spec", lambda _: object())
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: object())
     monkeypatch.setattr(detect, "_solutions", broken)
     assert "libGL.so.1" in mediapipe_available()
     assert "apt-get install" in mediapipe_available()
@@ -257,8 +257,10 @@ class Shelf:
 
 def test_the_first_detector_that_works_is_taken() -> None:
     shelf: Any = Shelf(one="is missing. Run: pip install one", two="", three="")
-    assert make_detector(registry=shelf, threshold=0.2) == ("m:two", {"threshold": 0.2})
-    assert make_detector("three", registry=shelf) == ("m:three", {})
+    first: object = make_detector(registry=shelf, threshold=0.2)
+    assert first == ("m:two", {"threshold": 0.2})
+    named: object = make_detector("three", registry=shelf)
+    assert named == ("m:three", {})
     with pytest.raises(UnavailableError, match=r"one: is missing\. Run"):
         make_detector("one", registry=shelf)
     none: Any = Shelf(one="is missing", two="is broken")

@@ -162,7 +162,7 @@ def test_the_variance_term_does_not_touch_the_gradient_of_the_mean() -> None:
 
     def gradient(loss: Callable[[DenoisingStep], Tensor]) -> Tensor:
         model.zero_grad()
-        loss(denoise(made)).mean().backward()  # type: ignore[no-untyped-call]
+        loss(denoise(made)).mean().backward()
         found = cast(nn.Conv2d, model.out[2]).weight.grad
         assert found is not None
         # folded pixels: three colours, then three variances, of each of 4 x 4 pixels
@@ -237,7 +237,7 @@ def test_the_probabilities_of_all_grey_values_sum_to_one() -> None:
         log = grey_log_likelihood(grey, torch.tensor(mean), torch.tensor(log_var))
         assert log.exp().sum().item() == pytest.approx(1, abs=1e-6)
         exact = Normal(mean, math.exp(log_var / 2))
-        below, above = (exact.cdf(grey + d) for d in (1 / 255, -1 / 255))  # type: ignore[no-untyped-call]
+        below, above = (exact.cdf(grey + d) for d in (1 / 255, -1 / 255))
         inner = below - above
         torch.testing.assert_close(log.exp()[1:-1], inner[1:-1], atol=5e-4, rtol=0)
 

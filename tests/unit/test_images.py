@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,7 +107,8 @@ def test_transparency_is_kept_apart(picture: Image.Image, tmp_path: Path) -> Non
     rgba = picture.copy()
     rgba.putalpha(alpha)
     for name in ("a.png", "a.webp", "a.tif"):
-        rgba.save(tmp_path / name, **({"lossless": True, "exact": True} if "webp" in name else {}))
+        exact: dict[str, Any] = {"lossless": True, "exact": True} if "webp" in name else {}
+        rgba.save(tmp_path / name, **exact)
         photo = read_image(tmp_path / name)
         assert same(photo.image, as_tensor(picture))
         assert photo.alpha is not None
@@ -181,7 +183,7 @@ def test_float_tiff_is_read_and_checked(tmp_path: Path) -> None:
 def test_the_first_frame_of_an_animation_is_taken(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     for name in ("a.gif", "a.webp"):
-        options = {"lossless": True} if name.endswith("webp") else {}
+        options: dict[str, Any] = {"lossless": True} if name.endswith("webp") else {}
         frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], **options)
         assert same(read_image(tmp_path / name).image[:, 4, 4], torch.tensor([1.0, 0, 0]))
 

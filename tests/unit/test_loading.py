@@ -184,15 +184,14 @@ def test_half_precision_files_are_cast_to_the_dtype_asked_for(
     tmp_path: Path, registry: Registry
 ) -> None:
     method = build_method(CONFIGURATION, registry=registry)
+    original: Any = method.generator
     config = save(method, tmp_path, CONFIGURATION, dtype=torch.float16, registry=registry)
     assert config.files[MODEL].dtype == "float16"
     for dtype in (torch.float32, torch.bfloat16):
         generator: Any = load(tmp_path, dtype=dtype, registry=registry).method.generator
         assert generator.conv.weight.dtype == dtype
         assert generator.norm.num_batches_tracked.dtype == torch.int64
-        assert torch.allclose(
-            generator.conv.weight.float(), method.generator.conv.weight, atol=1e-2
-        )
+        assert torch.allclose(generator.conv.weight.float(), original.conv.weight, atol=1e-2)
 
 
 def test_a_loaded_generator_is_frozen_and_in_evaluation_mode(
@@ -214,14 +213,16 @@ def test_a_name_means_a_method_a_tag_or_a_folder(folder: Path, monkeypatch: Any)
     monkeypatch.setattr(registry, "resource", lambda path: folder)
     monkeypatch.chdir(folder.parent)
     digest = sha256_of(folder / MODEL)[:12]
-    for name, label in {
+    labels: dict[str | Path, str] = {
         "tiny": "tiny.one",
         "tiny.two": "tiny.two",
         "./run": "run",
         folder: "run",
         Path("run"): "run",
-    }.items():
+    }
+    for name, label in labels.items():
         source = load(name, registry=registry).source
+        assert source is not None
         assert (source.weights, source.revision) == (label, digest)
 
 
@@ -245,10 +246,12 @@ def test_hub_weights_are_loaded_at_the_commit_that_was_fetched(
     monkeypatch.setattr(hub, "fetch", fetch)
     registry = make_registry(weights={"paper": HubRef("org/tiny", COMMIT)})
     source = load("hf:org/tiny", revision="v1", registry=registry).source
+    assert source is not None
     assert (source.weights, source.revision) == ("hf:org/tiny", COMMIT)
     assert asked[0] == (hub.HubLocation("org/tiny", "v1"), (CONFIG,), False)
     assert asked[1][0].revision == COMMIT
     source = load("tiny", local_files_only=True, registry=registry).source
+    assert source is not None
     assert (source.weights, source.revision) == ("tiny.paper", COMMIT)
     assert asked[2] == (hub.HubLocation("org/tiny", COMMIT), (CONFIG,), True)
 
@@ -287,7 +290,8 @@ def test_sampler_settings_come_from_the_config_and_then_from_the_caller(
     folder: Path, registry: Registry
 ) -> None:
     edit(folder, sampler={"strength": 0.25})
-    assert load(folder, registry=registry).method.sampler.strength == 0.25
+    sampler: Any = load(folder, registry=registry).method.sampler
+    assert sampler.strength == 0.25
     pipeline = load(folder, sampler={"strength": 0}, registry=registry)
     source, target = crops()
     assert torch.equal(pipeline.swap_crops(source, target), target)
@@ -403,9 +407,10 @@ def test_save_keeps_what_is_there_unless_told(folder: Path, registry: Registry) 
     extra = {"discriminator": nn.Linear(2, 2)}
     changed = replace(CONFIGURATION, training={"steps": 4})
     save(method, folder, changed, extra=extra, overwrite=True, registry=registry)
-    config = load(folder, registry=registry).source.config
-    assert set(config.files) == {MODEL, "discriminator.safetensors", GOLDEN}
-    assert config.training == {"steps": 4}
+    source = load(folder, registry=registry).source
+    assert source is not None
+    assert set(source.config.files) == {MODEL, "discriminator.safetensors", GOLDEN}
+    assert source.config.training == {"steps": 4}
     assert not list(folder.glob(".*"))
 
 

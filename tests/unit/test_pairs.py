@@ -98,7 +98,7 @@ def share(counts: Counter[Any], key: Any) -> float:
 
 @pytest.mark.filterwarnings("ignore::facke_core.errors.FackeWarning")
 def test_facke_draws_pictures_uniformly_and_the_paper_draws_people() -> None:
-    settings = {"schedule": "alternate", "grouping": True, "batch": 16}
+    settings: dict[str, Any] = {"schedule": "alternate", "grouping": True, "batch": 16}
     for rule, expected in (("facke", 5 / 14), ("paper", 1 / 4)):
         pairs = [p for p in drawn(sampler(rule=rule, **settings), 2000) if p.same_identity]
         people = Counter(PEOPLE[pair.source] for pair in pairs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -264,7 +264,9 @@ def test_result_hooks_run_in_registration_order_on_the_previous_result(swapped: 
 def test_a_wrapper_sees_the_final_result_and_may_change_it(swapped: SwapResult) -> None:
     seen: list[float] = []
 
-    def facke_result(result: SwapResult, request: SwapRequest) -> Iterator[Any]:
+    def facke_result(
+        result: SwapResult, request: SwapRequest
+    ) -> Generator[None, SwapResult, SwapResult]:
         final = yield
         seen.append(float(final.image.max()))
         return brighter(5)(final)

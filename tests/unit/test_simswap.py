@@ -89,7 +89,7 @@ def test_a_linear_output_comes_back_from_imagenet_units() -> None:
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_bf16_autocast_in_channels_last_is_finite_and_trains_every_parameter(output: str) -> None:
     model = generator(replace(TINY, output=output)).train()  # type: ignore[arg-type]
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = model.to(memory_format=torch.channels_last)
     x = images().contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):
         out = model(x, identity=identities()).image

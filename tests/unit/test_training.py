@@ -197,12 +197,13 @@ def test_the_identity_loss_perturbs_with_its_own_randomness_only() -> None:
 
 def test_a_loss_that_is_not_finite_stops_before_it_does_harm() -> None:
     trainer = make_trainer()
+    generator: Any = trainer.objective.modules["generator"]
     with torch.no_grad():
-        trainer.objective.modules["generator"].conv.weight[0, 0, 0, 0] = float("nan")
+        generator.conv.weight[0, 0, 0, 0] = float("nan")
     with pytest.raises(TrainingError, match=r"generator\.reconstruction"):
         list(trainer)
     assert trainer.step == 0
-    assert torch.isfinite(trainer.objective.modules["generator"].identity.weight).all()
+    assert torch.isfinite(generator.identity.weight).all()
 
 
 def test_parts_of_a_batch_give_the_gradient_of_the_whole() -> None:
@@ -211,7 +212,8 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole() -> None:
     settings["discriminator_loss"] = {}
     whole, parts = make_trainer(**settings), make_trainer(**settings, accumulate=4)
     for trainer in (whole, parts):
-        trainer.objective.modules["generator"].dropout.p = 0.0
+        dropout: Any = trainer.objective.modules["generator"].get_submodule("dropout")
+        dropout.p = 0.0
     for a, b in zip(whole, parts, strict=True):
         assert a.losses == pytest.approx(b.losses, rel=1e-5)
     expected = weights(whole)
