@@ -178,7 +178,8 @@ def test_an_interrupt_exits_with_130(
     [
         (["swop"], "Unknown command 'swop'. Did you mean 'swap'?"),
         (["--verbose"], "Unknown option '--verbose'"),
-        (["swap"], "Missing argument"),
+        (["swap"], "Missing option '--output'"),
+        (["swap", "one.png", "-o", "out.png"], "Give SOURCE and TARGET, or --pairs FILE.csv"),
         (["inspect", "absent.png"], "absent.png does not exist"),
         (["train", "no-recipe", "--data", "d", "--out", "o"], "Unknown recipe 'no-recipe'"),
     ],
