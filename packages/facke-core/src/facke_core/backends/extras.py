@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from typing import Any
 
 from facke_core.errors import UnavailableError
@@ -21,11 +22,13 @@ EXTRAS = {
 
 
 def require(module: str) -> Any:
-    """The module.
+    """The module; what its import adds to ``sys.path`` is taken away again
+    (``onnxruntime.quantization`` adds a folder where ``import models`` would find something).
 
     Raises:
         UnavailableError: it is not installed, or broken; says what to install.
     """
+    path = list(sys.path)
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -33,6 +36,8 @@ def require(module: str) -> Any:
             f"{module} cannot be imported ({error}). It comes with an extra. Run: "
             f'pip install "facke-core[{EXTRAS[module]}]"'
         ) from error
+    finally:
+        sys.path[:] = path
 
 
 def installed(module: str) -> bool:
