@@ -132,6 +132,21 @@ class Undeclared(Generator):
         return replace(super().spec, conditions=frozenset({"identity", "pose"}))
 
 
+class LengthForNothing(Generator):
+    @property
+    def spec(self) -> Any:
+        return replace(super().spec, conditions=frozenset())
+
+    def forward(self, x: Tensor, **conditions: Tensor) -> Any:
+        return super().forward(x, identity=x.new_zeros(len(x), 8))
+
+
+class NoLength(Generator):
+    @property
+    def spec(self) -> Any:
+        return replace(super().spec, identity_dim=0)
+
+
 class RandomAttribute(Generator):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -341,6 +356,12 @@ METHODS = {
     "float32 constant": Planted("test_half_precision_weights_work", "dtype=x.dtype", MixesTypes),
     "undeclared condition": Planted(
         "test_the_generator_says_what_it_needs", r"\['pose'\]", Undeclared
+    ),
+    "identity that nothing is made of": Planted(
+        "test_the_generator_says_what_it_needs", "another identity changes none", LengthForNothing
+    ),
+    "identity without a length": Planted(
+        "test_the_generator_says_what_it_needs", "identity_dim is 0", NoLength
     ),
     "unsupplied condition": Planted(
         "test_the_parts_fit_together", "identity is missing", sampler=SuppliesNothing()

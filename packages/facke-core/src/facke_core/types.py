@@ -85,7 +85,8 @@ class GeneratorSpec:
     image_size: int
     """S in pixels."""
     identity_dim: int
-    """D; 0 when the generator takes no identity."""
+    """D, the length of the identities that the method takes: as the condition ``identity``, or to make
+    another condition of, in its sampler. 0: none."""
     conditions: frozenset[str]
     """Keyword names that ``forward`` takes: ``{"identity"}``, ``{"timestep"}``, ..."""
 

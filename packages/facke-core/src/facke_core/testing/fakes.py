@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -97,7 +99,9 @@ def alignment(size: int) -> Alignment:
     return Alignment(template="ffhq", size=size)
 
 
-def face_batch(count: int, size: int, encoder: nn.Module | None = None) -> FaceBatch:
+def face_batch(
+    count: int, size: int, encoder: Callable[[Tensor], Tensor] | None = None
+) -> FaceBatch:
     """A training batch of drawn faces: every other sample is of one person, where the reference is
     the target. ``identity`` is (count, 0) without an encoder."""
     source, target = faces(count, size, seed=5), faces(count, size, seed=6)

@@ -22,7 +22,7 @@ from facke_core.testing.assertions import (
     rows,
 )
 from facke_core.testing.samplers import SamplerConformance
-from facke_core.types import GeneratorOutput, GeneratorSpec
+from facke_core.types import GeneratorOutput, GeneratorSpec, SwapInputs
 
 __all__ = ["Call", "GeneratorChecks"]
 
@@ -37,11 +37,11 @@ class Call(NamedTuple):
 class GeneratorChecks(SamplerConformance):
     """What :class:`~facke_core.protocols.Generator` promises."""
 
-    def calls(self, seed: int = 0, count: int | None = None) -> list[Call]:
-        """What the sampler asks of the generator for the inputs of ``seed``."""
+    def calls(self, seed: int = 0, inputs: SwapInputs | None = None) -> list[Call]:
+        """What the sampler asks of the generator, by default for the inputs of ``seed``."""
         generator, sampler = self.made()
         found: list[Call] = []
-        inputs = self.inputs(seed, count)
+        inputs = inputs or self.inputs(seed)
         with (
             torch.no_grad(),
             _recording(generator, found) as recorded,
@@ -78,9 +78,14 @@ class GeneratorChecks(SamplerConformance):
         )
         spec = generator.spec
         require(
-            (spec.identity_dim > 0) == ("identity" in spec.conditions),
-            f"spec.identity_dim is {spec.identity_dim}, but the conditions are "
-            f"{sorted(spec.conditions)}. Name 'identity' exactly where identity_dim is not 0.",
+            spec.identity_dim or "identity" not in spec.conditions,
+            "spec.conditions names 'identity', but spec.identity_dim is 0. Give its length.",
+        )
+        require(
+            not spec.identity_dim or self._identity_arrives(),
+            f"spec.identity_dim is {spec.identity_dim}, but another identity changes none of the "
+            f"conditions {sorted(spec.conditions)}. Hand it over as 'identity', have the sampler "
+            "make a condition of it, or set identity_dim=0.",
         )
         given = {name for call in self.calls() for name in call.conditions}
         missing = spec.conditions - given
@@ -88,6 +93,15 @@ class GeneratorChecks(SamplerConformance):
             not missing,
             f"The sampler does not give the conditions {sorted(missing)} that the spec names. "
             "Hand them over as keywords, or take them out of spec.conditions.",
+        )
+
+    def _identity_arrives(self) -> bool:
+        inputs = self.inputs()
+        other = inputs._replace(identity=self.inputs(1).identity)
+        return any(
+            not _equal(a.conditions.get(name), b.conditions.get(name))
+            for a, b in zip(self.calls(inputs=inputs), self.calls(inputs=other), strict=False)
+            for name in self.made().generator.spec.conditions
         )
 
     def test_the_output_is_a_generator_output(self) -> None:
@@ -237,6 +251,12 @@ class GeneratorChecks(SamplerConformance):
         copy = self.made()
         self._made = kept
         return copy
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return torch.equal(a, b)
+    return bool(a == b)
 
 
 def _others(value: Any, recorded: list[Any]) -> Iterator[Any]:
