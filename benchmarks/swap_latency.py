@@ -85,13 +85,19 @@ def measure(
 
 
 def photo_of(height: int, width: int) -> Tensor:
-    """A photo (3, H, W) that shows the source at the same place and size whatever H and W are."""
-    from facke_core.data.images import read_image
+    """A photo (3, H, W) that shows the source at the same place and size whatever H and W are, in
+    clouds of noise, which are about as hard to compress as a photo."""
+    import torch
+
+    from facke_core.data.images import read_image, resize
 
     portrait = read_image(sample_or_path(SOURCE)).image
-    photo = portrait.mean((1, 2), keepdim=True).expand(3, height, width).clone()
+    photo, rng = portrait.mean((1, 2))[:, None, None], torch.Generator().manual_seed(0)
+    for cell, amount in ((64, 0.1), (8, 0.03), (1, 0.01)):
+        noise = torch.randn(1, 3, height // cell, width // cell, generator=rng)
+        photo = photo + amount * resize(noise, (height, width))[0]
     photo[:, 10 : 10 + portrait.shape[1], 20 : 20 + portrait.shape[2]] = portrait
-    return photo
+    return photo.clamp(0, 1)
 
 
 def outside(pipeline: SwapPipeline, repeats: int) -> dict[str, float]:
@@ -102,7 +108,7 @@ def outside(pipeline: SwapPipeline, repeats: int) -> dict[str, float]:
     face = pipeline.detect(photo)[0]
     aligned = pipeline.align(photo, face)
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "photo.png"
+        file = Path(folder) / "photo.jpg"
         write_image(file, photo)
         return {
             "decode": median(lambda: read_image(file), repeats),
