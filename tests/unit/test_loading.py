@@ -208,6 +208,12 @@ def test_loading_leaves_the_random_state_alone(folder: Path, registry: Registry)
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_building_an_encoder_leaves_the_random_state_alone() -> None:
+    before = torch.get_rng_state()
+    load_encoder("dlib-resnet29")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_name_means_a_method_a_tag_or_a_folder(folder: Path, monkeypatch: Any) -> None:
     registry = make_registry(weights={"one": Bundled("pkg:w"), "two": Bundled("pkg:w")})
     monkeypatch.setattr(registry, "resource", lambda path: folder)

@@ -186,7 +186,7 @@ def load_encoder(
     local_files_only: bool = False,
     registry: Registry | None = None,
 ) -> IdentityEncoder:
-    """Build an identity encoder: frozen, in float32.
+    """Build an identity encoder: frozen, in float32. Torch's random state stays as it was.
 
     Args:
         name: a registered encoder (``"dlib-resnet29"``), ``"hf:org/repo@COMMIT"`` for a timm
@@ -211,7 +211,8 @@ def load_encoder(
     if "local_files_only" in parameters:
         settings["local_files_only"] = local_files_only
     _check_settings(spec.name, settings, parameters)
-    with _blaming(registry.owner("encoder", spec.name), f"encoder {spec.name!r}"):
+    what = f"encoder {spec.name!r}"
+    with _blaming(registry.owner("encoder", spec.name), what), torch.random.fork_rng(devices=[]):
         encoder = build(**settings)
     if isinstance(encoder, nn.Module):
         encoder.to(resolve_device(device))
