@@ -85,8 +85,8 @@ class GeneratorSpec:
     image_size: int
     """S in pixels."""
     identity_dim: int
-    """D, the length of the identities that the method takes: as the condition ``identity``, or to make
-    another condition of, in its sampler. 0: none."""
+    """D, the length of the identities that the method takes: as the condition ``identity``, or for
+    its sampler to make another condition of. 0: none."""
     conditions: frozenset[str]
     """Keyword names that ``forward`` takes: ``{"identity"}``, ``{"timestep"}``, ..."""
 
