@@ -16,6 +16,7 @@ from facke_core import ConverterSpec, Registry, default_registry, hookimpl
 from facke_core.convert.kinds import Checkpoint, Converted
 from facke_core.convert.run import convert
 from facke_core.errors import ConfigError, PluginError, UnknownNameError, UsageError, WeightsError
+from facke_core.identity.iresnet import ArcFaceResNet
 from facke_core.weights import read_weights_config, sha256_of
 
 
@@ -77,6 +78,21 @@ def test_the_encoder_is_recorded_and_must_exist(file: Path, tmp_path: Path) -> N
     assert hub["weights"] == reference
     with pytest.raises(UsageError, match="does not exist"):
         convert(file, tmp_path / "none", encoder=str(tmp_path / "nowhere"))
+
+
+def test_nothing_of_the_weights_that_are_replaced_stays(file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    convert(file, out)
+    for name in ("evaluation.json", "notes.txt"):
+        (out / name).write_text("{}")
+    torch.save(ArcFaceResNet((1, 1, 1, 1)).state_dict(), tmp_path / "arcface.tar")
+    convert(tmp_path / "arcface.tar", out, force=True)
+    left = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert left == {"model.safetensors", "README.md", "notes.txt"}
+    (out / "config.json").write_text('{"facke": {}, "files": {"../../arcface.tar": {}}}')
+    convert(file, out, force=True)
+    assert read_weights_config(out).method == "simswap"
+    assert (tmp_path / "arcface.tar").exists()
 
 
 def test_a_run_has_labels(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ __all__ = [
     "copy_layout",
     "explaining",
     "fetch",
+    "in_layout",
     "parse_reference",
     "pull",
 ]
@@ -214,14 +215,15 @@ def cached() -> Iterator[tuple[str, str, Path]]:
     for repo in sorted(repos, key=lambda one: one.repo_id):
         for revision in sorted(repo.revisions, key=lambda one: one.commit_hash):
             folder = Path(revision.snapshot_path)
-            if repo.repo_type == "model" and _in_layout(folder / weights.CONFIG):
+            if repo.repo_type == "model" and in_layout(folder):
                 yield repo.repo_id, revision.commit_hash, folder
 
 
-def _in_layout(config: Path) -> bool:
+def in_layout(folder: Path) -> bool:
+    """Whether ``config.json`` of ``folder`` is one of facke's, not of another library."""
     try:
-        return "facke" in read_json(config)
-    except ConfigError:  # of another library
+        return "facke" in read_json(folder / weights.CONFIG)
+    except ConfigError:
         return False
 
 

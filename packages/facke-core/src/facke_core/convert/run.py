@@ -19,9 +19,9 @@ from facke_core.convert.containers import open_checkpoint
 from facke_core.convert.graphs import read_graph
 from facke_core.convert.kinds import Checkpoint, Converted, fits
 from facke_core.convert.modules import state_of
-from facke_core.errors import UsageError, WeightsError
+from facke_core.errors import FackeError, UsageError, WeightsError
 from facke_core.golden import try_golden
-from facke_core.hub import PREFIX
+from facke_core.hub import PREFIX, in_layout
 from facke_core.loading import author, build_method
 from facke_core.registry import Registry, default_registry
 from facke_core.weights import CARD, CONFIG, MODEL, FormatInfo, WeightsConfig
@@ -299,12 +299,27 @@ def _write(
             if not out.exists():
                 os.rename(made, out)
             else:
+                _remove_old(out, names)
                 for file in names:
                     (out / file).parent.mkdir(exist_ok=True)
                     os.replace(made / file, out / file)
     except OSError as error:
         raise WeightsError(f"{out} cannot be written: {error}. Choose another folder.") from error
     return names
+
+
+def _remove_old(out: Path, names: Sequence[str]) -> None:
+    """What describes the weights that are replaced, ``config.json`` first, and what is left of
+    them."""
+    if not in_layout(out):
+        return
+    try:
+        listed = weights.read_weights_config(out).files
+    except FackeError:  # it lists nothing that could be trusted
+        listed = {}
+    for name in (CONFIG, weights.EVALUATION, *listed):
+        if name == CONFIG or name not in names:
+            (out / name).unlink(missing_ok=True)
 
 
 def _usage(
