@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,15 @@ def test_what_is_none_of_these_is_said(file: Path, tmp_path: Path) -> None:
         convert(tmp_path / "x.safetensors", tmp_path / "out")
     with pytest.raises(UnknownNameError, match="Did you mean 'simswap'"):
         convert(file, tmp_path / "out", kind="simswp")
+    (tmp_path / "empty.pth").touch()
+    with pytest.raises(WeightsError, match="is empty"):
+        convert(tmp_path / "empty.pth", tmp_path / "out")
+    for how in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # as SimSwap publishes its checkpoints
+        with zipfile.ZipFile(tmp_path / "checkpoints.zip", "w", how) as archive:
+            archive.writestr("people/latest_net_G.pth", bytes(100_000))
+        with pytest.raises(WeightsError, match="Unpack it") as error:
+            convert(tmp_path / "checkpoints.zip", tmp_path / "out")
+        assert error.value.exit_code == 2
     (tmp_path / "taken").touch()
     with pytest.raises(WeightsError, match="is a file"):
         convert(file, tmp_path / "taken")

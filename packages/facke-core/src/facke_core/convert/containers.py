@@ -97,6 +97,8 @@ def open_checkpoint(path: Path) -> Contents:
         VerificationError: it is damaged, or claims more than it holds.
     """
     try:
+        if not path.stat().st_size:
+            raise WeightsError(f"{path} is empty: nothing was downloaded. Get it again.")
         with path.open("rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     except (OSError, ValueError) as error:
@@ -199,6 +201,11 @@ def _members(path: Path, data: mmap.mmap) -> dict[str, slice]:
     """Name without the archive's own folder -> where the bytes of each member lie."""
     with zipfile.ZipFile(_Directory(data)) as archive:
         listed = archive.infolist()
+    if not any(info.filename.endswith("/data.pkl") for info in listed):
+        raise WeightsError(
+            f"{path} is a zip archive, but not a checkpoint of torch: it holds no data.pkl. Unpack "
+            "it, and give the checkpoint or the folder of the run that was in it."
+        )
     if sum(info.file_size for info in listed) > len(data):
         raise ValueError("its archive has members that overlap")
     found: dict[str, slice] = {}
@@ -217,10 +224,7 @@ def _members(path: Path, data: mmap.mmap) -> dict[str, slice]:
             raise ValueError(f"its member {name} is compressed, which torch never does")
         found[name] = _place(info, data)
     if len(folders) != 1 or "data.pkl" not in found:
-        raise WeightsError(
-            f"{path} is a zip archive, but not a checkpoint of torch: it holds no data.pkl. Give "
-            "the checkpoint itself."
-        )
+        raise ValueError("its archive is not one folder with a data.pkl")
     return found
 
 
