@@ -34,6 +34,7 @@ from facke_core.weights import WeightsConfig
         ("MIT-like", "unknown"),
         ("MIT AND", "unknown"),
         ("(MIT", "unknown"),
+        pytest.param("(" * 5000, "unknown", id="nested endlessly"),
         ("MIT Apache-2.0", "unknown"),
         ("", "unknown"),
     ],
@@ -60,6 +61,12 @@ def told(config: WeightsConfig, name: str) -> list[str]:
 def test_who_uses_restricted_weights_is_told_once() -> None:
     (message,) = told(weights("CC-BY-NC-4.0"), "hf:org/a")
     assert message.startswith("The weights hf:org/a@cccccccccccc are under CC-BY-NC-4.0 (non-com")
+    (message,) = told(weights("CC-BY-NC-4.0"), "hf:org/my-encoder")
+    assert message.startswith("The weights hf:org/my-encoder@cccccccccccc are under")
+    (message,) = told(weights("MIT", name="arcface", weights="./arcface"), "hf:org/own")
+    assert message.startswith(
+        "The encoder's weights arcface ./arcface are under CC-BY-NC-4.0 (non-"
+    )
     (message,) = told(weights("MIT", name="timm", license="CC-BY-NC-4.0"), "hf:org/b")
     assert message.startswith("The encoder's weights timm are under CC-BY-NC-4.0")
     assert told(weights("Apache-2.0", name="dlib-resnet29"), "hf:org/c") == []

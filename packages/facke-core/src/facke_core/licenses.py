@@ -61,7 +61,7 @@ def classify(spdx: str) -> str:
     words = _TOKEN.findall(spdx)
     try:
         rank, rest = _any_of(words)
-    except (IndexError, ValueError):
+    except (IndexError, ValueError, RecursionError):
         return "unknown"
     return CLASSES[rank] if not rest else "unknown"
 
@@ -118,11 +118,12 @@ def announce(config: WeightsConfig, *, weights: str, revision: str, registry: Re
     if not told or key in _announced:
         return
     _announced.add(key)
+    called = {"weights": f"the weights {{}}{at}", "encoder": "the encoder's weights {}"}
     terms = "; ".join(
-        f"the {part.part} {part.name}{at if part.part == 'weights' else ''} "
-        + (f"are under {part.license} ({part.kind})" if part.license else "state no licence")
+        called[part.part].format(part.name)
+        + (f" are under {part.license} ({part.kind})" if part.license else " state no licence")
         for part in told
-    ).replace("encoder", "encoder's weights")
+    )
     text = f"{terms[0].upper()}{terms[1:]}. See what you may do with results: facke weights list "
     warnings.warn(text + "--licences", LicenseWarning, stacklevel=3)
 

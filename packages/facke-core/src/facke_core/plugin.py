@@ -28,7 +28,7 @@ def facke_identity_encoders() -> list[EncoderSpec]:
             name="arcface",
             summary="SE-IR ResNet of the original SimSwap and Facke (converted checkpoints)",
             build="facke_core.identity.iresnet:build_arcface",
-            license="",
+            license="CC-BY-NC-4.0",  # of SimSwap's weights; insightface's are non-commercial too
         ),
         EncoderSpec(
             name="cosface-sphere",
