@@ -81,6 +81,17 @@ def test_the_encoder_is_recorded_and_must_exist(file: Path, tmp_path: Path) -> N
         convert(file, tmp_path / "none", encoder=str(tmp_path / "nowhere"))
 
 
+def test_what_is_printed_and_written_can_be_copied(tmp_path: Path) -> None:
+    arcface = tmp_path / "arc|face.tar"
+    torch.save(ArcFaceResNet((1, 1, 1, 1)).state_dict(), arcface)
+    out = tmp_path / 'my "arc" folder'
+    report = convert(arcface, out)
+    assert json.loads(f"{{{report.usage}}}") == {"identity_encoder": report.encoder}
+    card = (out / "README.md").read_text("utf-8")
+    assert "\n| property | value |\n| --- | --- |\n" in card
+    assert f"\n| sha256 of arc\\|face.tar | {sha256_of(arcface)} |\n" in card
+
+
 def test_nothing_of_the_weights_that_are_replaced_stays(file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     convert(file, out)

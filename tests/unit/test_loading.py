@@ -444,6 +444,14 @@ def test_a_card_shows_the_evaluation() -> None:
     assert "| recon | 0.1 |" in card
 
 
+def test_a_card_names_its_columns_and_can_be_copied_from() -> None:
+    card = model_card(replace(CONFIGURATION, training={"data": "a|b"}), folder="meine Gewichte")
+    assert "\n| property | value |\n| --- | --- |\n| method |" in card
+    assert "\n| property | value |\n| --- | --- |\n| data | a\\|b |\n" in card
+    assert "--weights './meine Gewichte'\n" in card
+    assert 'load("./meine Gewichte")' in card
+
+
 def test_float16_is_refused_on_a_cpu_before_anything_is_read() -> None:
     with pytest.raises(UnavailableError, match="bfloat16"):
         load("./nowhere", device="cpu", dtype=torch.float16)

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from facke_core.weights import WeightsConfig
 
-__all__ = ["license_lines", "model_card"]
+__all__ = ["license_lines", "model_card", "table"]
 
 _USE = """## Use
 
 ```sh
-facke swap SOURCE TARGET -o OUT --weights {reference}
+facke swap SOURCE TARGET -o OUT --weights {quoted}
 ```
 
 ```python
 from facke_core import load
 
-swapper = load("{reference}")
+swapper = load({literal})
 swapper("source.jpg", "target.jpg").save("out.png")
 ```
 """
@@ -78,14 +80,16 @@ def model_card(
     parts = [
         _front_matter(config),
         f"# {config.method}, {size} px\n",
-        _table(("", ""), facts),
-        _USE.format(reference=reference),
+        table(facts),
+        _USE.format(
+            quoted=shlex.quote(reference), literal=json.dumps(reference, ensure_ascii=False)
+        ),
         *([_PIN.format(reference=reference)] if repo_id else []),
         _LIMITS,
     ]
     if config.training:
         training = {key: value for key, value in config.training.items() if key != "log"}
-        parts.append("## Training\n\n" + _table(("", ""), training))
+        parts.append("## Training\n\n" + table(training))
         if config.training.get("log"):
             parts.append(f"```\n{str(config.training['log']).strip()}\n```\n")
     if evaluation:
@@ -127,7 +131,7 @@ def _evaluation(content: Mapping[str, Any]) -> str:
             name: f"{v['value']:.4g} (n = {v['n']})" if isinstance(v, Mapping) else v
             for name, v in content.items()
         }
-        return "## Evaluation\n\n" + _table(("metric", "value"), values)
+        return "## Evaluation\n\n" + table(values, ("metric", "value"))
     parts = ["## Evaluation\n"]
     for report in content["reports"]:
         rows = {
@@ -138,7 +142,7 @@ def _evaluation(content: Mapping[str, Any]) -> str:
         if report.get("undetected") is not None:
             rows["results without a face"] = str(report["undetected"])
         parts.append(f"Of {report['name']}, by `facke evaluate`:\n")
-        parts.append(_table(("metric", "value, 95 % interval"), rows))
+        parts.append(table(rows, ("metric", "value, 95 % interval")))
     return "\n".join(parts)
 
 
@@ -156,9 +160,14 @@ def _settings(values: Mapping[str, Any]) -> str:
     return f" ({text})" if text else ""
 
 
-def _table(head: tuple[str, str], rows: Mapping[str, Any]) -> str:
+def table(rows: Mapping[str, Any], head: tuple[str, str] = ("property", "value")) -> str:
+    """Markdown: one row per key, ``head`` above them."""
     lines = [f"| {head[0]} | {head[1]} |", "| --- | --- |"]
     for key, value in rows.items():
         text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-        lines.append(f"| {key} | {' '.join(text.split()).replace('|', chr(92) + '|')} |")
+        lines.append(f"| {_cell(key)} | {_cell(text)} |")
     return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", r"\|")

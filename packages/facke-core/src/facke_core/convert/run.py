@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from facke_core import weights
-from facke_core.card import license_lines, model_card
+from facke_core.card import license_lines, model_card, table
 from facke_core.config import override
 from facke_core.convert.containers import open_checkpoint
 from facke_core.convert.graphs import read_graph
@@ -327,7 +329,7 @@ def _usage(
 ) -> tuple[str, Mapping[str, Any] | None]:
     """A sentence on how to use what was written; and the settings of an encoder."""
     if config is not None:
-        folder = out if out.is_absolute() else f"./{out}"
+        folder = shlex.quote(str(out) if out.is_absolute() else f"./{out}")
         usage = f"facke swap SOURCE TARGET -o OUT.png --weights {folder}"
         needs = config.identity_encoder
         if needs and "weights" not in needs:
@@ -338,16 +340,14 @@ def _usage(
         return usage, None
     if converted.encoder is not None:
         settings = {**converted.encoder, "weights": str(out)}
-        shown = ", ".join(f'"{key}": "{value}"' for key, value in settings.items())
-        return f'"identity_encoder": {{{shown}}}', settings
+        return f'"identity_encoder": {json.dumps(settings, ensure_ascii=False)}', settings
     return converted.usage.format(folder=out), None
 
 
 def _card(converted: Converted, facts: Mapping[str, Any], usage: str) -> str:
-    rows = "\n".join(f"| {key} | {' '.join(str(value).split())} |" for key, value in facts.items())
     front = "".join(f"{line}\n" for line in license_lines(converted.license))
     return (
         f"---\nlibrary_name: facke\n{front}---\n\n# {converted.summary}\n\nLicence: "
-        f"{converted.license or 'not stated'}. {converted.notice}\n\n| | |\n| --- | --- |\n{rows}\n"
-        f"\n## Use\n\n```text\n{usage}\n```\n"
+        f"{converted.license or 'not stated'}. {converted.notice}\n\n"
+        f"{table(facts)}\n## Use\n\n```text\n{usage}\n```\n"
     )
