@@ -151,8 +151,9 @@ def test_the_checkpoints_of_a_run_are_scanned(facke: Callable[..., Any], tmp_pat
     data = tiny_set(tmp_path / "set")
     bundled = locate("simswap").folder
     assert bundled is not None
-    for step, spoilt in (("00000001", 3.0), ("00000002", 0.0), ("00000003", 0.5)):
-        folder = tmp_path / "run" / "checkpoints" / step
+    nan = float("nan")  # a training that diverged
+    for number, spoilt in enumerate((3.0, 0.0, 0.5, nan), 1):
+        folder = tmp_path / "run" / "checkpoints" / f"{number:08}"
         folder.mkdir(parents=True)
         tensors = load_file(bundled / MODEL)
         for name, tensor in tensors.items():
@@ -168,7 +169,8 @@ def test_the_checkpoints_of_a_run_are_scanned(facke: Callable[..., Any], tmp_pat
     done = facke(*command, *judge, "--coarse", 2, "--json", "-")
     assert done.code == 0, done.err
     found = json.loads(done.out)["scan"]
-    assert list(found["coarse"]) == ["00000001", "00000002", "00000003"]
+    assert list(found["coarse"]) == ["00000001", "00000002", "00000003", "00000004"]
+    assert set(found["coarse"]["00000004"].values()) == {None}
     assert (found["coarse_pairs"], found["fine_pairs"]) == (2, 4)
     assert found["winners"]["recon-l1-imagenet"] == "00000002"
     assert set(found["fine"]) == set(found["winners"].values())

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from facke_core.data.mesh import MIRROR, POINTS
+from facke_core.errors import DataError
 from facke_core.evaluation.facke2022 import as_published
 from facke_core.evaluation.geometry import angle_between, expression, head_pose, mean_face
 from facke_core.evaluation.metrics import Identities, expression_error, rank_of_source
@@ -197,7 +198,12 @@ def test_the_first_of_equal_checkpoints_wins() -> None:
         "40": {"id-retrieval": 0.4, "recon-l1-imagenet": 0.3, "sum": 0.7},
         "60": {"id-retrieval": 0.4, "recon-l1-imagenet": 0.4, "sum": 0.8},
     }
-    assert winners(values) == {"id-retrieval": "40", "recon-l1-imagenet": "20", "sum": "20"}
+    expected = {"id-retrieval": "40", "recon-l1-imagenet": "20", "sum": "20"}
+    assert winners(values) == expected
+    diverged = dict.fromkeys(expected)
+    assert winners({"10": diverged, **values}) == expected
+    with pytest.raises(DataError, match="No checkpoint has a value"):
+        winners({"10": diverged})
 
 
 def test_the_published_scale_is_the_mean_over_the_batch_size() -> None:

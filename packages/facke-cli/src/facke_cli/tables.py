@@ -55,7 +55,7 @@ def scan_text(found: ScanReport) -> str:
     """Coarse values, fine values, winners."""
     head = ["checkpoint", *next(iter(found.coarse.values())), "pairs"]
     rows = [
-        [name, *(f"{value:.4f}" for value in values.values()), n]
+        [name, *("-" if value is None else f"{value:.4f}" for value in values.values()), n]
         for measured, n in ((found.coarse, found.coarse_pairs), (found.fine, found.fine_pairs))
         for name, values in measured.items()
     ]

@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from facke_core.errors import UsageError
+from facke_core.errors import DataError, UsageError
 from facke_core.evaluation.metrics import id_retrieval, recon_l1_imagenet
 from facke_core.evaluation.pairs import PairSet, Progress
 from facke_core.evaluation.runner import Evaluator
+from facke_core.evaluation.statistics import Estimate
 from facke_core.training.checkpoints import complete
 
 __all__ = ["ScanReport", "metrics", "scan", "thinned", "winners"]
@@ -19,17 +20,19 @@ T = TypeVar("T")
 RETRIEVAL, RECON, SUM = "id-retrieval", "recon-l1-imagenet", "sum"
 CRITERIA = (RETRIEVAL, RECON, SUM)
 """The lowest wins, the first of equals."""
+Values = Mapping[str, float | None]
+"""Criterion -> mean over pairs; None where a pair has no value, as of a training that diverged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScanReport:
     """Which checkpoint is the best, by three criteria."""
 
-    coarse: Mapping[str, Mapping[str, float]]
+    coarse: Mapping[str, Values]
     """Checkpoint -> criterion -> mean over the coarse pairs."""
     winners: Mapping[str, str]
     """Criterion -> checkpoint."""
-    fine: Mapping[str, Mapping[str, float]]
+    fine: Mapping[str, Values]
     """Winner -> criterion -> mean over the fine pairs."""
     coarse_pairs: int
     fine_pairs: int
@@ -45,9 +48,23 @@ def thinned(items: Sequence[T], skip: int) -> list[T]:
     return kept if not items or kept[0] is items[0] else [items[0], *kept]
 
 
-def winners(values: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
-    """Criterion -> the name with the lowest value; the first of equals."""
-    return {key: min(values, key=lambda name: values[name][key]) for key in CRITERIA}
+def winners(values: Mapping[str, Values]) -> dict[str, str]:
+    """Criterion -> the name with the lowest value; the first of equals.
+
+    Raises:
+        DataError: no name has a value.
+    """
+
+    def best(key: str) -> str:
+        found = {name: value for name, one in values.items() if (value := one[key]) is not None}
+        if not found:
+            raise DataError(
+                f"No checkpoint has a value of {key} for every pair: their results are not finite "
+                "numbers. Train again, for example with a lower learning rate."
+            )
+        return min(found, key=lambda name: found[name])
+
+    return {key: best(key) for key in CRITERIA}
 
 
 def scan(
@@ -75,17 +92,20 @@ def scan(
 
     Raises:
         UsageError: the folder holds no checkpoint.
+        DataError: none of them gives finite values.
     """
     found = thinned(complete(run), skip)
     if not found:
         raise UsageError(f"{run} holds no checkpoint. Give the folder of `facke train --out`.")
 
-    def measured(what: str, folders: Sequence[Path], some: PairSet) -> dict[str, dict[str, float]]:
-        values = {}
+    def measured(what: str, folders: Sequence[Path], some: PairSet) -> dict[str, Values]:
+        values: dict[str, Values] = {}
         for done, folder in enumerate(folders, 1):
             report = evaluator(str(folder.resolve())).run(some, batch_size=batch_size)
-            means = {name: report.summary[name].value or 0.0 for name in (RETRIEVAL, RECON)}
-            values[folder.name] = means | {SUM: sum(means.values())}
+            means = [_mean(report.summary[name]) for name in (RETRIEVAL, RECON)]
+            both = [value for value in means if value is not None]
+            total = sum(both) if len(both) == len(means) else None
+            values[folder.name] = dict(zip(CRITERIA, [*means, total], strict=True))
             if on_progress:
                 on_progress(what, done, len(folders))
         return values
@@ -101,6 +121,10 @@ def scan(
         coarse_pairs=len(first),
         fine_pairs=len(rest),
     )
+
+
+def _mean(found: Estimate) -> float | None:
+    return None if found.missing else found.value
 
 
 def metrics() -> list[Any]:
