@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
 
 from facke_core.errors import UsageError
 
 if TYPE_CHECKING:
     from facke_core.engines import RayEngine
 
-__all__ = ["Name", "engine"]
+__all__ = ["Name", "RayActors", "RayAddress", "engine"]
 
 Name = Literal["local", "ray"]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", help="Of a Ray cluster. [default: this machine alone]"),
+]
+RayActors = Annotated[
+    int | None, typer.Option(min=1, help="[default: as many as the cluster has room for]")
+]
 
 
 def engine(

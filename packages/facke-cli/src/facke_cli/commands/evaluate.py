@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from facke_cli.console import Show, emit, progress, say, write
-from facke_cli.engines import Name, engine
+from facke_cli.engines import Name, RayActors, RayAddress, engine
 from facke_cli.tables import facke2022_text, reports_text, scan_text
 from facke_core.config import override
 from facke_core.errors import UsageError, VerificationError
@@ -101,13 +101,8 @@ def evaluate(
     engine_name: Annotated[
         Name, typer.Option("--engine", help="ray: by actors of Ray Data.")
     ] = "local",
-    ray_address: Annotated[
-        str | None,
-        typer.Option(metavar="ADDRESS", help="Of a Ray cluster. [default: this machine alone]"),
-    ] = None,
-    ray_actors: Annotated[
-        int | None, typer.Option(min=1, help="[default: as many as the cluster has room for]")
-    ] = None,
+    ray_address: RayAddress = None,
+    ray_actors: RayActors = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Keep the values of each pair here while it runs."),

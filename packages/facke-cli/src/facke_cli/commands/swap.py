@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from facke_cli.console import emit, say, write
-from facke_cli.engines import Name, engine
+from facke_cli.engines import Name, RayActors, RayAddress, engine
 from facke_cli.many import swap_many
 from facke_cli.samples import sample_or_path
 from facke_cli.watching import check_previews, watching
@@ -107,13 +107,8 @@ def swap(
     engine_name: Annotated[
         Name, typer.Option("--engine", help="With --pairs: ray for actors of Ray Data.")
     ] = "local",
-    ray_address: Annotated[
-        str | None,
-        typer.Option(metavar="ADDRESS", help="Of a Ray cluster. [default: this machine alone]"),
-    ] = None,
-    ray_actors: Annotated[
-        int | None, typer.Option(min=1, help="[default: as many as the cluster has room for]")
-    ] = None,
+    ray_address: RayAddress = None,
+    ray_actors: RayActors = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing.")] = False,
 ) -> None:
