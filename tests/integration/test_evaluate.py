@@ -176,6 +176,16 @@ def test_the_checkpoints_of_a_run_are_scanned(facke: Callable[..., Any], tmp_pat
     assert set(found["fine"]) == set(found["winners"].values())
 
 
+def test_differences_that_cannot_be_written_are_told(
+    facke: Callable[..., Any], tmp_path: Path
+) -> None:
+    for name in ("a.json", "b.json"):
+        (tmp_path / name).write_text('{"facke_evaluation": 1, "reports": []}')
+    done = facke("evaluate", "diff", "a.json", "b.json", "--json", "no/such.json")
+    assert done.code == 2, done.err
+    assert "no/such.json: cannot be written" in done.err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -185,6 +195,15 @@ def test_the_checkpoints_of_a_run_are_scanned(facke: Callable[..., Any], tmp_pat
         (["simswap", "--pairs", "p.csv", "--metrics", "psrn"], "mean 'psnr'"),
         (["simswap", "--pairs", "p.csv", "--resume"], "--out DIR"),
         (["simswap", "--pairs", "p.csv", "--html", "no/p.html"], "no folder no"),
+        (["simswap", "--pairs", "p.csv", "--json", ".."], ".. is a folder"),
+        (
+            ["simswap", "--pairs", "p.csv", "--protocol", "facke2022", "--html", "p.html"],
+            "--html cannot be used with --protocol facke2022",
+        ),
+        (
+            ["--scan", "r", "--pairs", "p.csv", "--judge", "j", "--out", "o", "--metrics", "psnr"],
+            "--out, --metrics cannot be used with --scan",
+        ),
         (["simswop", "--pairs", "p.csv"], "mean 'simswap'"),
         (["diff", "a.json"], "two reports"),
         (["--scan", "run", "--pairs", "p.csv"], "--judge"),

@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["Show", "bars_on_terminals", "emit", "progress", "say", "table", "write"]
+__all__ = ["STDOUT", "Show", "bars_on_terminals", "emit", "progress", "say", "table", "write"]
 
+STDOUT = "-"
+"""In the place of a file."""
 SECONDS = 5.0
 """Between two lines of progress."""
 Show = Callable[[str, int, int], None]

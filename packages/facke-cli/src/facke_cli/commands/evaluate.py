@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from facke_cli.console import Show, emit, progress, say, write
+from facke_cli.comparing import compare
+from facke_cli.console import STDOUT, Show, emit, progress, say, write
 from facke_cli.engines import Name, RayActors, RayAddress, engine
 from facke_cli.tables import facke2022_text, reports_text, scan_text
 from facke_core.config import override
-from facke_core.errors import UsageError, VerificationError
+from facke_core.errors import UsageError
 from facke_core.registry import Registry, default_registry
 from facke_core.sources import locate
 
@@ -26,9 +27,6 @@ __all__ = ["Options", "evaluate", "run"]
 
 Names = Callable[[], Registry]
 DIFF = "diff"
-STDOUT = "-"
-SHOWN = 20
-"""Differences that are printed."""
 
 
 def evaluate(
@@ -242,17 +240,42 @@ def _check(options: Options, registry: Registry) -> None:
         raise UsageError("--scan chooses by ID Retrieval and needs --judge NAME.")
     if (options.pairs is None) == (options.data is None):
         raise UsageError("Give either --pairs FILE.csv or --data DATASET.")
-    if options.engine == "ray" and (options.scan or options.protocol != "default"):
-        raise UsageError("--scan and --protocol facke2022 work with --engine local only.")
+    _check_alone(options)
     if options.resume and options.out is None:
         raise UsageError("--resume goes on with the rows in --out DIR. Name it.")
     for name in options.metrics:
         registry.metric(name)
     for file in (options.html, options.json_file):
-        if file is not None and str(file) != STDOUT and not file.absolute().parent.is_dir():
-            raise UsageError(f"{file} cannot be written: there is no folder {file.parent}.")
+        if file is not None and str(file) != STDOUT:
+            _check_output(file)
     for name in options.weights:
         locate(name, registry=registry)
+
+
+def _check_alone(options: Options) -> None:
+    """Refuse what would have no effect, rather than leave it out silently."""
+    if options.scan is None and options.protocol == "default":
+        return
+    others = {
+        "--engine ray": options.engine == "ray" or options.ray_address or options.ray_actors,
+        "--out": options.out,
+        "--html": options.html,
+        "--calibrate": options.calibrate,
+        "--metrics": options.metrics,
+    }
+    if given := [name for name, value in others.items() if value]:
+        what = "--scan" if options.scan is not None else "--protocol facke2022"
+        raise UsageError(f"{', '.join(given)} cannot be used with {what}. Leave it out.")
+
+
+def _check_output(file: Path) -> None:
+    folder = file.absolute().parent
+    if not folder.is_dir():
+        raise UsageError(f"{file} cannot be written: there is no folder {file.parent}.")
+    if file.is_dir():
+        raise UsageError(f"{file} is a folder. Name a file in it.")
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"{file} cannot be written: {folder} lets you write nothing into it.")
 
 
 def _specs(options: Options) -> list[EvaluationSpec]:
@@ -347,36 +370,3 @@ def _output(options: Options, content: Mapping[str, Any], text: Callable[[], str
         write(text())
     if options.html is not None and not options.quiet:
         say(f"Page: {options.html}")
-
-
-def compare(
-    files: Sequence[str], tolerance: float, json_file: Path | None, *, quiet: bool = False
-) -> None:
-    """``facke evaluate diff``.
-
-    Raises:
-        UsageError: not two files.
-        VerificationError: they say different things.
-    """
-    if len(files) != 2:
-        raise UsageError("diff compares two reports: facke evaluate diff A.json B.json")
-    from facke_core.evaluation.report import diff, read_reports
-
-    a, b = (read_reports(Path(file)) for file in files)
-    found = diff(a, b, tolerance)
-    if json_file is not None:
-        content = {"differences": [{"where": x.where, "a": x.a, "b": x.b} for x in found]}
-        if str(json_file) == STDOUT:
-            emit(content)
-        else:
-            json_file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    elif not quiet:
-        for one in found[:SHOWN]:
-            write(str(one))
-    if found:
-        raise VerificationError(
-            f"{files[0]} and {files[1]} differ in {len(found)} places by more than {tolerance:g}. "
-            "Versions, devices and times were not compared."
-        )
-    if not quiet and json_file is None:
-        write(f"The same to {tolerance:g}: {sum(len(one.rows) for one in a)} pairs compared.")
