@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from facke_core import hub
-from facke_core.errors import UnavailableError, UsageError, WeightsError
+from facke_cli.main import main
+from facke_core import Bundled, HubRef, MethodSpec, Registry, hookimpl, hub
+from facke_core.errors import UnavailableError, UnknownNameError, UsageError, WeightsError
+from facke_core.sources import Source, hub_location
+from facke_core.weights import WeightsConfig
 
 COMMIT = "c0ffee" * 6 + "c0ff"
 FILES = {"config.json": b'{"method": "demo"}', "model.safetensors": b"tensors"}
@@ -147,3 +150,54 @@ def test_a_reference_is_read_with_its_revision() -> None:
         hub.parse_reference("hf:repo")
     with pytest.raises(UsageError, match="Give one of them"):
         hub.parse_reference("hf:org/repo@v1", "v2")
+
+
+class OnTheHub:
+    @hookimpl
+    def facke_methods(self) -> list[MethodSpec]:
+        weights: dict[str, HubRef | Bundled] = {"large": HubRef("org/repo", COMMIT)}
+        weights["own"] = Bundled("facke_gan:weights/x")
+        return [MethodSpec(name="far", summary="far", config="a:A", build="a:b", weights=weights)]
+
+
+@pytest.fixture
+def far() -> Registry:
+    registry = Registry()
+    registry.register(OnTheHub(), "far-plugin")
+    return registry
+
+
+def test_a_name_tells_its_place_on_the_hub(far: Registry) -> None:
+    pinned = hub.HubLocation("org/repo", COMMIT)
+    assert hub_location("far", registry=far) == hub_location("far.large", registry=far) == pinned
+    assert hub_location("far", revision="v1", registry=far) == ("org/repo", "v1")
+    assert hub_location("far.own", registry=far) is hub_location("./far", registry=far) is None
+    assert hub_location("hf:org/repo@v1", registry=far) == ("org/repo", "v1")
+    with pytest.raises(UnknownNameError, match="Did you mean 'large'"):
+        hub_location("far.larg", registry=far)
+    with pytest.raises(UsageError, match="Write hf:org/repo for the Hub"):
+        hub_location("org/repo", registry=far)
+
+
+def test_verify_fetches_all_files_of_a_method_on_the_hub(
+    far: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pulled: list[hub.HubLocation] = []
+    config = WeightsConfig(method="far", alignment={})
+    found = Source(config=config, folder=tmp_path, weights="far.large", revision=COMMIT)
+    monkeypatch.setattr("facke_core.sources.default_registry", lambda: far)
+    monkeypatch.setattr("facke_core.sources._on_hub", lambda *_: found)
+    monkeypatch.setattr(hub, "pull", pulled.append)
+    assert main(["weights", "verify", "far"]) == 2, "an empty folder has nothing to check"
+    assert pulled == [hub.HubLocation("org/repo", COMMIT)]
+
+
+def test_verify_takes_a_name_for_what_swap_takes_it_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "simswap").mkdir()
+    assert main(["weights", "verify", "simswap"]) == 0, "the method, not the folder"
+    (tmp_path / "mine").mkdir()
+    assert main(["weights", "verify", "mine"]) == 2
+    assert "write ./mine" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from facke_core.registry import Registry, default_registry
 from facke_core.training import checkpoints
 from facke_core.weights import MODEL, WeightsConfig
 
-__all__ = ["Source", "locate"]
+__all__ = ["Source", "hub_location", "locate"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +55,31 @@ def locate(
     if text.startswith(hub.PREFIX):
         location = hub.parse_reference(text, revision)
         return _on_hub(location, f"hf:{location.repo_id}", local_files_only)
+    spec, tag = _named(text, registry)
+    return _of_method(spec, tag, revision, local_files_only, registry)
+
+
+def hub_location(
+    name: str, *, revision: str | None = None, registry: Registry | None = None
+) -> hub.HubLocation | None:
+    """The place on the Hub that ``name`` means; None for a folder and for what comes with a method.
+
+    Raises:
+        UnknownNameError, UsageError, WeightsError: see :func:`locate`.
+    """
+    if _is_path(name):
+        return None
+    if name.startswith(hub.PREFIX):
+        return hub.parse_reference(name, revision)
+    spec, tag = _named(name, registry or default_registry())
+    where = spec.weights.get(tag or next(iter(spec.weights), ""))
+    if isinstance(where, HubRef):
+        return hub.HubLocation(where.repo_id, revision or where.revision)
+    return None
+
+
+def _named(text: str, registry: Registry) -> tuple[MethodSpec, str]:
+    """The method and the tag of its weights, or ``""``, in ``METHOD.TAG``."""
     weights.refuse_foreign(Path(text))
     if "/" in text or os.sep in text:
         raise UsageError(
@@ -67,7 +92,13 @@ def locate(
         if Path(text).is_dir():
             raise UnknownNameError(f"{error} For the folder {text!r} write ./{text}.") from error
         raise
-    return _of_method(spec, tag, revision, local_files_only, registry)
+    if tag and tag not in spec.weights:
+        known = ", ".join(spec.weights) or "none"
+        raise UnknownNameError(
+            f"Unknown weights {tag!r} of the method {spec.name!r}.{did_you_mean(tag, spec.weights)}"
+            f" Known: {known}. Others can be given as hf:org/repo or ./folder."
+        )
+    return spec, tag
 
 
 def _is_path(text: str) -> bool:
@@ -104,12 +135,6 @@ def _on_hub(location: hub.HubLocation, label: str, local_files_only: bool) -> So
 def _of_method(
     spec: MethodSpec, tag: str, revision: str | None, local_files_only: bool, registry: Registry
 ) -> Source:
-    if tag and tag not in spec.weights:
-        known = ", ".join(spec.weights) or "none"
-        raise UnknownNameError(
-            f"Unknown weights {tag!r} of the method {spec.name!r}.{did_you_mean(tag, spec.weights)}"
-            f" Known: {known}. Others can be given as hf:org/repo or ./folder."
-        )
     if not spec.weights:
         if spec.default_config is None:
             raise WeightsError(

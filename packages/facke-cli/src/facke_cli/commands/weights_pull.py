@@ -10,8 +10,7 @@ import typer
 from facke_cli.console import bars_on_terminals, emit, write
 from facke_core import hub, licenses
 from facke_core.errors import UsageError
-from facke_core.methods import HubRef
-from facke_core.registry import default_registry
+from facke_core.sources import hub_location
 
 __all__ = ["weights_pull"]
 
@@ -34,7 +33,12 @@ def weights_pull(
     A download that breaks off is taken up again. With HF_HUB_OFFLINE=1 the cache alone is used.
     HF_ENDPOINT names another Hub, HF_HOME another cache.
     """
-    location = _location(reference, revision)
+    location = hub_location(reference, revision=revision)
+    if location is None:
+        raise UsageError(
+            f"{reference} is not on the Hub. Write hf:org/repo; weights that come with a method "
+            "are installed already, see: facke weights list"
+        )
     if output:
         hub.check_new(output)
     bars_on_terminals()
@@ -60,17 +64,3 @@ def weights_pull(
     write(f"{pinned}: {config.method}, {len(config.files)} files with the right digests")
     write(f"licence {config.license or 'not stated'} ({kind})")
     write(f"in {folder}")
-
-
-def _location(reference: str, revision: str | None) -> hub.HubLocation:
-    if reference.startswith(hub.PREFIX):
-        return hub.parse_reference(reference, revision)
-    method, _, tag = reference.partition(".")
-    spec = default_registry().method(method)
-    where = spec.weights.get(tag or next(iter(spec.weights), ""))
-    if isinstance(where, HubRef):
-        return hub.HubLocation(where.repo_id, revision or where.revision)
-    raise UsageError(
-        f"{reference} is not on the Hub. Write hf:org/repo; weights that come with a method are "
-        "installed already, see: facke weights list"
-    )

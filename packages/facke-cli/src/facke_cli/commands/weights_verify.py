@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,7 +10,7 @@ import typer
 from facke_cli.console import bars_on_terminals, emit, table, write
 from facke_core import hub
 from facke_core.errors import FackeError, VerificationError, WeightsError
-from facke_core.sources import Source, locate
+from facke_core.sources import Source, hub_location, locate
 
 __all__ = ["weights_verify"]
 
@@ -77,9 +76,9 @@ def _verified(reference: str) -> dict[str, Any]:
 
 def _complete(reference: str) -> Source:
     """Where the weights lie, with all files where they come from the Hub."""
-    source = locate(Path(reference) if Path(reference).is_dir() else reference)
-    if reference.startswith(hub.PREFIX):
-        hub.pull(hub.parse_reference(reference)._replace(revision=source.revision))
+    source = locate(reference)
+    if location := hub_location(reference):
+        hub.pull(location._replace(revision=source.revision))
     return source
 
 
