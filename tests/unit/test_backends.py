@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -147,6 +149,15 @@ def test_a_graph_is_exported_once_and_again_when_a_weight_changes(
     assert written == []
     generator.head[0].bias.add_(0.1)  # type: ignore[operator]
     assert cached_graph(generator) == written[0] != first
+
+
+def test_instance_norm_is_one_operation_on_what_the_convolution_makes() -> None:
+    graph = pytest.importorskip("onnx").load(cached_graph(simswap())).graph
+    makers = {name: node.op_type for node in graph.node for name in node.output}
+    norms = [node for node in graph.node if node.op_type == "InstanceNormalization"]
+    assert [makers[node.input[0]] for node in norms] == ["Conv"] * 4  # two ID blocks
+    readers = [n.op_type for n in graph.node if {*n.input} & {one.output[0] for one in norms}]
+    assert readers == ["Mul"] * 4
 
 
 def test_a_failed_export_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -330,3 +341,31 @@ def test_the_first_convolutions_stay_exact(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(runtimes, "EXACT", exact)
         errors.append(max_error(OpenVinoSession(graph, torch.bfloat16).run(inputs), reference))
     assert errors[0] > errors[1]
+
+
+def test_bfloat16_begins_after_the_first_convolutions_and_ends_at_the_last() -> None:
+    kinds = {
+        0: "Parameter",
+        1: "Multiply",  # before all: float32
+        2: "Convolution",
+        3: "Relu",
+        4: "Convolution",
+        5: "MatMul",  # of the identity
+        6: "Add",  # of the identity: float32
+        7: "Convolution",  # from here
+        8: "MVN",
+        9: "Multiply",
+        10: "GroupConvolution",  # never
+        11: "Convolution",  # to here
+        12: "Add",  # the residual: float32
+        13: "Result",
+    }
+    chain = [0, 1, 2, 3, 4, 7, 8, 9, 10, 11, 12, 13]
+    edges = [*pairwise(chain), (0, 12), (0, 5), (5, 6), (6, 9)]
+    net = ET.Element("net")
+    layers, wires = ET.SubElement(net, "layers"), ET.SubElement(net, "edges")
+    for number, kind in kinds.items():
+        ET.SubElement(layers, "layer", {"id": str(number), "type": kind})
+    for start, end in reversed(edges):
+        ET.SubElement(wires, "edge", {"from-layer": str(start), "to-layer": str(end)})
+    assert runtimes._low(ET.ElementTree(net)) == {5, 7, 8, 9, 11}

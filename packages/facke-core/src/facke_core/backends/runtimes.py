@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -58,11 +59,14 @@ class OnnxRuntimeSession:
 class OpenVinoSession:
     """OpenVINO on as many threads as torch uses.
 
+    The graph is compiled for one face, and a batch is computed face by face: with the batch as a
+    part of the shape known, OpenVINO joins more operations, and a batch as a whole is no faster.
+
     Args:
         graph: an ONNX file.
-        dtype: ``float32``, or ``bfloat16`` for matrix products and most convolutions. The first
-            ones (:data:`EXACT`), whose errors all that follows amplifies, the last, and everything
-            between are float32 then too.
+        dtype: ``float32``, or ``bfloat16`` for matrix products, for convolutions but the first
+            ones (:data:`EXACT`), whose errors all that follows amplifies, and for what lies between
+            those convolutions. Everything else is float32 then too.
 
     Raises:
         UnavailableError: the extra ``openvino`` is missing.
@@ -81,16 +85,22 @@ class OpenVinoSession:
         if dtype == torch.bfloat16:
             settings["INFERENCE_PRECISION_HINT"] = "bf16"
             model = _mixed(openvino, core, model)
+        model.reshape({one: [1, *list(one.partial_shape)[1:]] for one in model.inputs})
         self._request = core.compile_model(model, "CPU", settings).create_infer_request()
         self.names = frozenset(one.get_any_name() for one in model.inputs)
         self._outputs = [one.get_any_name() for one in model.outputs]
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        found = self._request.infer({k: v.contiguous().numpy() for k, v in inputs.items()})
-        return {name: torch.from_numpy(found[name].copy()) for name in self._outputs}
+        faces: dict[str, list[Tensor]] = {name: [] for name in self._outputs}
+        for rows in zip(*(value.split(1) for value in inputs.values()), strict=True):
+            face = {k: v.contiguous().numpy() for k, v in zip(inputs, rows, strict=True)}
+            found = self._request.infer(face)
+            for name, made in faces.items():
+                made.append(torch.from_numpy(found[name].copy()))
+        return {name: torch.cat(made) for name, made in faces.items()}
 
 
-EXACT = 5
+EXACT = 2
 """How many convolutions stay in float32 at the beginning."""
 _NO_WORK = ("Const", "Parameter", "Result")
 _FLOAT32 = {"name": "DisablePrecisionConversion", "version": "0", "value": "dynamic:f16"}
@@ -106,11 +116,9 @@ def _mixed(openvino: Any, core: Any, model: Any) -> Any:
         path = Path(folder) / "model.xml"
         openvino.serialize(model, str(path))
         tree = ET.parse(path)
-        layers = tree.findall("layers/layer")  # in the order of computation
-        convolutions = [layer for layer in layers if layer.get("type") == "Convolution"]
-        low = {layer.get("id") for layer in convolutions[EXACT:-1]}
-        for layer in layers:
-            if layer.get("type") in ("MatMul", *_NO_WORK) or layer.get("id") in low:
+        low = _low(tree)
+        for layer in tree.iterfind("layers/layer"):
+            if layer.get("type") in _NO_WORK or int(layer.attrib["id"]) in low:
                 continue
             marks = layer.find("rt_info")
             if marks is None:
@@ -120,6 +128,26 @@ def _mixed(openvino: Any, core: Any, model: Any) -> Any:
         tree.write(path)
         core.set_property({"ENABLE_MMAP": False})  # the files go
         return core.read_model(str(path))
+
+
+def _low(tree: ET.ElementTree[ET.Element]) -> set[int]:
+    """Numbers of the layers to compute in bfloat16; see :class:`OpenVinoSession`."""
+    kinds = {int(one.attrib["id"]): one.get("type") for one in tree.iterfind("layers/layer")}
+    convolutions = [number for number, kind in kinds.items() if kind == "Convolution"][EXACT:]
+    edges = [
+        (int(one.attrib["from-layer"]), int(one.attrib["to-layer"]))
+        for one in tree.iterfind("edges/edge")
+    ]
+    after, before = set(convolutions), set(convolutions)
+    for start, end in sorted(edges):  # numbers are in the order of computation
+        if start in after:
+            after.add(end)
+    for start, end in sorted(edges, key=itemgetter(1), reverse=True):
+        if end in before:
+            before.add(start)
+    products = {number for number, kind in kinds.items() if kind == "MatMul"}
+    depthwise = {number for number, kind in kinds.items() if kind == "GroupConvolution"}
+    return products | (after & before) - depthwise
 
 
 class GraphGenerator:
