@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -97,6 +98,22 @@ def test_missing_pictures_and_columns_are_told_together(tmp_path: Path) -> None:
     (tmp_path / "q.csv").write_text("source,target\n")
     with pytest.raises(DataError, match="no pair"):
         read_pairs(tmp_path / "q.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no column 'source', only: none"),
+        ("source;target\na;b\n", "only: source;target. The first line has to name source,"),
+        ('source,target\n"a,b\n', "cannot be read as CSV"),
+        ("source,target\na\0,b\n", "names 2 pictures that cannot be read: line 2: a\0"),
+    ],
+)
+def test_what_is_no_csv_is_told(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "p.csv"
+    file.write_text(text)
+    with pytest.raises(DataError, match=re.escape(message)):
+        read_pairs(file)
 
 
 def test_pairs_of_a_dataset_are_of_different_people_and_repeatable() -> None:

@@ -193,7 +193,7 @@ def _distinct(pictures: Iterator[Picture]) -> tuple[Picture, ...]:
 def _rows(file: Path, needed: Sequence[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream)
+            reader = csv.DictReader(stream, strict=True)
             columns = list(reader.fieldnames or ())
             rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -204,8 +204,9 @@ def _rows(file: Path, needed: Sequence[str]) -> Iterator[tuple[int, Mapping[str,
     for column in needed:
         if column not in columns:
             raise DataError(
-                f"{file} has no column {column!r}, only: {', '.join(columns)}."
-                f"{did_you_mean(column, columns)} Needed are {', '.join(needed)}."
+                f"{file} has no column {column!r}, only: {', '.join(columns) or 'none'}."
+                f"{did_you_mean(column, columns if len(columns) > 1 else ())} The first line has "
+                f"to name {', '.join(needed)}, with commas between them."
             )
     if not rows:
         raise DataError(f"{file} names no pair. Add lines with {', '.join(needed)}.")
@@ -227,18 +228,20 @@ class _Pictures:
             try:
                 with path.open("rb") as stream:
                     self._keys[path] = hashlib.file_digest(stream, "sha256").hexdigest()
-            except OSError as error:
+            except (OSError, ValueError) as error:  # a name with a NUL is no OSError
                 self._keys[path] = ""
-                self._missing.append(f"line {line}: {name} ({error.strerror})")
+                why = error.strerror if isinstance(error, OSError) else error
+                self._missing.append(f"line {line}: {name} ({why})")
         return Picture(name, identity or name, self._keys[path], path=path)
 
     def check(self) -> None:
         if self._missing:
-            more = len(self._missing) - _FIRST
+            n, more = len(self._missing), len(self._missing) - _FIRST
             raise DataError(
-                f"{self._file} names {len(self._missing)} pictures that cannot be read: "
-                f"{'; '.join(self._missing[:_FIRST])}{f' and {more} more' if more > 0 else ''}. "
-                f"Paths are relative to {self._file.parent or '.'}."
+                f"{self._file} names {n} {'picture' if n == 1 else 'pictures'} that cannot be "
+                f"read: {'; '.join(self._missing[:_FIRST])}"
+                f"{f' and {more} more' if more > 0 else ''}. Paths are relative to the folder "
+                f"{self._file.absolute().parent}"
             )
 
 
