@@ -217,6 +217,12 @@ def test_a_push_that_cannot_be_says_why_and_publishes_nothing(
     with LoopbackHub() as hub:
         hub.repos["org/public"] = Repo()
         hub.repos["org/public"].commit("main", {})
+        hub.objects[digest(folder / LARGE)] = (folder / LARGE).read_bytes()  # but not verified
+        odd, bad = client(
+            hub,
+            f"HF_TOKEN=tök weights push {folder} hf:org/public",
+            f"HF_TOKEN={WRITER} weights push {folder} hf:org/public",
+        )
         stray, pickle, damaged, public, pinned, reader, nobody, wrong = client(
             hub,
             "weights push stray hf:org/new",
@@ -230,6 +236,8 @@ def test_a_push_that_cannot_be_says_why_and_publishes_nothing(
         )
         assert list(hub.repos) == ["org/public"]
         assert list(hub.repos["org/public"].commits.values()) == [{}]
+    assert (odd.code, "The token (HF_TOKEN" in odd.err) == (2, True), odd.err
+    assert (bad.code, "refuses this for hf:org/public: LFS object was not" in bad.err) == (2, True)
     assert (stray.code, "notes.txt" in stray.err) == (2, True)
     assert (pickle.code, "latest_net_G.pth may be pickles" in pickle.err) == (2, True)
     assert (damaged.code, LARGE in damaged.err) == (3, True)
@@ -335,6 +343,8 @@ def test_repositories_that_cannot_be_read_are_explained(client: Client, hub: Loo
 def test_a_company_can_refuse_what_lies_in_the_cache(
     client: Client, hub: LoopbackHub, folder: Path
 ) -> None:
+    (unreadable,) = client(hub, "weights list", HF_HUB_CACHE=__file__)
+    assert (unreadable.code, f"{__file__} is no folder" in unreadable.err) == (4, True)
     before, pulled, after, copyleft, wrong = client(
         hub,
         "weights list --licences --fail-on non-commercial",

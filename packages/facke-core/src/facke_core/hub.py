@@ -40,6 +40,7 @@ __all__ = [
     "copy_layout",
     "explaining",
     "fetch",
+    "first_line",
     "in_layout",
     "parse_reference",
     "pull",
@@ -206,12 +207,17 @@ def beside(folder: Path) -> list[Path]:
 
 def cached() -> Iterator[tuple[str, str, Path]]:
     """(repository, commit, folder) of all weights in facke's layout in the cache of the Hub."""
-    from huggingface_hub import CacheNotFound, scan_cache_dir
+    from huggingface_hub import CacheNotFound, constants, scan_cache_dir
 
     try:
         repos = scan_cache_dir().repos
     except CacheNotFound:
         return
+    except (OSError, ValueError) as error:
+        raise UnavailableError(
+            f"The cache of the Hub cannot be read: {constants.HF_HUB_CACHE} is no folder, or not "
+            "yours. Let HF_HOME or HF_HUB_CACHE name another."
+        ) from error
     for repo in sorted(repos, key=lambda one: one.repo_id):
         for revision in sorted(repo.revisions, key=lambda one: one.commit_hash):
             folder = Path(revision.snapshot_path)
@@ -298,20 +304,33 @@ def explaining(location: HubLocation) -> Iterator[None]:
                 f"{hub}/settings/tokens; publishing needs the right to write to "
                 f"{repo.partition('/')[0]}."
             ) from error
+        if status in (400, 409, 413, 422):
+            raise WeightsError(
+                f"{hub} refuses this for hf:{repo}{at}: {_reason(error)}. Correct that, and try "
+                "again."
+            ) from error
         raise UnavailableError(
-            f"The Hub did not answer for hf:{repo}{at}: {_first_line(error)}. Try again later, "
+            f"The Hub did not answer for hf:{repo}{at}: {first_line(error)}. Try again later, "
             "check HF_ENDPOINT and HF_TOKEN, or work from the cache with HF_HUB_OFFLINE=1."
+        ) from error
+    except UnicodeError as error:
+        raise UsageError(
+            f"The token (HF_TOKEN, or of `hf auth login`) cannot be sent to {hub}: {error}. Copy "
+            f"it again from {hub}/settings/tokens; it is plain letters and digits."
         ) from error
     except OSError as error:
         raise UnavailableError(
-            f"hf:{repo}{at} cannot be stored: {_first_line(error)}. Check the free space and the "
+            f"hf:{repo}{at} cannot be stored: {first_line(error)}. Check the free space and the "
             "rights of the cache folder (HF_HOME)."
         ) from error
 
 
 def _reason(error: Any) -> str:
-    return (error.response.headers.get("X-Error-Message") or _first_line(error)).rstrip(".")
+    """What the server said, on one line."""
+    said = getattr(error, "server_message", None) or first_line(error)
+    return " ".join(said.split())[:300].rstrip(".")
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Of its message, without the full stop."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -207,7 +207,7 @@ def _commit(
         except (RuntimeError, ValueError, ConnectionError) as error:  # of the upload protocols
             if isinstance(error, errors.HfHubHTTPError):
                 raise
-            reason = _line(error.__cause__ or error)
+            reason = hub.first_line(error.__cause__ or error)
             hint = _NO_XET if "xet" in str(error).lower() else "Try again later."
             raise UnavailableError(f"hf:{repo} was not published: {reason}. {hint}") from error
     return str(done.oid)
@@ -222,7 +222,3 @@ def _stale(there: Sequence[str], new: Sequence[str]) -> list[str]:
         if name not in new
         and (name == GOLDEN or ("/" not in name and any(fnmatch(name, one) for one in ours)))
     ]
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
