@@ -161,6 +161,28 @@ def test_other_names_are_refused(
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["class"], "Try facke-class"),
+        (["facke-core"], "'facke_core' is installed already"),
+        (["facke-mine", "--method", "simswap"], "'facke-gan' has a method 'simswap' already"),
+    ],
+)
+def test_names_that_others_have_are_refused(
+    words: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = facke(capsys, "plugins", "new", *words)
+    assert code == 2
+    assert message in err
+    assert not any(tmp_path.iterdir())
+
+
 def test_files_that_are_there_are_kept_without_force(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

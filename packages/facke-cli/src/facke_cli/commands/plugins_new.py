@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import keyword
 import re
 from importlib import resources
 from pathlib import Path
@@ -12,6 +14,7 @@ import typer
 from facke_cli.console import write
 from facke_core import __version__
 from facke_core.errors import UnavailableError, UsageError
+from facke_core.registry import default_registry
 
 __all__ = ["generate", "plugins_new"]
 
@@ -36,6 +39,7 @@ def plugins_new(
                 f"The {what} {value!r} cannot be used: it has to be lower-case letters and digits, "
                 "with hyphens between them, and to begin with a letter, such as facke-demo."
             )
+    _check_free(name, method, force=force)
     folder = Path(name)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not force:
         raise UsageError(f"{folder} exists already. Choose another name, or add --force.")
@@ -47,6 +51,30 @@ def plugins_new(
         f"facke swap --method {method} sample:collins sample:hopper -o {method}.png",
     ):
         write(f"  {line}")
+
+
+def _check_free(name: str, method: str, *, force: bool) -> None:
+    """Refuse a package that cannot be imported or hides another, and a method of another plugin."""
+    package = _package(name)
+    if keyword.iskeyword(package):
+        raise UsageError(f"{package!r} is a word of Python's, and no package. Try facke-{package}.")
+    if importlib.util.find_spec(package) is not None and not force:
+        raise UsageError(
+            f"A package {package!r} is installed already, and the new one would hide it. Choose "
+            "another name, or add --force if it is this plugin."
+        )
+    registry = default_registry()
+    if method in [one.name for one in registry.methods()]:
+        owner = registry.owner("method", method)
+        if owner != name:
+            raise UsageError(
+                f"The plugin {owner!r} has a method {method!r} already. Choose another name with "
+                "--method NAME."
+            )
+
+
+def _package(name: str) -> str:
+    return name.replace("-", "_")
 
 
 def generate(folder: Path, *, name: str, method: str) -> None:
@@ -68,7 +96,7 @@ def generate(folder: Path, *, name: str, method: str) -> None:
     data = {
         "name": name,
         "method": method,
-        "package": name.replace("-", "_"),
+        "package": _package(name),
         "classname": "".join(part.capitalize() for part in method.split("-")),
         "core": f">={major}.{minor},<{major}.{int(minor) + 1}",
     }
