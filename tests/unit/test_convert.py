@@ -68,6 +68,9 @@ def test_settings_and_the_licence_can_be_said(file: Path, tmp_path: Path) -> Non
 
 def test_the_encoder_is_recorded_and_must_exist(file: Path, tmp_path: Path) -> None:
     (tmp_path / "arcface").mkdir()
+    with pytest.raises(UsageError, match=r"holds no model\.safetensors"):
+        convert(file, tmp_path / "none", encoder=str(tmp_path / "arcface"))
+    (tmp_path / "arcface" / "model.safetensors").touch()
     convert(file, tmp_path / "out", encoder=str(tmp_path / "arcface"))
     encoder = read_weights_config(tmp_path / "out").identity_encoder
     assert encoder is not None
@@ -79,6 +82,14 @@ def test_the_encoder_is_recorded_and_must_exist(file: Path, tmp_path: Path) -> N
     assert hub["weights"] == reference
     with pytest.raises(UsageError, match="does not exist"):
         convert(file, tmp_path / "none", encoder=str(tmp_path / "nowhere"))
+    with pytest.raises(UsageError, match="is no safetensors file"):
+        convert(file, tmp_path / "none", encoder=str(file))
+    for moving in ("hf:me/arcface", "hf:me/arcface@main"):
+        with pytest.raises(UsageError, match="is not pinned"):
+            convert(file, tmp_path / "none", encoder=moving)
+    with pytest.raises(UsageError, match="not a reference to the Hub"):
+        convert(file, tmp_path / "none", encoder="hf:arcface")
+    assert not (tmp_path / "none").exists()
 
 
 def test_what_is_printed_and_written_can_be_copied(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from facke_core.convert.modules import state_of
 from facke_core.errors import FackeError, UsageError, WeightsError
 from facke_core.golden import try_golden
 from facke_core.hub import PREFIX, in_layout
+from facke_core.identity.files import pinned
 from facke_core.loading import author, build_method
 from facke_core.registry import Registry, default_registry
 from facke_core.weights import CARD, CONFIG, MODEL, FormatInfo, WeightsConfig
@@ -238,13 +239,18 @@ def _with_weights(config: WeightsConfig, encoder: str | None) -> Mapping[str, An
         if encoder is not None:
             raise UsageError(f"{config.method} takes no identity: leave --encoder out.")
         return settings
-    local = not encoder.startswith(PREFIX)
-    if local and not Path(encoder).exists():
+    if encoder.startswith(PREFIX):
+        pinned(encoder)
+        return {**settings, "weights": encoder}
+    path = Path(encoder)
+    if not (path.suffix == ".safetensors" if path.is_file() else (path / MODEL).is_file()):
+        what = f"holds no {MODEL}" if path.is_dir() else "is no safetensors file"
         raise UsageError(
-            f"--encoder {encoder} does not exist. Convert arcface_checkpoint.tar first, and give "
-            f"the folder that comes of it, or {PREFIX}org/repo@COMMIT."
+            f"--encoder {encoder} {what if path.exists() else 'does not exist'}. Convert "
+            "arcface_checkpoint.tar first, and give the folder that comes of it, or "
+            f"{PREFIX}org/repo@COMMIT."
         )
-    return {**settings, "weights": str(Path(encoder).resolve()) if local else encoder}
+    return {**settings, "weights": str(path.resolve())}
 
 
 def _check(config: WeightsConfig, converted: Converted, source: str, registry: Registry) -> None:

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from facke_core.errors import UsageError, VerificationError, WeightsError
-from facke_core.hub import PREFIX, fetch, parse_reference
+from facke_core.hub import PREFIX, HubLocation, fetch, parse_reference
 from facke_core.weights import MODEL, refuse_foreign
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["encoder_folder", "encoder_tensors"]
+__all__ = ["encoder_folder", "encoder_tensors", "pinned"]
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -30,15 +30,7 @@ def encoder_folder(
         UnavailableError: the Hub cannot be reached.
     """
     if reference.startswith(PREFIX):
-        location = parse_reference(reference, revision)
-        if not location.revision or not _COMMIT.fullmatch(location.revision):
-            raise UsageError(
-                f"The encoder {reference!r} is not pinned"
-                f"{f' ({location.revision!r} can move)' if location.revision else ''}. A generator "
-                "fits the embeddings of one encoder only, and names on the Hub can change. Write "
-                f"{PREFIX}{location.repo_id}@COMMIT with the 40 digits from "
-                f"https://huggingface.co/{location.repo_id}/commits/main."
-            )
+        location = pinned(reference, revision)
         return fetch(location, names, local_files_only=local_files_only).folder
     folder = Path(reference)
     if not folder.is_dir():
@@ -49,6 +41,24 @@ def encoder_folder(
         if not (folder / name).is_file():
             raise WeightsError(f"{folder} holds no {name}. Copy or download the folder again.")
     return folder
+
+
+def pinned(reference: str, revision: str | None = None) -> HubLocation:
+    """The place of an encoder on the Hub, at one commit.
+
+    Raises:
+        UsageError: it names no commit, or is no reference.
+    """
+    location = parse_reference(reference, revision)
+    if location.revision and _COMMIT.fullmatch(location.revision):
+        return location
+    moves = f" ({location.revision!r} can move)" if location.revision else ""
+    raise UsageError(
+        f"The encoder {reference!r} is not pinned{moves}. A generator fits the embeddings of one "
+        "encoder only, and names on the Hub can change. Write "
+        f"{PREFIX}{location.repo_id}@COMMIT with the 40 digits from "
+        f"https://huggingface.co/{location.repo_id}/commits/main."
+    )
 
 
 def encoder_tensors(
