@@ -71,7 +71,8 @@ def push(
         registry: where the method is looked up.
 
     Raises:
-        WeightsError: files that do not belong there, weights that do not fit, no permission.
+        WeightsError: files that do not belong there, weights that do not fit or need an encoder
+            on this machine, no permission.
         VerificationError: a digest or the golden tensors differ.
         UsageError: no token, or a reference that names a revision.
         UnavailableError: the Hub was not reached.
@@ -86,6 +87,7 @@ def push(
     if source.folder is None:
         raise UsageError(f"{folder} holds no weights.")
     files, left_out = layout_files(source.folder, source.config)
+    _check_encoder(source.config)
     verify(source.folder, source.config, registry=registry)
     _check_token(location)
     card, notes = _card(source.folder, source.config, location.repo_id, source.folder.name)
@@ -138,6 +140,20 @@ def layout_files(folder: Path, config: WeightsConfig) -> tuple[list[str], list[s
             "them elsewhere and push again."
         )
     return sorted(wanted), left_out
+
+
+def _check_encoder(config: WeightsConfig) -> None:
+    """Refuse an encoder at a place of this machine: nobody else could use the weights, and the
+    place would tell whose they are."""
+    for key in ("weights", "model"):
+        place = (config.identity_encoder or {}).get(key)
+        if isinstance(place, str) and not place.startswith(hub.PREFIX):
+            raise WeightsError(
+                f"{weights.CONFIG} names the identity encoder by {place!r}, a place of this "
+                f"machine, so nobody else could use these weights. Publish the encoder (hf upload "
+                f"org/repo FOLDER), write {hub.PREFIX}org/repo@COMMIT under identity_encoder.{key}, "
+                "and push again."
+            )
 
 
 def _check_token(location: HubLocation) -> None:
