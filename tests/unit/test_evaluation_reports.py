@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from swappers import all_pairs, dataset, evaluator, write_pairs, write_photos
 
-from facke_core.errors import DataError
-from facke_core.evaluation.html import cases_of, page
+from facke_core.errors import ConfigError, DataError
+from facke_core.evaluation.html import cases_of, page, write_html
 from facke_core.evaluation.metrics import frechet
 from facke_core.evaluation.pairs import PairSet, pairs_of_dataset, read_pairs
 from facke_core.evaluation.report import diff, read_reports, write_reports
@@ -71,6 +71,22 @@ def test_the_page_shows_the_ends_of_each_metric(crops: PairSet) -> None:
 
 
 # -- pairs -----------------------------------------------------------------------------------------
+
+
+def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "page.html").mkdir()
+    with pytest.raises(ConfigError, match="cannot be written"):
+        write_html(tmp_path / "page.html", [])
+    assert [file.name for file in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_rows_of_pictures_with_unusual_names_are_read_again(tmp_path: Path) -> None:
+    write_photos(tmp_path, 2)
+    (tmp_path / "0.png").rename(tmp_path / "a\u2028b.png")
+    pairs = read_pairs(write_pairs(tmp_path / "p.csv", [("a\u2028b.png", "1.png")]))
+    evaluator().run(pairs, out=tmp_path / "rows")
+    report = evaluator().run(pairs, out=tmp_path / "rows", resume=True)
+    assert report.rows[0].source == "a\u2028b.png"
 
 
 def test_the_digest_follows_contents_order_and_people_not_names(tmp_path: Path) -> None:

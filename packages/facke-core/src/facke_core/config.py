@@ -21,7 +21,16 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from facke_core.errors import ConfigError, FackeError, did_you_mean
 
-__all__ = ["arguments", "from_dict", "override", "read_json", "to_dict", "updated", "write_json"]
+__all__ = [
+    "arguments",
+    "from_dict",
+    "override",
+    "read_json",
+    "to_dict",
+    "updated",
+    "write_json",
+    "write_text",
+]
 
 T = TypeVar("T")
 
@@ -131,17 +140,25 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def write_json(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:
-    """Write ``data`` so that readers see the old file or the whole new one, never a part.
+    """:func:`write_text` of ``data``.
 
     Raises:
         ConfigError: the folder cannot be written.
     """
+    write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a file so that readers see the old one or the whole new one, never a part.
+
+    Raises:
+        ConfigError: the folder cannot be written; nothing is left behind.
+    """
     path = Path(path)
-    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     temporary = ""
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -150,7 +167,9 @@ def write_json(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:
     except OSError as error:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
-        raise ConfigError(f"{path}: cannot be written ({error}). Check the folder.") from error
+        raise ConfigError(
+            f"{path}: cannot be written ({error}). Check the folder and the room in it."
+        ) from error
 
 
 def override(

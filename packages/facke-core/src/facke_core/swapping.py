@@ -8,14 +8,14 @@ at.
 from __future__ import annotations
 
 import csv
+import io
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from facke_core.config import read_json, write_json
+from facke_core.config import read_json, write_json, write_text
 from facke_core.engines import Engine, here
 from facke_core.errors import DataError, FackeError, ImageError, NoFaceError, UsageError
 from facke_core.evaluation.pairs import Pair, PairSet, Progress, read_pairs
@@ -169,7 +169,10 @@ def _begin(folder: Path, run: Mapping[str, Any], *, resume: bool) -> Path:
             "another folder."
         )
     done = folder / "done"
-    done.mkdir(exist_ok=True)
+    try:
+        done.mkdir(exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{done} cannot be made ({error}). Make room and resume.") from error
     return done
 
 
@@ -191,9 +194,8 @@ def _read(done: Path, part: range) -> list[Swap] | None:
 
 
 def _write_csv(file: Path, swaps: list[Swap]) -> None:
-    temporary = file.with_suffix(".part")
-    with temporary.open("w", newline="", encoding="utf-8") as stream:
-        rows = csv.DictWriter(stream, Swap.__dataclass_fields__)
-        rows.writeheader()
-        rows.writerows(asdict(one) for one in swaps)
-    os.replace(temporary, file)
+    text = io.StringIO(newline="")
+    rows = csv.DictWriter(text, Swap.__dataclass_fields__)
+    rows.writeheader()
+    rows.writerows(asdict(one) for one in swaps)
+    write_text(file, text.getvalue())

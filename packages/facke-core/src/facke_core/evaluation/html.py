@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
+from facke_core.config import write_text
 from facke_core.data.images import resize, to_pil
-from facke_core.errors import DataError
 from facke_core.evaluation.metrics import SwappedPairs
 from facke_core.evaluation.pairs import PairSet
 from facke_core.evaluation.report import EvaluationReport, notes_of, table_of
@@ -128,14 +128,9 @@ def write_html(
         cases: from :func:`cases_of`, one per report; none: no pictures.
 
     Raises:
-        DataError: it cannot be written.
+        ConfigError: it cannot be written.
     """
-    try:
-        temporary = path.with_name(f".{path.name}.part")
-        temporary.write_text(page(reports, cases), encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise DataError(f"{path} cannot be written ({error}). Choose another place.") from error
+    write_text(path, page(reports, cases))
 
 
 def page(reports: Sequence[EvaluationReport], cases: Sequence[Mapping[str, Cases]] = ()) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from facke_core.config import read_json, write_json
+from facke_core.config import read_json, write_json, write_text
 from facke_core.errors import ConfigError, DataError, UsageError
 
 __all__ = ["RUN", "Row", "RowFiles", "pack", "read_run", "rounded", "shards", "unpack"]
@@ -128,19 +127,10 @@ class RowFiles:
         """Write a shard; it appears whole.
 
         Raises:
-            DataError: it cannot be written.
+            ConfigError: it cannot be written.
         """
-        path = self._path(pairs)
-        lines = (json.dumps(asdict(row), allow_nan=False, ensure_ascii=False) for row in rows)
-        temporary = path.with_suffix(".part")
-        try:
-            with temporary.open("w", encoding="utf-8") as file:
-                file.writelines(f"{line}\n" for line in lines)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except OSError as error:
-            raise DataError(f"{path} cannot be written ({error}). Make room and resume.") from error
+        lines = (json.dumps(asdict(row), allow_nan=False) for row in rows)
+        write_text(self._path(pairs), "".join(f"{line}\n" for line in lines))
 
     def _path(self, pairs: range) -> Path:
         return self.folder / f"rows-{pairs.start // SHARD:05d}.jsonl"
