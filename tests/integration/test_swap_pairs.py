@@ -76,6 +76,16 @@ def test_pictures_are_those_of_single_swaps_and_bad_pairs_are_told(
     assert [p.name for p in Path("full").iterdir()] == ["mine.txt"]
 
 
+def test_pairs_of_which_none_can_be_swapped_are_an_error(
+    facke: Callable[..., Any], pairs: Path
+) -> None:
+    pairs.write_text("source,target\nwall.png,hopper.jpg\n")
+    done = facke("swap", "--pairs", pairs, "--method", "cvae-gan", "-o", "out")
+    assert done.code == 2
+    assert "No pair of" in done.err
+    assert "No face was found" in swaps(Path("out"))[0]["skipped"]
+
+
 def test_options_that_do_not_go_together_are_refused(
     facke: Callable[..., Any], pairs: Path
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from facke_cli.console import emit, progress, say, write
-from facke_core.errors import UsageError
+from facke_core.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from facke_core.engines import Engine
@@ -33,6 +33,7 @@ def swap_many(
 
     Raises:
         UsageError: no CSV, or OUT is a file.
+        DataError: all pairs are skipped.
         FackeError: see :func:`facke_core.swapping.swap_pairs`.
     """
     if not pairs.is_file():
@@ -56,4 +57,8 @@ def swap_many(
         write(
             f"{folder}: {len(swaps) - len(skipped)} pictures by {weights}, {len(skipped)} pairs "
             f"skipped; see {SWAPS}"
+        )
+    if len(skipped) == len(swaps):
+        raise DataError(
+            f"No pair of {pairs} could be swapped. Why is in {folder / SWAPS}, for each of them."
         )
