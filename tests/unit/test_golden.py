@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -134,6 +135,27 @@ def test_another_file_in_their_place_is_no_golden_file(folder: Path, registry: R
         verify(folder, config, registry=registry)
 
 
+@pytest.mark.parametrize(
+    ("tensors", "about"),
+    [
+        ({"source": torch.zeros(4)}, {}),
+        ({"target": torch.zeros(3, 8, 8)}, {}),
+        ({"identity": torch.zeros(5)}, {}),
+        ({}, {"stride": "0"}),
+        ({}, {"tolerance": "inf"}),
+        ({}, {"settings": "7"}),
+    ],
+)
+def test_golden_tensors_that_make_no_sense_are_refused(
+    folder: Path, registry: Registry, tensors: dict[str, torch.Tensor], about: dict[str, str]
+) -> None:
+    with safe_open(folder / GOLDEN, framework="pt") as file:
+        metadata = file.metadata()
+    config = _rewritten(folder, GOLDEN, load_file(folder / GOLDEN) | tensors, metadata | about)
+    with pytest.raises(VerificationError, match="holds no golden tensors"):
+        verify(folder, config, registry=registry)
+
+
 def test_weights_are_saved_without_them_where_the_method_cannot_run(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,9 +173,14 @@ def test_no_other_folder_may_be_named_in_the_configuration() -> None:
             WeightsConfig(method="mixer", alignment={}, files={name: None})  # type: ignore[dict-item]
 
 
-def _rewritten(folder: Path, name: str, tensors: dict[str, torch.Tensor]) -> WeightsConfig:
+def _rewritten(
+    folder: Path,
+    name: str,
+    tensors: dict[str, torch.Tensor],
+    metadata: dict[str, str] | None = None,
+) -> WeightsConfig:
     """Other content, with its right digest in the configuration."""
-    save_file(tensors, folder / name)
+    save_file(tensors, folder / name, metadata)
     config = read_weights_config(folder)
     info = replace(config.files[name], sha256=sha256_of(folder / name))
     return replace(config, files={**config.files, name: info})

@@ -185,12 +185,19 @@ def _replay(folder: Path, config: WeightsConfig, method: Method) -> Replay:
     with safe_open(folder / GOLDEN, framework="pt") as file:
         about = file.metadata() or {}
     try:
-        settings = json.loads(about["settings"])
+        settings = dict(json.loads(about["settings"]))
         seed, stride = int(about["seed"]), int(about["stride"])
         tolerance = float(about["tolerance"])
         expected = found["output"]
         inputs = found["source"], found["target"], found.get("identity")
-    except (KeyError, ValueError) as error:
+        dim = method.generator.spec.identity_dim
+        if any(one.dtype != torch.uint8 or one.shape[:-2] != (3,) for one in inputs[:2]):
+            raise ValueError("its pictures are none")
+        if (tuple(inputs[2].shape) if inputs[2] is not None else (0,)) != (dim,):
+            raise ValueError(f"it has no identity of {dim} numbers")
+        if stride < 1 or not 0 <= tolerance < 1:
+            raise ValueError("its stride or its tolerance makes no comparison")
+    except (KeyError, TypeError, ValueError) as error:
         raise VerificationError(
             f"{folder / GOLDEN} holds no golden tensors of facke ({error!r}). Remove it and its "
             f"entry in {weights.CONFIG}, or get the weights again."
