@@ -150,9 +150,9 @@ def _check_encoder(config: WeightsConfig) -> None:
         if isinstance(place, str) and not place.startswith(hub.PREFIX):
             raise WeightsError(
                 f"{weights.CONFIG} names the identity encoder by {place!r}, a place of this "
-                f"machine, so nobody else could use these weights. Publish the encoder (hf upload "
-                f"org/repo FOLDER), write {hub.PREFIX}org/repo@COMMIT under identity_encoder.{key}, "
-                "and push again."
+                "machine, so nobody else could use these weights. Publish the encoder (hf upload "
+                f"org/repo FOLDER), write {hub.PREFIX}org/repo@COMMIT under "
+                f"identity_encoder.{key}, and push again."
             )
 
 
