@@ -350,6 +350,14 @@ def rewrite(folder: Path, change: Any) -> None:
     edit(folder, files={MODEL: {"sha256": sha256_of(folder / MODEL)}})
 
 
+def test_weights_of_another_program_are_called_that(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": ["ViTModel"], "model_type": "vit"}')
+    with pytest.raises(
+        WeightsError, match=r"config\.json is not one of facke's: it names no method"
+    ):
+        load(tmp_path)
+
+
 def test_missing_unexpected_and_misshapen_tensors_are_listed(
     folder: Path, registry: Registry
 ) -> None:

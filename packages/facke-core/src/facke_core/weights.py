@@ -108,8 +108,9 @@ def read_weights_config(folder: str | os.PathLike[str]) -> WeightsConfig:
     """Read ``config.json`` of a folder of weights.
 
     Raises:
-        WeightsError: no such folder, no ``config.json``, a format newer than this facke, or
-            weights of another kind (``.pth`` and the like), which are never opened.
+        WeightsError: no such folder, no ``config.json`` or that of another program, a format newer
+            than this facke, or weights of another kind (``.pth`` and the like), which are never
+            opened.
         ConfigError: a key or value that does not belong there.
     """
     folder = Path(folder)
@@ -127,7 +128,14 @@ def read_weights_config(folder: str | os.PathLike[str]) -> WeightsConfig:
             f"{folder} holds no {CONFIG}, so it is not a folder of facke weights. "
             "Give one written by `facke train` or facke_core.save."
         )
-    return parse_weights_config(read_json(folder / CONFIG))
+    data = read_json(folder / CONFIG)
+    if not {"facke", "method"} & data.keys():
+        raise WeightsError(
+            f"{folder / CONFIG} is not one of facke's: it names no method, so these are weights of "
+            "another program. Give weights written by `facke train` or facke_core.save; "
+            "checkpoints of the original systems become such by: facke weights convert"
+        )
+    return parse_weights_config(data)
 
 
 def parse_weights_config(data: Mapping[str, Any]) -> WeightsConfig:
