@@ -177,6 +177,19 @@ def test_what_is_none_of_these_is_said(file: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_what_may_not_be_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path, *_: Any) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    for name in ("iterdir", "read_bytes", "open"):
+        monkeypatch.setattr(Path, name, refuse)
+    for name in ("w600k_r50.onnx", "G.pth", ""):
+        if name:
+            (tmp_path / name).symlink_to(__file__)
+        with pytest.raises(WeightsError, match=r"cannot be read: .*Permission denied"):
+            convert(tmp_path / name, tmp_path / "out")
+
+
 def test_a_refused_pickle_names_the_command(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["sample:collins", "sample:hopper", "-o", "x.png", "--weights", str(file)]
     assert main(["swap", *words]) == 2

@@ -45,9 +45,12 @@ def read_graph(path: Path) -> Any:
             f"{path} is an ONNX graph, which needs the package onnx to read: {error}. Run "
             '`pip install "facke-core[onnx]"`.'
         ) from error
-    if path.stat().st_size > MAX_BYTES:
-        raise WeightsError(f"{path} is larger than 1 GiB: no recogniser is, so it is not read.")
-    data = path.read_bytes()
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise WeightsError(f"{path} is larger than 1 GiB: no recogniser is, so it is not read.")
+        data = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error}. Check its rights.") from error
     try:
         _other_bytes(data, 0, len(data), (_GRAPH, _INITIALIZER))
         model = onnx.load_model_from_string(data)

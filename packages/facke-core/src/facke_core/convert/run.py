@@ -155,7 +155,10 @@ def convert(
 
 def _read(path: Path, label: str | None) -> tuple[Checkpoint, list[Path]]:
     if path.is_dir():
-        files = _run_files(path, label)
+        try:
+            files = _run_files(path, label)
+        except OSError as error:
+            raise WeightsError(f"{path} cannot be read: {error}. Check its rights.") from error
         parts = {name: state_of(open_checkpoint(file)) for name, file in files.items()}
         return Checkpoint(path=path, parts=parts), list(files.values())
     if label is not None:
