@@ -207,13 +207,14 @@ def test_a_second_push_replaces_what_is_gone_and_an_equal_one_commits_nothing(
 def test_a_push_that_cannot_be_says_why_and_publishes_nothing(
     client: Client, folder: Path, tmp_path: Path
 ) -> None:
-    for name in ("stray", "pickle", "damaged", "local"):
+    for name in ("stray", "pickle", "damaged", "local", "measured"):
         shutil.copytree(folder, tmp_path / name)
     local = json.loads((tmp_path / "local" / "config.json").read_text())
     local["identity_encoder"] = {"name": "arcface", "weights": str(tmp_path / "arcface")}
     (tmp_path / "local" / "config.json").write_text(json.dumps(local))
     (tmp_path / "stray" / "notes.txt").write_text("secret")
     (tmp_path / "pickle" / "latest_net_G.pth").write_bytes(b"\x80\x04.")
+    (tmp_path / "measured" / "evaluation.json").write_text('{"psnr": {"mean": 31.2}}')
     content = bytearray((tmp_path / "damaged" / LARGE).read_bytes())
     content[-1] ^= 1
     (tmp_path / "damaged" / LARGE).write_bytes(content)
@@ -226,12 +227,13 @@ def test_a_push_that_cannot_be_says_why_and_publishes_nothing(
             f"HF_TOKEN=tök weights push {folder} hf:org/public",
             f"HF_TOKEN={WRITER} weights push {folder} hf:org/public",
         )
-        stray, pickle, damaged, local, public, pinned, reader, nobody, wrong = client(
+        stray, pickle, damaged, local, measured, public, pinned, reader, nobody, wrong = client(
             hub,
             "weights push stray hf:org/new",
             "weights push pickle hf:org/new",
             "weights push damaged hf:org/new",
             "weights push local hf:org/new",
+            "weights push measured hf:org/new",
             f"weights push {folder} hf:org/public --private",
             f"weights push {folder} hf:org/new@main",
             f"HF_TOKEN={READER} weights push {folder} hf:org/new",
@@ -246,6 +248,7 @@ def test_a_push_that_cannot_be_says_why_and_publishes_nothing(
     assert (pickle.code, "latest_net_G.pth may be pickles" in pickle.err) == (2, True)
     assert (damaged.code, LARGE in damaged.err) == (3, True)
     assert (local.code, "a place of this machine" in local.err) == (2, True)
+    assert (measured.code, "is not what `facke evaluate" in measured.err) == (2, True)
     assert (public.code, "is public" in public.err) == (2, True)
     assert (pinned.code, "Give a branch" in pinned.err) == (2, True)
     assert (reader.code, "right to write to org" in reader.err) == (2, True)

@@ -173,7 +173,13 @@ def _card(folder: Path, config: WeightsConfig, repo_id: str, name: str) -> tuple
     """The model card to publish, and what to say of it."""
     path, measured = folder / weights.CARD, folder / weights.EVALUATION
     evaluation = read_json(measured) if measured.is_file() else None
-    ours = model_card(config, evaluation, repo_id=repo_id).encode()
+    try:
+        ours = model_card(config, evaluation, repo_id=repo_id).encode()
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise WeightsError(
+            f"{measured} is not what `facke evaluate --json` writes: {error!r}. Write it again, or "
+            "remove it, and push again."
+        ) from error
     if not path.is_file():
         return ours, [f"{weights.CARD} was made from {weights.CONFIG}; the folder has none."]
     content = path.read_bytes()
