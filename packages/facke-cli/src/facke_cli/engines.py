@@ -1,4 +1,4 @@
-"""``--engine``, of the commands that work on whole datasets."""
+"""``--backend``, and ``--engine`` of the commands that work on whole datasets."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from facke_core.errors import UsageError
 if TYPE_CHECKING:
     from facke_core.engines import RayEngine
 
-__all__ = ["Name", "RayActors", "RayAddress", "engine"]
+__all__ = ["Backend", "Name", "RayActors", "RayAddress", "engine"]
 
+Backend = Literal["torch", "onnxruntime", "openvino", "auto"]
 Name = Literal["local", "ray"]
 RayAddress = Annotated[
     str | None,

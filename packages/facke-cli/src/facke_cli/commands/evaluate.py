@@ -13,7 +13,7 @@ import typer
 
 from facke_cli.comparing import compare
 from facke_cli.console import STDOUT, Show, emit, progress, say, write
-from facke_cli.engines import Name, RayActors, RayAddress, engine
+from facke_cli.engines import Backend, Name, RayActors, RayAddress, engine
 from facke_cli.tables import facke2022_text, reports_text, scan_text
 from facke_core.config import override
 from facke_core.errors import UsageError
@@ -92,6 +92,10 @@ def evaluate(
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    backend: Annotated[
+        Backend,
+        typer.Option(help="What computes the generator, as for facke swap. The report names it."),
+    ] = "torch",
     batch_size: Annotated[int, typer.Option(min=1, help="Pairs in work at a time.")] = 8,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Threads. [default: one per core]")
@@ -162,6 +166,7 @@ def evaluate(
         seed=seed,
         sampler=override({}, *(assignments or ()), schema=Mapping, where="sampler"),
         device=device,
+        backend=backend,
         batch_size=batch_size,
         workers=workers,
         engine=engine_name,
@@ -197,6 +202,7 @@ class Options:
     seed: int | None = None
     sampler: Mapping[str, Any]
     device: str = "auto"
+    backend: Backend = "torch"
     batch_size: int = 8
     workers: int | None = None
     engine: Name = "local"
@@ -241,6 +247,11 @@ def _check(options: Options, registry: Registry) -> None:
     if (options.pairs is None) == (options.data is None):
         raise UsageError("Give either --pairs FILE.csv or --data DATASET.")
     _check_alone(options)
+    if options.backend != "torch" and (options.scan is not None or options.engine == "ray"):
+        raise UsageError(
+            "--scan and --engine ray work with --backend torch only, the one whose results do not "
+            "depend on how many cores there are."
+        )
     if options.resume and options.out is None:
         raise UsageError("--resume goes on with the rows in --out DIR. Name it.")
     for name in options.metrics:
@@ -293,6 +304,7 @@ def _specs(options: Options) -> list[EvaluationSpec]:
         sampler=options.sampler,
         seed=options.seed,
         device=options.device,
+        backend=options.backend,
         judge=None if judge is None else parse_encoder(judge, "--judge"),
         encoder=None if encoder is None else parse_encoder(encoder, "--encoder"),
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from facke_cli.console import emit, say, write
-from facke_cli.engines import Name, RayActors, RayAddress, engine
+from facke_cli.engines import Backend, Name, RayActors, RayAddress, engine
 from facke_cli.many import swap_many
 from facke_cli.samples import sample_or_path
 from facke_cli.watching import check_previews, watching
@@ -65,7 +65,7 @@ def swap(
         ),
     ] = "auto",
     backend: Annotated[
-        Literal["torch", "onnxruntime", "openvino", "auto"],
+        Backend,
         typer.Option(
             help="What computes the generator; auto measures once and takes the fastest whose "
             "error is at most 2/255."

@@ -66,6 +66,8 @@ class EvaluationSpec:
     sampler: Mapping[str, Any] = field(default_factory=dict)
     seed: int | None = None
     device: str = "cpu"
+    backend: str = "torch"
+    """As for :func:`facke_core.load`."""
 
     def pair_set(self) -> PairSet:
         """The pairs. See :func:`~facke_core.evaluation.pairs.pairs_from` for the errors."""
@@ -86,7 +88,13 @@ class EvaluationSpec:
         """
         registry = registry or default_registry()
         metrics = make_metrics(self.metrics, registry)
-        pipeline = load(self.weights, device=self.device, sampler=self.sampler, registry=registry)
+        pipeline = load(
+            self.weights,
+            device=self.device,
+            backend=self.backend,
+            sampler=self.sampler,
+            registry=registry,
+        )
         device = pipeline.device
         judge = encoder = None
         if self.judge is not None:
@@ -271,7 +279,8 @@ class Evaluator:
             "metrics": [metric.name for metric in self.metrics],
             "alignment": to_dict(pipeline.alignment),
             "detector": self._detector(pairs),
-            "dtype": str(pipeline.dtype).removeprefix("torch."),
+            "backend": pipeline.choice.backend,
+            "dtype": pipeline.choice.dtype,
             "seed": self.seed,
             "interval": {
                 "level": LEVEL,

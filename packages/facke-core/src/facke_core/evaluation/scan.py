@@ -14,7 +14,7 @@ from facke_core.evaluation.runner import Evaluator
 from facke_core.evaluation.statistics import Estimate
 from facke_core.training.checkpoints import complete
 
-__all__ = ["ScanReport", "metrics", "scan", "thinned", "winners"]
+__all__ = ["ScanReport", "Values", "metrics", "scan", "thinned", "winners"]
 
 T = TypeVar("T")
 RETRIEVAL, RECON, SUM = "id-retrieval", "recon-l1-imagenet", "sum"
