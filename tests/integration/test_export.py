@@ -130,6 +130,17 @@ def test_wrong_options_are_refused_and_leave_nothing(
 
 
 @pytest.mark.usefixtures("exported_before")
+@pytest.mark.parametrize("reference", [".", "../mine/"])
+def test_a_graph_is_called_like_its_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reference: str
+) -> None:
+    shutil.copytree(folder, tmp_path / "mine")
+    monkeypatch.chdir(tmp_path / "mine")
+    assert main(["weights", "export", reference]) == 0
+    assert (tmp_path / "mine" / "mine.onnx").is_file()
+
+
+@pytest.mark.usefixtures("exported_before")
 def test_a_graph_that_differs_is_not_kept(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -66,7 +66,9 @@ def weights_export(
     """
     if calibrate is not None and not int8:
         raise UsageError("--calibrate has a meaning with --int8 only. Add that, or leave it out.")
-    name = reference.replace("hf:", "").rstrip("/").rpartition("/")[2].partition("@")[0]
+    name = reference.rpartition("/")[2].partition("@")[0]
+    if Path(reference).is_dir():
+        name = Path(reference).resolve().name
     path = output or Path(f"{name}.onnx")
     if path.suffix.lower() != ".onnx":
         raise UsageError(f"{path} does not end in .onnx. Choose such a name.")
