@@ -171,6 +171,9 @@ def test_what_is_none_of_these_is_said(file: Path, tmp_path: Path) -> None:
         with pytest.raises(WeightsError, match="Unpack it") as error:
             convert(tmp_path / "checkpoints.zip", tmp_path / "out")
         assert error.value.exit_code == 2
+    torch.save(torch.zeros(3), tmp_path / "tensor.pth")
+    with pytest.raises(WeightsError, match="holds no network: it is a tensor"):
+        convert(tmp_path / "tensor.pth", tmp_path / "out")
     (tmp_path / "taken").touch()
     with pytest.raises(WeightsError, match="is a file"):
         convert(file, tmp_path / "taken")

@@ -233,7 +233,9 @@ def _check_settings(
     for key in known:
         if key not in settings and parameters[key].default is inspect.Parameter.empty:
             raise ConfigError(
-                f"identity_encoder.{key}: missing. The encoder {encoder!r} cannot do without it."
+                f"identity_encoder.{key}: missing. The encoder {encoder!r} cannot do without it. "
+                "Write it there, in config.json or the recipe; facke weights convert does so with "
+                "--encoder."
             )
 
 

@@ -118,4 +118,4 @@ def _described(root: Any) -> str:
         return f"its entries are {', '.join(names) or 'none'}"
     if isinstance(root, Record):
         return f"it is an object of {root.name[:60]!a}, without parameters"
-    return f"it is a {type(root).__name__}"
+    return f"it is a {'tensor' if isinstance(root, StoredTensor) else type(root).__name__}"
