@@ -16,6 +16,7 @@ from PIL import Image
 import facke_cli.samples
 from facke_core.engines import RayEngine
 from facke_core.errors import UnavailableError, UnknownNameError, UsageError
+from facke_core.sources import locate
 from facke_core.swapping import SwapWork
 
 SAMPLES = Path(facke_cli.samples.__file__).parent
@@ -124,7 +125,11 @@ def test_ray_computes_the_same_rows_and_goes_on_by_shard(
         weights=torch.ones(6),
         info={"alignment": {"template": "simswap_frontal", "size": 64}, "people": list("abc")},
     ).save(tmp_path / "set")
-    command = ["evaluate", "simswap", "--data", tmp_path / "set", "--limit", 70]
+    bundled = locate("simswap").folder
+    assert bundled is not None
+    shutil.copytree(bundled, "own")
+    # relative to a folder in which no actor works
+    command = ["evaluate", "./own", "--data", "set", "--limit", 70]
     command += ["--metrics", "recon-l1", "--out", "rows"]
     assert facke(*command, "--json", "here.json").code == 0
     (first,) = Path("rows").rglob("rows-00000.jsonl")

@@ -41,10 +41,14 @@ def swap_many(
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"OUT {folder} is a file. With --pairs, name a folder.")
     from facke_core.engines import here
+    from facke_core.sources import from_anywhere
     from facke_core.swapping import SWAPS, SwapWork, swap_pairs
 
     work = SwapWork(
-        weights=weights, pairs=str(pairs.resolve()), folder=str(folder.resolve()), **settings
+        weights=from_anywhere(weights),
+        pairs=str(pairs.resolve()),
+        folder=str(folder.resolve()),
+        **settings,
     )
     with nullcontext() if quiet or as_json else progress() as shown:
         swaps = swap_pairs(work, engine=engine or here, resume=resume, on_progress=shown)

@@ -16,7 +16,7 @@ from facke_core.registry import Registry, default_registry
 from facke_core.training import checkpoints
 from facke_core.weights import MODEL, WeightsConfig
 
-__all__ = ["Source", "hub_location", "locate"]
+__all__ = ["Source", "from_anywhere", "hub_location", "locate"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +76,11 @@ def hub_location(
     if isinstance(where, HubRef):
         return hub.HubLocation(where.repo_id, revision or where.revision)
     return None
+
+
+def from_anywhere(name: str) -> str:
+    """``name`` as processes with another working directory have to write it: folders in full."""
+    return str(Path(name).expanduser().absolute()) if _is_path(name) else name
 
 
 def _named(text: str, registry: Registry) -> tuple[MethodSpec, str]:

@@ -17,6 +17,7 @@ from facke_core.evaluation.runner import Compute, EvaluationSpec, Evaluator
 from facke_core.evaluation.scan import ScanReport, metrics, scan
 from facke_core.evaluation.work import EvaluationWork
 from facke_core.registry import Registry, default_registry
+from facke_core.sources import from_anywhere
 
 __all__ = ["evaluate", "evaluate_facke2022", "scan_run"]
 
@@ -58,6 +59,8 @@ def evaluate(
     reports, cases = [], []
     for spec, evaluator, folder in zip(specs, evaluators, folders, strict=True):
         progress = _named(on_progress, evaluator.name if len(specs) > 1 else "")
+        # first, because it takes little and may find that a picture is damaged
+        calibrated = evaluator.calibrate(same, on_progress=progress) if same else {}
         found = evaluator.run(
             pairs,
             batch_size=batch_size,
@@ -66,8 +69,7 @@ def evaluate(
             compute=_elsewhere(engine, spec, batch_size, registry) if engine else None,
             on_progress=progress,
         )
-        if same:
-            found = replace(found, calibration=evaluator.calibrate(same, on_progress=progress))
+        found = replace(found, calibration=calibrated)
         reports.append(found)
         if html is not None:
             cases.append(cases_of(evaluator, pairs, found))
@@ -134,8 +136,14 @@ def _elsewhere(
     def compute(
         protocol: Mapping[str, Any], missing: Sequence[range]
     ) -> Iterator[tuple[range, Mapping[str, Any]]]:
+        everywhere = replace(
+            spec,
+            weights=from_anywhere(spec.weights),
+            pairs=spec.pairs and str(Path(spec.pairs).absolute()),
+            data=spec.data and str(Path(spec.data).absolute()),
+        )
         work = EvaluationWork(
-            spec=spec, protocol=protocol, batch_size=batch_size, registry=registry
+            spec=everywhere, protocol=protocol, batch_size=batch_size, registry=registry
         )
         return engine(work, missing)
 
