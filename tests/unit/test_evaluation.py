@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from swappers import (
     Colours,
     all_pairs,
@@ -30,7 +31,7 @@ from facke_core.evaluation.judges import Recogniser, check_judge
 from facke_core.evaluation.metrics import PerPair, frechet
 from facke_core.evaluation.pairs import PairSet, pairs_of_dataset, read_pairs, read_same
 from facke_core.evaluation.pictures import Pictures
-from facke_core.evaluation.report import diff, to_markdown
+from facke_core.evaluation.report import diff, notes_of, to_markdown
 from facke_core.evaluation.runner import Evaluator
 from facke_core.registry import Registry
 
@@ -325,6 +326,23 @@ def test_calibration_tells_same_and_different_people_apart(tmp_path: Path) -> No
         assert (values["auc"], values["same"], values["different"]) == (1, 4, 12)
         assert values["same_mean"] == pytest.approx(1)
         assert values["different_mean"] < 0.9
+
+
+def test_pairs_without_a_face_are_left_out_of_the_calibration_and_told(tmp_path: Path) -> None:
+    write_photos(tmp_path, 2)
+    Image.new("RGB", (64, 64)).save(tmp_path / "black.png")
+    (tmp_path / "same.csv").write_text("a,b,same\n0.png,1.png,0\n0.png,black.png,1\n")
+    one = evaluator()
+    found = one.calibrate(read_same(tmp_path / "same.csv"))
+    report = replace(one.run(pairs_of_dataset(dataset(), 4)), calibration=found)
+    assert any("1 left out for want of a face" in note for note in notes_of(report))
+
+
+def test_each_pair_is_told_once(crops: PairSet) -> None:
+    told: list[tuple[str, int, int]] = []
+    evaluator().run(crops, batch_size=8, on_progress=lambda *one: told.append(one))
+    pairs = [done for what, done, _ in told if what == "pairs"]
+    assert pairs == [8, 16, len(crops)]
 
 
 def test_a_metric_that_mixes_pairs_is_named(crops: PairSet) -> None:

@@ -193,7 +193,7 @@ class Evaluator:
                 known[shard] = found
                 if files:
                     files.write(shard, found)
-                if on_progress:
+                if on_progress and compute is not None:
                     done = sum(len(one) for one, rows in known.items() if rows is not None)
                     on_progress("pairs", done, len(pairs))
             rows = [row for shard in known.values() for row in shard or ()]
