@@ -164,6 +164,16 @@ def test_an_interrupted_swap_leaves_no_pictures(
     assert list(Path("mine").iterdir()) == []
 
 
+def test_a_folder_that_cannot_be_made_is_told(swap: Facke, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(folder: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(Path, "mkdir", refused)
+    run = swap("out.png", "--previews", "steps")
+    assert run.code == 2
+    assert "--previews steps cannot be made" in run.err
+
+
 def test_progress_is_shown_once_generating_takes_long(
     swap: Facke, monkeypatch: pytest.MonkeyPatch
 ) -> None:

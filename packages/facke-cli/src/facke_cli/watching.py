@@ -59,7 +59,7 @@ def watching(
             started = time.monotonic()
         if previews:
             if not previews.exists():
-                previews.mkdir()
+                _make(previews)
                 written.append(previews)
             written.append(previews / f"step-{done:0{len(str(steps))}}.png")
             _write(written[-1], estimate, xmp)
@@ -75,6 +75,15 @@ def watching(
             for path in reversed(written):
                 path.rmdir() if path == previews else path.unlink(missing_ok=True)
             raise
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir()
+    except OSError as error:
+        raise UsageError(
+            f"--previews {folder} cannot be made ({error}). Choose another place."
+        ) from error
 
 
 def _write(file: Path, estimate: Tensor, xmp: bytes) -> None:
