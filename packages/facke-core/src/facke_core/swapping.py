@@ -122,7 +122,8 @@ def swap_pairs(
 
     Args:
         work: what is done.
-        engine: who does it. No picture depends on it.
+        engine: who does it. Pictures are the same to the last bit where as many threads compute
+            them; another number rounds sums in another way.
         resume: go on with the pictures in the folder.
         on_progress: called after each shard.
 
