@@ -6,6 +6,7 @@ import importlib
 import json
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -112,6 +113,19 @@ def test_a_graph_computes_what_torch_does_for_any_batch(session: Any, batch: int
     expected = run_torch(generator, inputs)
     assert max_error(run_torch(computed, inputs), expected) < 1e-5
     assert expected["image"].std() > 0.05
+
+
+@pytest.mark.parametrize("session", [OnnxRuntimeSession, OpenVinoSession])
+def test_threads_do_not_get_the_pictures_of_each_other(session: Any) -> None:
+    if session is OpenVinoSession:
+        pytest.importorskip("openvino")
+    generator = veiled()
+    computed = GraphGenerator(generator, session(cached_graph(generator)))
+    several = [probe_inputs(generator, 1, seed=seed) for seed in range(40)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda inputs: run_torch(computed, inputs), several))
+    for inputs, outputs in zip(several, found, strict=True):
+        assert max_error(outputs, run_torch(generator, inputs)) < 1e-5
 
 
 def test_a_diffusion_step_is_computed_with_all_that_samplers_read() -> None:

@@ -7,6 +7,7 @@ whose telemetry would, is not used.
 from __future__ import annotations
 
 import tempfile
+import threading
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from operator import itemgetter
@@ -60,7 +61,8 @@ class OpenVinoSession:
     """OpenVINO on as many threads as torch uses.
 
     The graph is compiled for one face, and a batch is computed face by face: with the batch as a
-    part of the shape known, OpenVINO joins more operations, and a batch as a whole is no faster.
+    part of the shape known, OpenVINO joins more operations. Several threads may call it; they wait
+    for each other, since a request serves one at a time.
 
     Args:
         graph: an ONNX file.
@@ -86,6 +88,7 @@ class OpenVinoSession:
             settings["INFERENCE_PRECISION_HINT"] = "bf16"
             model = _mixed(openvino, core, model)
         model.reshape({one: [1, *list(one.partial_shape)[1:]] for one in model.inputs})
+        self._lock = threading.Lock()
         self._request = core.compile_model(model, "CPU", settings).create_infer_request()
         self.names = frozenset(one.get_any_name() for one in model.inputs)
         self._outputs = [one.get_any_name() for one in model.outputs]
@@ -94,9 +97,10 @@ class OpenVinoSession:
         faces: dict[str, list[Tensor]] = {name: [] for name in self._outputs}
         for rows in zip(*(value.split(1) for value in inputs.values()), strict=True):
             face = {k: v.contiguous().numpy() for k, v in zip(inputs, rows, strict=True)}
-            found = self._request.infer(face)
-            for name, made in faces.items():
-                made.append(torch.from_numpy(found[name].copy()))
+            with self._lock:
+                found = self._request.infer(face)
+                for name, made in faces.items():
+                    made.append(torch.from_numpy(found[name].copy()))
         return {name: torch.cat(made) for name, made in faces.items()}
 
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
 from typing import Any, TypeVar
@@ -82,9 +80,6 @@ class Session:
         self._rebuilt: dict[str, dict[str, float]] = {}
         self._pool = ThreadPoolExecutor(workers or os.cpu_count(), initializer=alone)
         self._on_progress = on_progress
-        # OpenVINO's requests are not made for several threads, and graphs use all cores anyway
-        in_turns = pipeline.choice.backend != "torch"
-        self._generating: Any = threading.Lock() if in_turns else nullcontext()
         self._gallery: tuple[Tensor, Tensor, dict[str, int]] | None = None
 
     def __enter__(self) -> Session:
@@ -212,7 +207,7 @@ class Session:
         crops = [self.pictures.load(one).aligned.crop[None] for one in (source, target)]
         if identity is None:
             identity = self.pictures.known(source).vectors["identity"]
-        with self._generating, self.clock.stage("generate"):
+        with self.clock.stage("generate"):
             return self.pipeline.swap_crops(
                 *crops,
                 identity=identity[None],
