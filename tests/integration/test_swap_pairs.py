@@ -104,7 +104,12 @@ def test_options_that_do_not_go_together_are_refused(
 
 def test_ray_makes_the_same_pictures(facke: Callable[..., Any], pairs: Path, cluster: None) -> None:
     command = ["swap", "--pairs", pairs, "--seed", 1]
-    assert facke(*command, "-o", "here").code == 0
+    before = torch.get_num_threads()
+    torch.set_num_threads(RayEngine().threads)  # of an actor
+    try:
+        assert facke(*command, "-o", "here").code == 0
+    finally:
+        torch.set_num_threads(before)
     done = facke(*command, "-o", "there", "--engine", "ray", "--json")
     assert done.code == 0, done.err
     assert json.loads(done.out) == {"output": "there", "pairs": 3, "skipped": 1}
