@@ -1,0 +1,1 @@
+"""The face-swapping method mobile, a plugin of facke."""
