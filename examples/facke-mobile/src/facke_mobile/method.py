@@ -56,7 +56,7 @@ class DynamicBlock(nn.Module):
 def dynamic_depthwise(x: Tensor, taps: Tensor) -> Tensor:
     """Each channel of (B, C, H, W) with its own 3 x 3 kernel, (B, C, 9) row by row; zeros outside.
 
-    Not a grouped convolution: those need a fixed batch in ONNX.
+    A product with unfolded patches: a grouped convolution would need a group per sample.
     """
     patches = F.unfold(x, 3, padding=1).unflatten(1, (x.shape[1], TAPS))  # (B, C, 9, H W)
     return torch.einsum("bckn,bck->bcn", patches, taps.to(x.dtype)).unflatten(2, x.shape[2:])
