@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from facke_core.backends import choice, graphs, runtimes
+from facke_core.backends import choice, graphs, rewrites, runtimes
 from facke_core.backends.choice import BOUND, Choice, Measured, choose, measure, with_backend
 from facke_core.backends.graphs import cached_graph, max_error, probe_inputs, run_torch
 from facke_core.backends.runtimes import GraphGenerator, OnnxRuntimeSession, OpenVinoSession
@@ -357,6 +357,29 @@ def test_the_first_convolutions_stay_exact(monkeypatch: pytest.MonkeyPatch) -> N
     assert errors[0] > errors[1]
 
 
+def test_winograd_is_about_as_exact_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino")
+    generator = simswap(channels=(16, 512), num_id_blocks=2)
+    inputs = probe_inputs(generator, 4)
+    expected = run_torch(generator, inputs)["image"]
+    rewritten: list[int] = []
+    errors: list[float] = []
+    winograd = rewrites.winograd
+
+    def counting(model: Any, *, spared: int) -> int:
+        rewritten.append(winograd(model, spared=spared))
+        return rewritten[-1]
+
+    monkeypatch.setattr(rewrites, "winograd", counting)
+    for least in (512, 513):
+        monkeypatch.setattr(rewrites, "MIN_CHANNELS", least)
+        session = OpenVinoSession(cached_graph(generator), torch.bfloat16)
+        errors.append(float((session.run(inputs)["image"] - expected).square().mean().sqrt()))
+    assert rewritten == [4, 0]
+    assert 0 < errors[1] < 0.01
+    assert errors[0] < 1.5 * errors[1]
+
+
 def test_bfloat16_begins_after_the_first_convolutions_and_ends_at_the_last() -> None:
     kinds = {
         0: "Parameter",
@@ -365,21 +388,29 @@ def test_bfloat16_begins_after_the_first_convolutions_and_ends_at_the_last() -> 
         3: "Relu",
         4: "Convolution",
         5: "MatMul",  # of the identity
-        6: "Add",  # of the identity: float32
+        6: "Add",  # to what comes of it
         7: "Convolution",  # from here
         8: "MVN",
         9: "Multiply",
         10: "GroupConvolution",  # never
         11: "Convolution",  # to here
         12: "Add",  # the residual: float32
-        13: "Result",
+        13: "Transpose",  # on the way to a product that was a convolution
+        14: "MatMul",
+        15: "Split",  # of what must not be rounded
+        16: "Relu",  # after it
+        17: "Convolution",
+        18: "Add",  # after the last: float32
+        19: "Result",
     }
-    chain = [0, 1, 2, 3, 4, 7, 8, 9, 10, 11, 12, 13]
+    names = {13: f"{rewrites.LOW}13", 14: f"{rewrites.LOW}14", 15: f"{rewrites.EXACT}15"}
+    chain = [0, 1, 2, 3, 4, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19]
     edges = [*pairwise(chain), (0, 12), (0, 5), (5, 6), (6, 9)]
     net = ET.Element("net")
     layers, wires = ET.SubElement(net, "layers"), ET.SubElement(net, "edges")
     for number, kind in kinds.items():
-        ET.SubElement(layers, "layer", {"id": str(number), "type": kind})
+        name = names.get(number, kind)
+        ET.SubElement(layers, "layer", {"id": str(number), "type": kind, "name": name})
     for start, end in reversed(edges):
         ET.SubElement(wires, "edge", {"from-layer": str(start), "to-layer": str(end)})
-    assert runtimes._low(ET.ElementTree(net)) == {5, 7, 8, 9, 11}
+    assert runtimes._low(ET.ElementTree(net)) == {5, 6, 7, 8, 9, 11, 13, 14, 17}

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from facke_core.backends import rewrites
 from facke_core.backends.extras import require
 from facke_core.types import GeneratorOutput, GeneratorSpec
 
@@ -66,9 +67,10 @@ class OpenVinoSession:
 
     Args:
         graph: an ONNX file.
-        dtype: ``float32``, or ``bfloat16`` for matrix products, for convolutions but the first
-            ones (:data:`EXACT`), whose errors all that follows amplifies, and for what lies between
-            those convolutions. Everything else is float32 then too.
+        dtype: ``float32``, or ``bfloat16`` for matrix products, for convolutions but the first ones
+            (:data:`EXACT`), whose errors all that follows amplifies, and for what takes nothing but
+            their results and leads to others of them. Everything else is float32 then too. Large
+            3 x 3 convolutions become matrix products (:mod:`facke_core.backends.rewrites`).
 
     Raises:
         UnavailableError: the extra ``openvino`` is missing.
@@ -84,10 +86,13 @@ class OpenVinoSession:
             "PERFORMANCE_HINT": "LATENCY",
         }
         model = core.read_model(str(graph))
+        model.reshape({one: [1, *list(one.partial_shape)[1:]] for one in model.inputs})
+        rewrites.fold(model)
+        rewrites.four_at_once(model)
         if dtype == torch.bfloat16:
             settings["INFERENCE_PRECISION_HINT"] = "bf16"
+            rewrites.winograd(model, spared=EXACT)
             model = _mixed(openvino, core, model)
-        model.reshape({one: [1, *list(one.partial_shape)[1:]] for one in model.inputs})
         self._lock = threading.Lock()
         self._request = core.compile_model(model, "CPU", settings).create_infer_request()
         self.names = frozenset(one.get_any_name() for one in model.inputs)
@@ -107,6 +112,8 @@ class OpenVinoSession:
 EXACT = 2
 """How many convolutions stay in float32 at the beginning."""
 _NO_WORK = ("Const", "Parameter", "Result")
+_FLOAT32_ONLY = ("Convolution", "GroupConvolution")
+"""Where these are no products that may be rounded."""
 _FLOAT32 = {"name": "DisablePrecisionConversion", "version": "0", "value": "dynamic:f16"}
 
 
@@ -136,22 +143,31 @@ def _mixed(openvino: Any, core: Any, model: Any) -> Any:
 
 def _low(tree: ET.ElementTree[ET.Element]) -> set[int]:
     """Numbers of the layers to compute in bfloat16; see :class:`OpenVinoSession`."""
-    kinds = {int(one.attrib["id"]): one.get("type") for one in tree.iterfind("layers/layer")}
-    convolutions = [number for number, kind in kinds.items() if kind == "Convolution"][EXACT:]
+    layers = {int(one.attrib["id"]): one for one in tree.iterfind("layers/layer")}
+    kinds = {number: one.attrib["type"] for number, one in layers.items()}
+    convolutions = [number for number, kind in kinds.items() if kind == "Convolution"]
+    products = {number for number, kind in kinds.items() if kind == "MatMul"}
+    products.update(convolutions[EXACT:])
     edges = [
         (int(one.attrib["from-layer"]), int(one.attrib["to-layer"]))
         for one in tree.iterfind("edges/edge")
     ]
-    after, before = set(convolutions), set(convolutions)
-    for start, end in sorted(edges):  # numbers are in the order of computation
-        if start in after:
-            after.add(end)
+    sources: dict[int, set[int]] = {number: set() for number in layers}
+    for start, end in edges:
+        if kinds[start] != "Const":
+            sources[end].add(start)
+    low: set[int] = set()
+    for number in sorted(layers):  # numbers are in the order of computation
+        name, found = layers[number].attrib["name"], sources[number]
+        exact = kinds[number] in _FLOAT32_ONLY or name.startswith(rewrites.EXACT)
+        between = bool(found) and found <= low and not exact
+        if number in products or between or name.startswith(rewrites.LOW):
+            low.add(number)
+    before = set(products)
     for start, end in sorted(edges, key=itemgetter(1), reverse=True):
         if end in before:
             before.add(start)
-    products = {number for number, kind in kinds.items() if kind == "MatMul"}
-    depthwise = {number for number, kind in kinds.items() if kind == "GroupConvolution"}
-    return products | (after & before) - depthwise
+    return low & before
 
 
 class GraphGenerator:
