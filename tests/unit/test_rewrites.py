@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from facke_core.backends import rewrites
@@ -159,6 +160,33 @@ def test_four_pixels_at_once_are_the_same_pixels(settings: dict[str, Any]) -> No
 )
 def test_many_outputs_and_odd_sizes_stay_as_they_are(settings: dict[str, Any]) -> None:
     assert rewrites.four_at_once(convolution(**settings)) == 0
+
+
+def test_rounded_kernels_keep_their_sums() -> None:
+    model = convolution((16, 24), kernel=3, before=1)
+    last = [one for one in model.get_ordered_ops() if one.get_type_name() == "Convolution"][1]
+    exact = torch.tensor(last.input_value(1).get_node().data)
+
+    rewrites.round_weights(model, spared=1)
+
+    rounded = torch.tensor(last.input_value(1).get_node().data)
+    assert torch.equal(rounded, rounded.bfloat16().float())
+    steps = exact.abs().amax((2, 3)) * 2**-7
+    assert ((rounded - exact).abs().amax((2, 3)) <= steps).all()
+    naive = (exact.bfloat16().float() - exact).sum((2, 3)).abs()
+    kept = (rounded - exact).sum((2, 3)).abs()
+    assert (kept <= steps / 2).all()
+    assert kept.mean() < 0.6 * naive.mean()
+
+
+def test_first_convolutions_keep_their_weights() -> None:
+    model = convolution((16, 24))
+    (node,) = (one for one in model.get_ordered_ops() if one.get_type_name() == "Convolution")
+    before = node.input_value(1).get_node().data.copy()
+
+    rewrites.round_weights(model, spared=1)
+
+    assert np.array_equal(node.input_value(1).get_node().data, before)
 
 
 def test_folding_makes_constants_of_what_shapes_determine() -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from facke_core.backends.extras import require
 
-__all__ = ["EXACT", "LOW", "fold", "four_at_once", "winograd"]
+__all__ = ["EXACT", "LOW", "fold", "four_at_once", "round_weights", "winograd"]
 
 FEW = 4
 """Up to so many outputs: processors compute 16 at a time."""
@@ -82,6 +83,31 @@ def winograd(model: Any, *, spared: int) -> int:
         made = _by_tiles(x, weights, bias, pixels, node.get_output_shape(0)[2:], zeros=zeros)
         biased.output(0).replace(made.output(0))
     return len(chosen)
+
+
+def round_weights(model: Any, *, spared: int) -> None:
+    """Round the weights of convolutions to bfloat16 so that every kernel keeps its sum.
+
+    What rounding takes from one place of a kernel is added to the next before that is rounded.
+    Features are smooth: neighbours are multiplied by nearly the same number, and their errors
+    cancel. The rounding of the processor then changes nothing.
+
+    Args:
+        spared: how many convolutions at the beginning stay as they are.
+    """
+    op = require("openvino").opset13
+    found = [one for one in model.get_ordered_ops() if one.get_type_name() == "Convolution"]
+    for node in found[spared:]:
+        constant = node.input_value(1).get_node()
+        if constant.get_type_name() == "Constant":
+            weights = torch.tensor(constant.data).flatten(2)
+            rounded, rest = torch.empty_like(weights), torch.zeros_like(weights[..., 0])
+            for k in range(weights.shape[2]):
+                rest = rest + weights[..., k]
+                rounded[..., k] = rest.bfloat16().float()
+                rest = rest - rounded[..., k]
+            values = rounded.reshape(constant.data.shape).numpy()
+            node.input(1).replace_source_output(op.constant(values).output(0))
 
 
 def _convolutions(model: Any, spared: int = 0) -> list[Any]:

@@ -63,14 +63,14 @@ class OpenVinoSession:
 
     The graph is compiled for one face, and a batch is computed face by face: with the batch as a
     part of the shape known, OpenVINO joins more operations. Several threads may call it; they wait
-    for each other, since a request serves one at a time.
+    for each other, since a request serves one at a time. Convolutions are computed in faster forms
+    where there are such (:mod:`facke_core.backends.rewrites`).
 
     Args:
         graph: an ONNX file.
-        dtype: ``float32``, or ``bfloat16`` for matrix products, for convolutions but the first ones
+        dtype: ``float32``, or ``bfloat16`` for matrix products, for convolutions but the first
             (:data:`EXACT`), whose errors all that follows amplifies, and for what takes nothing but
-            their results and leads to others of them. Everything else is float32 then too. Large
-            3 x 3 convolutions become matrix products (:mod:`facke_core.backends.rewrites`).
+            their results and leads to others of them. Everything else is float32 then too.
 
     Raises:
         UnavailableError: the extra ``openvino`` is missing.
@@ -92,6 +92,7 @@ class OpenVinoSession:
         if dtype == torch.bfloat16:
             settings["INFERENCE_PRECISION_HINT"] = "bf16"
             rewrites.winograd(model, spared=EXACT)
+            rewrites.round_weights(model, spared=EXACT)
             model = _mixed(openvino, core, model)
         self._lock = threading.Lock()
         self._request = core.compile_model(model, "CPU", settings).create_infer_request()
@@ -109,7 +110,7 @@ class OpenVinoSession:
         return {name: torch.cat(made) for name, made in faces.items()}
 
 
-EXACT = 2
+EXACT = 1
 """How many convolutions stay in float32 at the beginning."""
 _NO_WORK = ("Const", "Parameter", "Result")
 _FLOAT32_ONLY = ("Convolution", "GroupConvolution")
