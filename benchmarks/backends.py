@@ -3,8 +3,9 @@
     ./dev python benchmarks/backends.py [--quick] [--json FILE]
 
 The official SimSwap network for 224 pixels with seeded random weights (there are none that may be
-passed on), and ``simswap.mini`` as it comes. One face at a time; every way to compute is warmed up
-and they take turns, so that other work on the machine disturbs all of them.
+passed on), and ``simswap.mini`` as it comes. One face at a time. The ways to compute take turns, so
+that other work on the machine disturbs all of them; every turn begins with a run that does not
+count, since another way has left the processor's caches to it, and then come three that do.
 
 * ``rows``: ``network``, ``backend``, ``dtype``, ``seconds`` (median), ``ratio`` against torch in
   float32 as it comes, ``max_error`` against the same, where 1 is the range from black to white.
@@ -19,10 +20,8 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -33,7 +32,7 @@ from torch import nn
 
 from facke_cli.commands.weights_export import crops_of
 from facke_core import load
-from facke_core.backends.choice import BOUND, measure
+from facke_core.backends.choice import BOUND, in_turns, measure
 from facke_core.backends.export import export
 from facke_core.backends.extras import installed
 from facke_core.backends.graphs import probe_inputs, run_torch
@@ -80,7 +79,7 @@ def in_8_bits(*, rounds: int) -> list[dict[str, Any]]:
         for name, session in (("onnxruntime", OnnxRuntimeSession), ("openvino", OpenVinoSession)):
             if installed(name):
                 ways[name] = partial(session(graph).run, inputs)
-        seconds = turns(ways, rounds)
+        seconds = in_turns(ways, rounds)
     return [
         {
             "network": "simswap-mini",
@@ -96,18 +95,6 @@ def in_8_bits(*, rounds: int) -> list[dict[str, Any]]:
         for name in ways
         if name != "torch"
     ]
-
-
-def turns(ways: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Median seconds of each, after one run to warm up."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(rounds + 1):
-        for name, run in ways.items():
-            start = time.perf_counter()
-            run()
-            if number:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def choice(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -134,7 +121,7 @@ def on_gpu(rounds: int) -> dict[str, Any]:
 
         for _ in range(3):
             waited()
-        return turns({"it": waited}, 3 * rounds)["it"]
+        return in_turns({"it": waited}, rounds)["it"]
 
     plain = seconds(lambda: run_torch(generator, inputs))
     generator.to(torch.bfloat16).to(memory_format=torch.channels_last)
@@ -159,7 +146,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
 
-    rounds, probes = (2, 1) if args.quick else (9, 3)
+    rounds, probes = (1, 1) if args.quick else (5, 3)
     large = of_network("simswap-224", simswap_224(), rounds=rounds, probes=probes)
     mini: Any = load("simswap.mini").method.generator
     small = of_network("simswap-mini", mini, rounds=3 * rounds, probes=probes)

@@ -8,10 +8,11 @@ import hashlib
 import json
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,13 +31,27 @@ from facke_core.cache import cache_folder
 from facke_core.errors import FackeError, UsageError, check_choice
 from facke_core.protocols import Generator
 
-__all__ = ["BOUND", "Choice", "Measured", "candidates", "choose", "measure", "with_backend"]
+__all__ = [
+    "BOUND",
+    "Choice",
+    "Measured",
+    "candidates",
+    "choose",
+    "in_turns",
+    "measure",
+    "with_backend",
+]
 
 BACKENDS = ("torch", "onnxruntime", "openvino", "auto")
 BOUND = 2 / 255
 """Largest absolute error of ``auto`` against torch in float32: two steps of an 8-bit picture."""
-ROUNDS = 5
+ROUNDS = 2
+"""How often each way to compute gets its turn."""
+TURN = 3
+"""Runs per turn that count. One more, before them, does not: it finds in the processor's caches
+what another way left there."""
 PROBES = 3
+Way = TypeVar("Way")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +61,7 @@ class Measured:
     backend: str
     dtype: str
     seconds: float
-    """Median of :data:`ROUNDS` runs on one face."""
+    """Median of the runs on one face."""
     max_error: float
     """Against torch in float32, where 1 is the range from black to white."""
 
@@ -137,8 +152,7 @@ def measure(
 ) -> tuple[Measured, ...]:
     """Time and error of every way to compute a generator here, torch in float32 first.
 
-    The ways take turns, so that other work on the machine disturbs all of them. What cannot
-    compute this generator is left out.
+    What cannot compute this generator is left out.
     """
     inputs = {k: v.to(device) for k, v in probe_inputs(generator, probes).items()}
     one_face = {k: v[:1] for k, v in inputs.items()}
@@ -158,19 +172,34 @@ def measure(
                 raise
             continue
         ready[choice] = computed
-    seconds: dict[Choice, list[float]] = {choice: [] for choice in ready}
-    for _ in range(rounds):
-        for choice, computed in ready.items():
-            seconds[choice].append(_timed(computed, _cast(computed, one_face), device))
+    ways = {
+        choice: partial(_run, computed, _cast(computed, one_face), device)
+        for choice, computed in ready.items()
+    }
+    seconds = in_turns(ways, rounds)
     return tuple(
         Measured(
             backend=choice.backend,
             dtype=choice.dtype,
-            seconds=statistics.median(seconds[choice]),
+            seconds=seconds[choice],
             max_error=errors[choice],
         )
         for choice in ready
     )
+
+
+def in_turns(ways: Mapping[Way, Callable[[], object]], rounds: int) -> dict[Way, float]:
+    """Median seconds of each way, which take turns, so that other work on the machine disturbs all
+    of them; every turn is a run that does not count, and :data:`TURN` that do."""
+    seconds: dict[Way, list[float]] = {way: [] for way in ways}
+    for _ in range(rounds):
+        for way, run in ways.items():
+            run()
+            for _ in range(TURN):
+                start = time.perf_counter()
+                run()
+                seconds[way].append(time.perf_counter() - start)
+    return {way: statistics.median(found) for way, found in seconds.items()}
 
 
 def candidates(device: torch.device) -> list[Choice]:
@@ -222,16 +251,10 @@ def _cast(generator: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k: v.to(dtype) if v.is_floating_point() else v for k, v in inputs.items()}
 
 
-def _timed(generator: Any, inputs: Mapping[str, Tensor], device: torch.device) -> float:
-    def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
-    wait()
-    start = time.perf_counter()
+def _run(generator: Any, inputs: Mapping[str, Tensor], device: torch.device) -> None:
     run_torch(generator, inputs)
-    wait()
-    return time.perf_counter() - start
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _situation(generator: nn.Module, device: torch.device) -> str:
