@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -251,6 +253,30 @@ def test_openvino_is_asked_for_float32_and_sends_nothing(monkeypatch: pytest.Mon
     inputs = probe_inputs(generator, 1)
     # bfloat16, which OpenVINO takes by itself on some processors, is 100 times worse
     assert max_error(session.run(inputs), run_torch(generator, inputs)) < 1e-5
+
+
+SIGNALLED = """
+import faulthandler, os, signal, sys
+from pathlib import Path
+from facke_core.backends.runtimes import OpenVinoSession
+
+faulthandler.enable()  # with an alternate signal stack
+first, second = (OpenVinoSession(Path(sys.argv[1])) for _ in range(2))
+del first
+del second
+signal.signal(signal.SIGUSR1, lambda number, frame: print("handled"))
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a signal of Linux")
+def test_signals_are_handled_when_sessions_are_gone() -> None:
+    pytest.importorskip("openvino")
+    graph = cached_graph(simswap())
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALLED, str(graph)], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
 # The choice

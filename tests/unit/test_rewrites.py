@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from facke_core.backends import rewrites
+from facke_core.backends.runtimes import openvino_core
 
 openvino: Any = pytest.importorskip("openvino")
 op = openvino.opset13
@@ -59,7 +60,7 @@ def identity(channels: int) -> Any:
 
 def results(model: Any, x: NDArray[Any]) -> NDArray[Any]:
     settings = {"INFERENCE_PRECISION_HINT": "f32"}
-    found: NDArray[Any] = openvino.Core().compile_model(model, "CPU", settings)([x])[0]
+    found: NDArray[Any] = openvino_core().compile_model(model, "CPU", settings)([x])[0]
     return found.copy()
 
 

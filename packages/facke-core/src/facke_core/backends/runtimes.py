@@ -6,6 +6,7 @@ whose telemetry would, is not used.
 
 from __future__ import annotations
 
+import functools
 import tempfile
 import threading
 import xml.etree.ElementTree as ET
@@ -77,8 +78,7 @@ class OpenVinoSession:
     """
 
     def __init__(self, graph: Path, dtype: torch.dtype = torch.float32) -> None:
-        openvino = require("openvino")
-        core = openvino.Core()
+        core = openvino_core()
         settings = {
             # what it would take by itself depends on the processor, and may be bfloat16
             "INFERENCE_PRECISION_HINT": "f32",
@@ -93,7 +93,7 @@ class OpenVinoSession:
             settings["INFERENCE_PRECISION_HINT"] = "bf16"
             rewrites.winograd(model, spared=EXACT)
             rewrites.round_weights(model, spared=EXACT)
-            model = _mixed(openvino, core, model)
+            model = _mixed(core, model)
         self._lock = threading.Lock()
         self._request = core.compile_model(model, "CPU", settings).create_infer_request()
         self.names = frozenset(one.get_any_name() for one in model.inputs)
@@ -110,6 +110,32 @@ class OpenVinoSession:
         return {name: torch.cat(made) for name, made in faces.items()}
 
 
+_making_the_core = threading.Lock()
+
+
+def openvino_core() -> Any:
+    """The one ``openvino.Core`` of this process, which is never freed.
+
+    For AMX, the CPU plugin of a core replaces the alternate signal stack of the thread, and puts
+    the one before back when it goes. Of two cores that go in the order in which they came, the
+    first leaves a freed stack behind, and then the next signal with a Python handler (Ctrl-C, the
+    end of a data loader's worker) kills the process without a word.
+
+    Raises:
+        UnavailableError: the extra ``openvino`` is missing.
+    """
+    openvino = require("openvino")
+    with _making_the_core:
+        return _only_core(openvino)
+
+
+@functools.cache
+def _only_core(openvino: Any) -> Any:
+    core = openvino.Core()
+    core.set_property({"ENABLE_MMAP": False})  # files go while what was read from them is in use
+    return core
+
+
 EXACT = 1
 """How many convolutions stay in float32 at the beginning."""
 _NO_WORK = ("Const", "Parameter", "Result")
@@ -118,7 +144,7 @@ _FLOAT32_ONLY = ("Convolution", "GroupConvolution")
 _FLOAT32 = {"name": "DisablePrecisionConversion", "version": "0", "value": "dynamic:f16"}
 
 
-def _mixed(openvino: Any, core: Any, model: Any) -> Any:
+def _mixed(core: Any, model: Any) -> Any:
     """The model with a mark at what is to stay in float32 where the rest becomes bfloat16.
 
     OpenVINO's Python cannot set such marks, but its files can hold them. Besides errors this
@@ -126,7 +152,7 @@ def _mixed(openvino: Any, core: Any, model: Any) -> Any:
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.xml"
-        openvino.serialize(model, str(path))
+        require("openvino").serialize(model, str(path))
         tree = ET.parse(path)
         low = _low(tree)
         for layer in tree.iterfind("layers/layer"):
@@ -138,7 +164,6 @@ def _mixed(openvino: Any, core: Any, model: Any) -> Any:
                 layer.insert(int(layer.find("data") is not None), marks)
             marks.append(ET.Element("attribute", _FLOAT32))
         tree.write(path)
-        core.set_property({"ENABLE_MMAP": False})  # the files go
         return core.read_model(str(path))
 
 
