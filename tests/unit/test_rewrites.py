@@ -134,6 +134,78 @@ def test_weights_that_are_computed_stay_with_their_convolution() -> None:
     assert rewrites.winograd(model, spared=0) == 0
 
 
+def doubled(
+    channels: int = 512,
+    size: tuple[int, int] = (6, 8),
+    *,
+    times: int = 2,
+    mode: str = "linear_onnx",
+    coordinate_transformation_mode: str = "half_pixel",
+    **how: Any,
+) -> Any:
+    """A model of one convolution of a picture enlarged so many times."""
+    model = convolution((channels, 24), size=(times * size[0], times * size[1]), **how)
+    (convolved,) = (one for one in model.get_ordered_ops() if "Convolution" in one.get_type_name())
+    padded = convolved.input_value(0).get_node()
+    taker = padded if padded.get_type_name() == "Pad" else convolved
+    x = op.parameter([model.inputs[0].shape[0], channels, *size], np.float32)
+    before = op.convolution(x, identity(channels), [1, 1], [0, 0], [0, 0], [1, 1])
+    large = op.interpolate(
+        before,
+        op.constant(np.array([times * n for n in size], np.int64)),
+        mode,
+        "sizes",
+        coordinate_transformation_mode=coordinate_transformation_mode,
+        axes=op.constant(np.array([2, 3], np.int64)),
+    )
+    taker.input(0).replace_source_output(large.output(0))
+    return openvino.Model([one.input_value(0) for one in model.get_results()], [x], "it")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"pad": 0, "reflect": (1, 1)},
+        {"size": (7, 5), "pad": 0, "reflect": (1, 1)},
+        {"size": (1, 2), "pad": 1},
+        {"pad": 0},
+        {"pad": 0, "pad_end": 2, "bias": True},
+        {"pad": 1, "reflect": (1, 2)},
+    ],
+)
+def test_after_doubling_the_small_picture_is_enough(settings: dict[str, Any]) -> None:
+    model = doubled(**settings)
+    x = RNG.standard_normal(model.inputs[0].shape).astype(np.float32)
+    expected = results(model, x)
+
+    assert rewrites.after_doubling(model, spared=1) == 1
+
+    assert kinds(model).count("Convolution") == 1
+    assert not {"Interpolate", "Pad"} & {*kinds(model)}
+    found = results(model, x)
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"channels": 256},
+        {"size": (4, 33)},
+        {"times": 3},
+        {"kernel": 1, "pad": 0},
+        {"stride": 2},
+        {"batch": 2},
+        {"mode": "nearest"},
+        {"coordinate_transformation_mode": "align_corners"},
+    ],
+)
+def test_other_pictures_and_convolutions_stay(settings: dict[str, Any]) -> None:
+    model = doubled(**settings)
+
+    assert rewrites.after_doubling(model, spared=1) == 0
+
+
 @pytest.mark.parametrize(
     "settings",
     [

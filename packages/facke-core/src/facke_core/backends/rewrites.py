@@ -13,17 +13,28 @@ from numpy.typing import NDArray
 
 from facke_core.backends.extras import require
 
-__all__ = ["EXACT", "LOW", "fold", "four_at_once", "round_weights", "winograd"]
+__all__ = [
+    "EXACT",
+    "LOW",
+    "after_doubling",
+    "fold",
+    "four_at_once",
+    "round_weights",
+    "winograd",
+]
 
 FEW = 4
 """Up to so many outputs: processors compute 16 at a time."""
 MIN_CHANNELS = 512
-"""Of fewer the sums of :func:`winograd` cost more than the products that they save."""
+"""Of fewer the sums of :func:`winograd` and :func:`after_doubling` cost more than the products that
+they save."""
+CHANNELS_PER_LINE = 16
+"""So many for every row and column there must be too, for :func:`after_doubling`."""
 MAX_TILES = 400
 """For more oneDNN does not use the matrix unit (AMX) in products of this kind."""
-LOW = "winograd_low_"
+LOW = "facke_low_"
 """How the names of layers begin that may round their results: they lead to the products."""
-EXACT = "winograd_exact_"
+EXACT = "facke_exact_"
 """How the names of layers begin that must not: sums of nine products with different signs."""
 B_T = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
 G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
@@ -60,6 +71,42 @@ def four_at_once(model: Any) -> int:
     return len(chosen)
 
 
+def after_doubling(model: Any, *, spared: int) -> int:
+    """Compute 3 x 3 convolutions of pictures just doubled bilinearly with 4 times fewer products,
+    where that pays; return how many.
+
+    Every row of the doubled picture, and of its padding, is a sum of rows of the small one x. With
+    D_k for the sums that row k of the kernel g meets, and E_l for those of columns, known matrices
+    of 0, 1/4, 3/4 and 1, the result is
+
+        Y = sum_kl g_kl (D_k x E_l^T) = sum_l (sum_k D_k (g_kl x)) E_l^T
+
+    where the products g_kl x, over all channels, are of the small picture.
+
+    Args:
+        model: an ``openvino.Model`` of known shapes.
+        spared: how many convolutions at the beginning stay as they are.
+    """
+    op = require("openvino").opset13
+    chosen = [one for one in _convolutions(model, spared) if _pays_after_doubling(one)]
+    for node in chosen:
+        weights = node.input_value(1).get_node().data
+        doubled, lines = _lines(node)
+        x = doubled.get_node().input_value(0)
+        (height, width), (rows, columns) = x.get_shape()[2:], node.get_output_shape(0)[2:]
+        out, channels = weights.shape[:2]
+        D, E = (_met(line, size) for line, size in zip(lines, (height, width), strict=True))
+        g = _constant(weights.transpose(3, 2, 0, 1).reshape(9 * out, channels))
+        y = op.matmul(_by_pixels(x), g, False, True)  # (h, w) x (l, k, out)
+        y = _reshaped(_transposed(_reshaped(y, -1, 9, out), 1, 0, 2), 3, 3 * height, -1)
+        y = op.matmul(_constant([D] * 3), y, False, False)  # l x rows x (w, out)
+        y = _reshaped(_transposed(y, 1, 0, 2), rows, 3 * width, out)
+        y = op.matmul(_constant([E] * rows), y, False, False)  # rows x columns x out
+        y = _transposed(_reshaped(y, 1, rows, columns, out), 0, 3, 1, 2)
+        node.output(0).replace(y.output(0))
+    return len(chosen)
+
+
 def winograd(model: Any, *, spared: int) -> int:
     """Compute 3 x 3 convolutions with 2.25 times fewer products, where that pays; return how many.
 
@@ -78,9 +125,9 @@ def winograd(model: Any, *, spared: int) -> int:
     chosen = [one for one in _convolutions(model, spared) if _pays(one)]
     for node in chosen:
         weights = node.input_value(1).get_node().data
-        x, pixels, zeros = _padded(node)
+        x, lines = _lines(node)
         biased, bias = _bias(node)
-        made = _by_tiles(x, weights, bias, pixels, node.get_output_shape(0)[2:], zeros=zeros)
+        made = _by_tiles(x, weights, bias, lines, node.get_output_shape(0)[2:])
         biased.output(0).replace(made.output(0))
     return len(chosen)
 
@@ -130,21 +177,45 @@ def _pays(node: Any) -> bool:
     return kernel == [3, 3] and large and batch == 1 and tiles <= MAX_TILES
 
 
-def _padded(node: Any) -> tuple[Any, NDArray[Any], bool]:
-    """The input before any padding; the numbers of its pixels as they lie after it, where that
-    after the last means zero; and whether there are such zeros."""
+def _pays_after_doubling(node: Any) -> bool:
+    _, channels, *kernel = node.input_value(1).get_shape()
+    if kernel != [3, 3]:
+        return False
+    x = _lines(node)[0].get_node()
+    if x.get_type_name() != "Interpolate":
+        return False
+    how, (batch, _, *small) = x.get_attributes(), x.get_input_shape(0)
+    bilinear = how["mode"] == "linear_onnx" and not how["antialias"]
+    halves = how["coordinate_transformation_mode"] in ("half_pixel", "pytorch_half_pixel")
+    doubles = list(x.get_output_shape(0)[2:]) == [2 * size for size in small]
+    large = channels >= max(MIN_CHANNELS, CHANNELS_PER_LINE * max(small))
+    return bilinear and halves and doubles and large and batch == 1
+
+
+def _lines(node: Any) -> tuple[Any, list[NDArray[Any]]]:
+    """The input before any padding; the numbers of its rows, and of its columns, as they lie after
+    it, -1 for zeros."""
     x, settings = node.input_value(0), node.get_attributes()
-    around = list(zip(settings["pads_begin"], settings["pads_end"], strict=True))
+    zeros = list(zip(settings["pads_begin"], settings["pads_end"], strict=True))
     before, reflected = x.get_node(), [(0, 0), (0, 0)]
     if before.get_type_name() == "Pad" and before.get_attributes()["pad_mode"] == "reflect":
         begin, end = (before.input_value(i).get_node().data.tolist() for i in (1, 2))
         x, reflected = before.input_value(0), list(zip(begin[2:], end[2:], strict=True))
-    height, width = x.get_shape()[2:]
-    zero = height * width
-    pixels = np.pad(np.arange(zero).reshape(height, width), reflected, mode="reflect")
-    pixels = np.pad(pixels, around, constant_values=zero)
-    pixels = np.pad(pixels, [(0, size % 2) for size in pixels.shape], constant_values=zero)
-    return x, pixels, bool((pixels == zero).any())
+    lines = [
+        np.pad(np.arange(size), around, mode="reflect")
+        for size, around in zip(x.get_shape()[2:], reflected, strict=True)
+    ]
+    pairs = zip(lines, zeros, strict=True)
+    return x, [np.pad(one, around, constant_values=-1) for one, around in pairs]
+
+
+def _met(line: NDArray[Any], size: int) -> NDArray[Any]:
+    """D_0, D_1 and D_2 of :func:`after_doubling` side by side, for lines of a doubled picture."""
+    i = np.arange(2 * size)
+    doubling = np.zeros((2 * size + 1, size))  # with a row of zeros at the end
+    np.add.at(doubling, (i, i // 2), 0.75)
+    np.add.at(doubling, (i, np.clip(i // 2 + i % 2 * 2 - 1, 0, size - 1)), 0.25)
+    return np.concatenate([doubling[line[k : len(line) - 2 + k]] for k in range(3)], 1)
 
 
 def _bias(node: Any) -> tuple[Any, NDArray[Any]]:
@@ -159,62 +230,76 @@ def _bias(node: Any) -> tuple[Any, NDArray[Any]]:
     return node, np.zeros((1, channels))
 
 
+def _constant(values: Any, dtype: Any = np.float32) -> Any:
+    return require("openvino").opset13.constant(np.array(values, dtype=dtype, order="C"))
+
+
+def _reshaped(of: Any, *shape: int) -> Any:
+    op = require("openvino").opset13
+    return op.reshape(of, _constant(shape, np.int64), special_zero=False)
+
+
+def _transposed(of: Any, *order: int) -> Any:
+    return require("openvino").opset13.transpose(of, _constant(order, np.int64))
+
+
+def _named(node: Any, how: str) -> Any:
+    node.set_friendly_name(how + node.get_friendly_name())
+    return node
+
+
+def _by_pixels(x: Any) -> Any:
+    """(1, C, H, W) as (H * W, C), on the way to a product."""
+    channels = x.get_shape()[1]
+    # to OpenVINO this is a picture of C x 1 pixels: that order it transposes fastest
+    table = _named(_reshaped(x, 1, channels, 1, -1), LOW)
+    table = _named(_transposed(table, 0, 3, 1, 2), LOW)
+    return _named(_reshaped(table, -1, channels), LOW)
+
+
 def _by_tiles(
-    x: Any,
-    weights: NDArray[Any],
-    bias: NDArray[Any],
-    pixels: NDArray[Any],
-    size: list[int],
-    *,
-    zeros: bool,
+    x: Any, weights: NDArray[Any], bias: NDArray[Any], lines: list[NDArray[Any]], size: list[int]
 ) -> Any:
     """Nodes for (1, C, H, W) in, (1, O, *size) out."""
     op = require("openvino").opset13
     out, channels = weights.shape[:2]
+    height, width = x.get_shape()[2:]
+    even = [np.pad(one, (0, len(one) % 2), constant_values=-1) for one in lines]
+    pixels = even[0][:, None] * width + even[1]
+    outside = (even[0] < 0)[:, None] | (even[1] < 0)
+    pixels[outside] = height * width  # one row of zeros more
     down, across = pixels.shape[0] // 2 - 1, pixels.shape[1] // 2 - 1
     tiles = down * across
 
-    def constant(values: Any, dtype: Any) -> Any:
-        return op.constant(np.array(values, dtype=dtype, order="C"))
-
-    def named(node: Any, how: str) -> Any:
-        node.set_friendly_name(how + node.get_friendly_name())
-        return node
-
-    def reshaped(of: Any, *shape: int) -> Any:
-        return op.reshape(of, constant(shape, np.int64), special_zero=False)
-
     def rows(of: Any, numbers: NDArray[Any]) -> Any:
-        return op.gather(of, constant(numbers.ravel(), np.int32), constant(0, np.int32))
+        return op.gather(of, _constant(numbers.ravel(), np.int32), _constant(0, np.int32))
 
     def total(signs: NDArray[Any], parts: list[Any], how: str) -> Any:
         """The sum of parts with these signs, of which one at least is +."""
         first, *others = sorted(np.flatnonzero(signs), key=lambda k: -signs[k])
         found = parts[first]
         for k in others:
-            found = named((op.add if signs[k] > 0 else op.subtract)(found, parts[k]), how)
+            found = _named((op.add if signs[k] > 0 else op.subtract)(found, parts[k]), how)
         return found
 
     # a row per pixel, of all its channels; d[4 i + j]: pixel (i, j) of every tile
-    # (to OpenVINO this is a picture of C x 1 pixels: that order it transposes fastest)
-    table = named(reshaped(x, 1, channels, 1, -1), LOW)
-    table = named(op.transpose(table, constant((0, 3, 1, 2), np.int64)), LOW)
-    table = named(reshaped(table, -1, channels), LOW)
-    if zeros:
-        table = named(op.concat([table, constant(np.zeros((1, channels)), np.float32)], 0), LOW)
+    table = _by_pixels(x)
+    if outside.any():
+        table = _named(op.concat([table, _constant(np.zeros((1, channels)))], 0), LOW)
     places = [pixels[i : i + 2 * down : 2, j : j + 2 * across : 2] for i, j in np.ndindex(4, 4)]
-    d = [named(rows(table, one), LOW) for one in places]
+    d = _named(rows(table, np.stack(places)), LOW)
+    d = _named(op.split(d, _constant(0, np.int64), 16), LOW).outputs()
     v = [total(signs, d, LOW) for signs in np.kron(B_T, B_T)]
-    v = [named(reshaped(one, 1, tiles, channels), LOW) for one in v]
+    v = [_named(_reshaped(one, 1, tiles, channels), LOW) for one in v]
     u = np.kron(G, G) @ weights.reshape(-1, 9).astype(np.float64).T
-    u = constant(u.reshape(16, out, channels), np.float32)
-    m = named(op.matmul(named(op.concat(v, 0), LOW), u, False, True), LOW)
+    u = _constant(u.reshape(16, out, channels))
+    m = _named(op.matmul(_named(op.concat(v, 0), LOW), u, False, True), LOW)
     # products are added up in float32, and with this after them they come out so
-    m = named(op.clamp(m, -1e30, 1e30), EXACT)
-    m = named(op.split(m, constant(0, np.int64), 16), EXACT).outputs()
+    m = _named(op.clamp(m, -1e30, 1e30), EXACT)
+    m = _named(op.split(m, _constant(0, np.int64), 16), EXACT).outputs()
     # y[2 i + j]: pixel (i, j) of the results of every tile
     y = [total(signs, m, EXACT) for signs in np.kron(A_T, A_T)]
-    y = op.concat([named(op.add(one, constant(bias, np.float32)), EXACT) for one in y], 0)
+    y = op.concat([_named(op.add(one, _constant(bias)), EXACT) for one in y], 0)
     i, j = np.indices(size)
-    y = rows(reshaped(y, 4 * tiles, out), (2 * (i % 2) + j % 2) * tiles + i // 2 * across + j // 2)
-    return op.transpose(reshaped(y, 1, *size, out), constant((0, 3, 1, 2), np.int64))
+    y = rows(_reshaped(y, 4 * tiles, out), (2 * (i % 2) + j % 2) * tiles + i // 2 * across + j // 2)
+    return _transposed(_reshaped(y, 1, *size, out), 0, 3, 1, 2)

@@ -93,6 +93,8 @@ class OpenVinoSession:
             settings["INFERENCE_PRECISION_HINT"] = "bf16"
             rewrites.winograd(model, spared=EXACT)
             rewrites.round_weights(model, spared=EXACT)
+        rewrites.after_doubling(model, spared=EXACT)
+        if dtype == torch.bfloat16:
             model = _mixed(core, model)
         self._lock = threading.Lock()
         self._request = core.compile_model(model, "CPU", settings).create_infer_request()
