@@ -16,6 +16,7 @@ from facke_core import load
 from facke_core.backends import export as exporting
 from facke_core.backends.export import export
 from facke_core.backends.graphs import write_graph
+from facke_core.backends.runtimes import OpenVinoSession
 from facke_core.errors import UsageError, VerificationError
 from facke_core.loading import build_method, save
 from facke_core.registry import default_registry
@@ -173,6 +174,17 @@ def test_eight_bits_are_kept_only_if_they_are_good_enough(
     assert kept.int8 is not None
     assert "PSNR" in kept.int8.fault
     assert other.exists()
+
+
+@pytest.mark.usefixtures("exported_before")
+def test_openvino_computes_eight_bits_in_eight_bits(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    export(load(folder), tmp_path / "g8.onnx", crops=faces(4), force=True)
+    session = OpenVinoSession(tmp_path / "g8.onnx")
+    layers = session._request.get_compiled_model().get_runtime_model().get_ordered_ops()
+    found = [{key: value.value for key, value in one.get_rt_info().items()} for one in layers]
+    used = [one["runtimePrecision"] for one in found if one["layerType"] == "Convolution"]
+    assert {"u8", "i8"} & {*used}
 
 
 @pytest.mark.usefixtures("exported_before")

@@ -19,6 +19,7 @@ __all__ = [
     "after_doubling",
     "fold",
     "four_at_once",
+    "quantised",
     "round_weights",
     "winograd",
 ]
@@ -39,6 +40,12 @@ EXACT = "facke_exact_"
 B_T = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
 G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 A_T = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
+
+
+def quantised(model: Any) -> bool:
+    """Whether parts of it are in 8 bits. OpenVINO computes in them only where it finds the steps as
+    they were written: such a model is to stay as it is."""
+    return any(one.get_type_name() == "FakeQuantize" for one in model.get_ordered_ops())
 
 
 def fold(model: Any) -> None:

@@ -87,14 +87,16 @@ class OpenVinoSession:
         }
         model = core.read_model(str(graph))
         model.reshape({one: [1, *list(one.partial_shape)[1:]] for one in model.inputs})
-        rewrites.fold(model)
-        rewrites.four_at_once(model)
-        if dtype == torch.bfloat16:
+        low = dtype == torch.bfloat16
+        if not rewrites.quantised(model):
+            rewrites.fold(model)
+            rewrites.four_at_once(model)
+            if low:
+                rewrites.winograd(model, spared=EXACT)
+                rewrites.round_weights(model, spared=EXACT)
+            rewrites.after_doubling(model, spared=EXACT)  # of weights that are rounded
+        if low:
             settings["INFERENCE_PRECISION_HINT"] = "bf16"
-            rewrites.winograd(model, spared=EXACT)
-            rewrites.round_weights(model, spared=EXACT)
-        rewrites.after_doubling(model, spared=EXACT)
-        if dtype == torch.bfloat16:
             model = _mixed(core, model)
         self._lock = threading.Lock()
         self._request = core.compile_model(model, "CPU", settings).create_infer_request()
@@ -119,8 +121,8 @@ def openvino_core() -> Any:
     """The one ``openvino.Core`` of this process, which is never freed.
 
     For AMX, the CPU plugin of a core replaces the alternate signal stack of the thread, and puts
-    the one before back when it goes. Of two cores that go in the order in which they came, the
-    first leaves a freed stack behind, and then the next signal with a Python handler (Ctrl-C, the
+    the one before back when it goes. If two cores go in the order in which they came, that is at
+    last the freed stack of the first, and then the next signal with a Python handler (Ctrl-C, the
     end of a data loader's worker) kills the process without a word.
 
     Raises:
