@@ -33,10 +33,10 @@ from torch import nn
 from facke_cli.commands.weights_export import crops_of
 from facke_core import load
 from facke_core.backends.choice import BOUND, in_turns, measure
-from facke_core.backends.export import export
-from facke_core.backends.extras import installed
 from facke_core.backends.graphs import probe_inputs, run_torch
 from facke_core.backends.runtimes import OnnxRuntimeSession, OpenVinoSession
+from facke_core.environment import installed
+from facke_core.publish.export import export
 from facke_gan.simswap import OFFICIAL_224, SimSwapGenerator
 
 CPU = torch.device("cpu")

@@ -39,11 +39,11 @@ from torch import Tensor
 
 from facke_cli.samples import sample_or_path
 from facke_core import load
-from facke_core.data.images import read_image, write_image
-from facke_core.figures.face_matrix import picture_grid
-from facke_core.provenance import disclosure
-from facke_core.training.checkpoints import complete, name
+from facke_core.images.grid import picture_grid
+from facke_core.images.io import read_image, write_image
+from facke_core.images.provenance import disclosure
 from facke_core.types import SwapRequest
+from facke_core.weights.checkpoints import complete, name
 
 if TYPE_CHECKING:
     from facke_core.pipeline import SwapPipeline

@@ -47,7 +47,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from facke_core.faces.align import Alignment, align, transform_points
+from facke_core.faces.align import align, transform_points
+from facke_core.faces.templates import Alignment
 from facke_core.types import AlignedFace, Face
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def framed(crop: Tensor) -> np.ndarray:
 
 def photos(shared: Path, limit: int | None = None) -> list[tuple[str, Tensor]]:
     """(identity, photo (3, 512, 512)) of the neutral London faces, in order of the manifest."""
-    from facke_core.data.images import read_image
+    from facke_core.images.io import read_image
 
     with open(shared / "faces" / "manifest.csv", newline="", encoding="utf-8") as file:
         rows = [
@@ -358,7 +359,7 @@ def _self_psnr(swap_crops: SwapCrops, people: Sequence[Person], batch_size: int)
 
 def draw(people: Sequence[Person], shown: dict[tuple[int, int], Tensor], crops: bool) -> Tensor:
     """The face matrix of the pictures that :func:`measure` kept."""
-    from facke_core.figures.face_matrix import face_matrix
+    from facke_core.images.grid import face_matrix
 
     own = [person.face.crop if crops else person.photo for person in people]
     sources, targets = sorted({i for i, _ in shown}), sorted({j for _, j in shown})
@@ -375,8 +376,8 @@ def draw(people: Sequence[Person], shown: dict[tuple[int, int], Tensor], crops: 
 def judged(name: str, args: argparse.Namespace, shared: Path, judge: Judge) -> dict[str, Any]:
     """What the benchmark says of one method or of one set of weights; draws its picture."""
     import facke_core
-    from facke_core.data.images import write_image
-    from facke_core.provenance import disclosure
+    from facke_core.images.io import write_image
+    from facke_core.images.provenance import disclosure
     from facke_core.types import SwapRequest
 
     started = time.monotonic()

@@ -39,10 +39,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facke_core import load
+from facke_core.building import load_encoder
 from facke_core.config import updated
 from facke_core.evaluation.statistics import frechet_distance
 from facke_core.identity.dlib_resnet import DlibEncoder
-from facke_core.loading import load_encoder
 from facke_core.pipeline import SwapPipeline
 from facke_diffusion.ddpm import DDPMGenerator
 from facke_diffusion.ilvr import ILVRSampler

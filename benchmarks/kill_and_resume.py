@@ -29,7 +29,7 @@ from safetensors.torch import load_file
 from facke_core.config import write_json
 from facke_core.data.crops import CropSet
 from facke_core.data.mesh import OVAL_RING, POINTS
-from facke_core.training import checkpoints
+from facke_core.weights import checkpoints
 
 SIZE = 64
 ENCODER = {"name": "dlib-resnet29"}

@@ -89,7 +89,7 @@ def photo_of(height: int, width: int) -> Tensor:
     clouds of noise, which are about as hard to compress as a photo."""
     import torch
 
-    from facke_core.data.images import read_image, resize
+    from facke_core.images.io import read_image, resize
 
     portrait = read_image(sample_or_path(SOURCE)).image
     photo, rng = portrait.mean((1, 2))[:, None, None], torch.Generator().manual_seed(0)
@@ -102,7 +102,7 @@ def photo_of(height: int, width: int) -> Tensor:
 
 def outside(pipeline: SwapPipeline, repeats: int) -> dict[str, float]:
     """Seconds of what a swap does beside the generator, for a photo of 1920 x 1080."""
-    from facke_core.data.images import read_image, write_image
+    from facke_core.images.io import read_image, write_image
 
     photo = photo_of(1080, 1920)
     face = pipeline.detect(photo)[0]

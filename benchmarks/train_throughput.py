@@ -60,7 +60,7 @@ from facke_core import default_registry, load_encoder
 from facke_core.config import from_dict
 from facke_core.data.batches import SwapBatches
 from facke_core.data.crops import CropSet
-from facke_core.devices import resolve_device
+from facke_core.environment import resolve_device
 from facke_core.nn.normalize import IMAGENET_STD
 from facke_core.training.recipe import Recipe, read_recipe
 from facke_core.training.trainer import Trainer, make_accelerator

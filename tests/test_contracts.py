@@ -20,7 +20,7 @@ CONTRACTS = {
     ]["contracts"]
 }
 VIOLATIONS = {
-    "core": ("facke_core/weights.py", "import facke_vae.cvae"),
+    "core": ("facke_core/weights/layout.py", "import facke_vae.cvae"),
     "frameworks": ("facke_core/faces/paste.py", "def late():\n    import cv2"),
     "plugins": ("facke_gan/simswap.py", "def late():\n    from facke_diffusion import unet"),
     "command-line": ("facke_vae/cvae.py", "from facke_cli.console import say"),

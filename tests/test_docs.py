@@ -23,8 +23,9 @@ from typing import Any, NamedTuple
 import pytest
 
 import facke_cli.samples
-from facke_core import hookspecs, protocols
-from facke_core.registry import default_registry
+from facke_core import protocols
+from facke_core.plugins import hookspecs
+from facke_core.plugins.registry import default_registry
 from loopback_hub import WRITER, LoopbackHub
 
 ROOT = Path(__file__).resolve().parent.parent

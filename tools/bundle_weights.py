@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 
 from facke_core import load, save
-from facke_core.card import model_card
 from facke_core.config import write_json
-from facke_core.training.checkpoints import complete
+from facke_core.publish.card import model_card
 from facke_core.training.logs import LOG
-from facke_core.weights import CARD, read_weights_config
+from facke_core.weights.checkpoints import complete
+from facke_core.weights.layout import CARD, read_weights_config
 
 
 def main() -> None:

@@ -13,9 +13,9 @@ from pathlib import Path
 from make_ilvr_pictures import SIZE, crops, swapped
 
 from facke_core import load
-from facke_core.data.images import write_image
-from facke_core.figures.face_matrix import picture_grid
-from facke_core.provenance import disclosure
+from facke_core.images.grid import picture_grid
+from facke_core.images.io import write_image
+from facke_core.images.provenance import disclosure
 from facke_core.types import SwapRequest
 
 TEMPERATURES, SEEDS = (1, 3), range(3)

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from facke_cli.samples import sample_or_path
 from facke_core import load
-from facke_core.data.images import read_image, write_image
-from facke_core.figures.face_matrix import picture_grid
+from facke_core.images.grid import picture_grid
+from facke_core.images.io import read_image, write_image
+from facke_core.images.provenance import disclosure
 from facke_core.pipeline import SwapPipeline
-from facke_core.provenance import disclosure
 from facke_core.sampling import watched
 from facke_core.types import SwapRequest
 

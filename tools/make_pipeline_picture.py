@@ -17,9 +17,9 @@ from torch import Tensor
 
 from facke_cli.samples import sample_or_path
 from facke_core import Face, load
-from facke_core.data.images import read_image, to_pil, write_image
 from facke_core.faces.paste import face_mask
-from facke_core.provenance import disclosure
+from facke_core.images.io import read_image, to_pil, write_image
+from facke_core.images.provenance import disclosure
 
 CELL, GAP, DOWN, TOP, UNDER = 230, 150, 84, 6, 60
 """Side of a picture, room for an arrow to the right and one down, margin, room for two lines."""

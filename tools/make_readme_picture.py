@@ -12,10 +12,11 @@ from pathlib import Path
 
 from facke_cli.samples import sample_or_path
 from facke_core import load
-from facke_core.data.images import read_image, write_image
-from facke_core.faces.align import Alignment, align
-from facke_core.figures.face_matrix import face_matrix
-from facke_core.provenance import disclosure
+from facke_core.faces.align import align
+from facke_core.faces.templates import Alignment
+from facke_core.images.grid import face_matrix
+from facke_core.images.io import read_image, write_image
+from facke_core.images.provenance import disclosure
 
 SIZE = 208
 

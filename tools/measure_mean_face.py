@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from facke_core.data.images import read_image
 from facke_core.data.mesh import MIRROR, POINTS
 from facke_core.faces import detect
+from facke_core.images.io import read_image
 
 ROUNDS = 5
 IRISES = [POINTS.index(468), POINTS.index(473)]

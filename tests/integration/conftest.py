@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from facke_cli.main import main
-from facke_core.registry import default_registry
+from facke_core.plugins.registry import default_registry
 
 PLUGIN = '''
 """Describes the method; imports nothing heavy."""

@@ -151,7 +151,7 @@ def test_an_unexpected_fault_is_one_line_and_a_traceback_on_demand(
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a fault")
 
-    monkeypatch.setattr("facke_core.data.files.check_output", fail)
+    monkeypatch.setattr("facke_core.images.files.check_output", fail)
     run = facke("swap", HOPPER, HOPPER, "-o", "out.png")
     assert run.code == 1
     assert run.err.count("\n") == 1
@@ -162,7 +162,7 @@ def test_an_unexpected_fault_is_one_line_and_a_traceback_on_demand(
         assert "Traceback" in run.err
 
 
-@pytest.mark.parametrize("where", ["facke_core.data.files.check_output", "facke_cli.main._find"])
+@pytest.mark.parametrize("where", ["facke_core.images.files.check_output", "facke_cli.main._find"])
 def test_an_interrupt_exits_with_130(
     where: str, facke: Facke, monkeypatch: pytest.MonkeyPatch
 ) -> None:

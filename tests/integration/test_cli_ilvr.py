@@ -13,9 +13,10 @@ import torch
 
 from facke_cli import console, watching
 from facke_core.config import to_dict
-from facke_core.loading import save
-from facke_core.weights import WeightsConfig
-from facke_diffusion.ddpm import DDPMConfig, build
+from facke_core.publish.save import save
+from facke_core.weights.layout import WeightsConfig
+from facke_diffusion.ddpm import DDPMConfig
+from facke_diffusion.ilvr import build
 
 Facke = Callable[..., Any]
 TINY = DDPMConfig(

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from facke_cli.console import table
-from facke_core.methods import EncoderSpec
-from facke_core.registry import Registry, default_registry
+from facke_core.plugins.registry import Registry, default_registry
+from facke_core.plugins.specs import EncoderSpec
 
 Facke = Callable[..., Any]
 

@@ -173,9 +173,10 @@ def test_odd_but_good_pictures_are_swapped(
 def test_weights_in_a_folder_are_used_by_name(facke: Facke, tmp_path: Path) -> None:
     import torch
 
-    from facke_core.loading import build_method, save
-    from facke_core.registry import default_registry
-    from facke_core.weights import WeightsConfig
+    from facke_core.building import build_method
+    from facke_core.plugins.registry import default_registry
+    from facke_core.publish.save import save
+    from facke_core.weights.layout import WeightsConfig
 
     config = WeightsConfig(
         method="simswap",

@@ -20,9 +20,9 @@ from facke_core.data.crops import CropSet
 from facke_core.errors import DataError
 from facke_core.evaluation.runner import EvaluationSpec
 from facke_core.evaluation.work import EvaluationWork
-from facke_core.sources import locate
-from facke_core.training.checkpoints import STATE
-from facke_core.weights import MODEL, sha256_of
+from facke_core.weights.checkpoints import STATE
+from facke_core.weights.layout import MODEL, sha256_of
+from facke_core.weights.sources import locate
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = Path(facke_cli.samples.__file__).parent

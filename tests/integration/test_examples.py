@@ -116,7 +116,7 @@ MEASURE = """
 import json, sys, torch
 from facke_cli.samples import sample_or_path
 from facke_core import load, load_encoder
-from facke_core.data.images import read_image
+from facke_core.images.io import read_image
 from facke_core.faces.align import Alignment, align
 from facke_core.faces.detect import make_detector
 

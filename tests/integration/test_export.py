@@ -13,14 +13,15 @@ import torch
 
 from facke_cli.main import main
 from facke_core import load
-from facke_core.backends import export as exporting
-from facke_core.backends.export import export
 from facke_core.backends.graphs import write_graph
 from facke_core.backends.runtimes import OpenVinoSession
+from facke_core.building import build_method
 from facke_core.errors import UsageError, VerificationError
-from facke_core.loading import build_method, save
-from facke_core.registry import default_registry
-from facke_core.weights import WeightsConfig
+from facke_core.plugins.registry import default_registry
+from facke_core.publish import export as exporting
+from facke_core.publish.export import export
+from facke_core.publish.save import save
+from facke_core.weights.layout import WeightsConfig
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from facke_core.weights import CONFIG, GOLDEN, MODEL
+from facke_core.weights.layout import CONFIG, GOLDEN, MODEL
 from loopback_hub import READER, WRITER, LoopbackHub, Repo
 
 NAME = "org/tiny"
@@ -91,7 +91,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from facke_core import Method, save
     from facke_core.config import from_dict
     from facke_core.sampling import SinglePass
-    from facke_core.weights import WeightsConfig
+    from facke_core.weights.layout import WeightsConfig
     from facke_gan.simswap import SimSwapConfig, SimSwapGenerator
 
     settings = {"image_size": 32, "identity_dim": 128, "channels": [4, 8, 8], "num_id_blocks": 1}

@@ -14,7 +14,7 @@ from types import ModuleType
 import pytest
 
 from facke_cli.main import main
-from facke_core.training.checkpoints import complete
+from facke_core.weights.checkpoints import complete
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "kill_and_resume.py"
 

@@ -11,7 +11,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from facke_core.provenance import read_disclosure
+from facke_core.images.provenance import read_disclosure
 
 Facke = Callable[..., Any]
 FOUR = ("matrix", "--method", "pyramid", "--size", 40, "--no-labels")

@@ -18,7 +18,7 @@ from wheels import ROOT, build_wheel, install, write_plugin
 
 from facke_cli.commands.plugins_new import generate
 from facke_cli.main import main
-from facke_core.registry import default_registry
+from facke_core.plugins.registry import default_registry
 
 METHOD = """
 from dataclasses import dataclass

@@ -20,15 +20,15 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 
 import facke_cli.samples
-import facke_core.data.photos
+import facke_core.prepare.photos
 from facke_cli.main import main
 from facke_core import load_encoder
 from facke_core.data.crops import CropSet, check_encoder
-from facke_core.data.images import read_image, resize
 from facke_core.data.mesh import OVAL_RING, POINTS
-from facke_core.data.prepare import prepare
-from facke_core.data.summary import PrepareSummary
 from facke_core.errors import DataError, FackeWarning, UsageError
+from facke_core.images.io import read_image, resize
+from facke_core.prepare.prepare import prepare
+from facke_core.prepare.summary import PrepareSummary
 
 pytest.importorskip("mediapipe", reason="the detector is not installed")
 
@@ -190,9 +190,9 @@ def test_workers_and_the_order_of_files_change_no_byte(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    entries = facke_core.data.photos._entries  # file systems list folders in orders of their own
+    entries = facke_core.prepare.photos._entries  # file systems list folders in orders of their own
     monkeypatch.setattr(
-        facke_core.data.photos, "_entries", lambda folder: list(entries(folder))[::-1]
+        facke_core.prepare.photos, "_entries", lambda folder: list(entries(folder))[::-1]
     )
     prepare(photos, tmp_path / "again", size=SIZE, workers=2, license="CC0-1.0")
     assert content(tmp_path / "again") == content(made[0])

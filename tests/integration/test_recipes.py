@@ -19,9 +19,9 @@ from facke_core.config import from_dict, to_dict
 from facke_core.data.batches import SwapBatches
 from facke_core.data.crops import CropSet
 from facke_core.errors import FackeError
-from facke_core.training.checkpoints import complete
 from facke_core.training.recipe import Recipe, read_recipe
 from facke_core.training.run import train
+from facke_core.weights.checkpoints import complete
 from facke_gan.simswap import FACKE_224, OFFICIAL_224_FIX, OFFICIAL_512, SimSwapConfig
 
 TABLE_2 = {

@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 
 import facke_cli.samples
-from facke_core.engines import RayEngine
 from facke_core.errors import UnavailableError, UnknownNameError, UsageError
-from facke_core.sources import locate
-from facke_core.swapping import SwapWork
+from facke_core.jobs.engines import RayEngine
+from facke_core.jobs.swapping import SwapWork
+from facke_core.weights.sources import locate
 
 SAMPLES = Path(facke_cli.samples.__file__).parent
 

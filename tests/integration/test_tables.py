@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from facke_core import default_registry
+from facke_core.building import build_method
 from facke_core.data.crops import CropSet
-from facke_core.loading import build_method
 from facke_core.training.recipe import read_recipe
-from facke_core.weights import WeightsConfig
+from facke_core.weights.layout import WeightsConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = 64

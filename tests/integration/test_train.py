@@ -16,10 +16,10 @@ from facke_core.config import write_json
 from facke_core.data.crops import CropSet
 from facke_core.data.mesh import OVAL_RING, POINTS
 from facke_core.errors import ConfigError, DataError, UsageError, WeightsError
-from facke_core.provenance import read_disclosure
-from facke_core.training.checkpoints import complete
+from facke_core.images.provenance import read_disclosure
 from facke_core.training.recipe import read_recipe
 from facke_core.training.run import train
+from facke_core.weights.checkpoints import complete
 
 SIZE = 64
 RECIPE: dict[str, Any] = {

@@ -11,15 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facke_core.errors import UsageError
-from facke_core.hookspecs import hookimpl
 from facke_core.losses.terms import GanLoss, IdentityLoss, ReconstructionLoss
-from facke_core.methods import DetectorSpec, EncoderSpec, Method, MethodSpec, MetricSpec
-from facke_core.registry import Registry
+from facke_core.objective import LossTerm
+from facke_core.plugins.hookspecs import hookimpl
+from facke_core.plugins.registry import Registry
+from facke_core.plugins.specs import DetectorSpec, EncoderSpec, Method, MethodSpec, MetricSpec
 from facke_core.sampling import SinglePass
 from facke_core.testing.fakes import TinyEncoder
-from facke_core.training.step import LossTerm, Step
 from facke_core.training.swapping import SwapObjective, generate
-from facke_core.types import DiscriminatorOutput, GeneratorOutput, GeneratorSpec, SwapInputs
+from facke_core.types import DiscriminatorOutput, GeneratorOutput, GeneratorSpec, Step, SwapInputs
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,8 @@ from defects import Config, Generator, NoisySampler
 from torch import Tensor, nn
 
 from facke_core.losses.terms import GanLoss
-from facke_core.methods import Bundled, Method
+from facke_core.objective import LossTerm
+from facke_core.plugins.specs import Bundled, Method
 from facke_core.sampling import SinglePass
 from facke_core.testing import (
     DetectorConformance,
@@ -31,9 +32,8 @@ from facke_core.testing import (
 )
 from facke_core.testing.assertions import require
 from facke_core.testing.specs import SpecChecks
-from facke_core.training.step import LossTerm, Step
 from facke_core.training.swapping import generate
-from facke_core.types import DiscriminatorOutput, Face, GeneratorOutput, SwapInputs
+from facke_core.types import DiscriminatorOutput, Face, GeneratorOutput, Step, SwapInputs
 
 
 @dataclass
@@ -56,7 +56,7 @@ def method_suite(name: str, planted: Planted) -> Any:
     defects.CONFIGS[name] = planted.config
     attributes = {
         "method": "healthy",
-        "plugin": "facke_core.plugin",
+        "plugin": "facke_core.plugins.core",
         "registry": defects.registry(name, **planted.spec),
         "make_objective": lambda self, method, encoder: defects.objective(method, encoder),
         **planted.attributes,

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from facke_core.errors import UsageError
-from facke_core.registry import Registry
+from facke_core.plugins.registry import Registry
 from facke_core.testing import TinyDetector, TinyEncoder
 from facke_core.types import Face
 

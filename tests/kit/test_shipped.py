@@ -16,8 +16,8 @@ import facke_gan.plugin
 import facke_vae.plugin
 from facke_core.losses.terms import TERMS
 from facke_core.nn.discriminators import MultiScalePatchDiscriminator
+from facke_core.plugins.registry import default_registry
 from facke_core.protocols import Loss
-from facke_core.registry import default_registry
 from facke_core.sampling import SinglePass
 from facke_core.testing import (
     DetectorConformance,
@@ -28,9 +28,8 @@ from facke_core.testing import (
     MetricConformance,
     SamplerConformance,
 )
-from facke_core.training.step import Step
-from facke_core.types import GeneratorOutput
-from facke_diffusion import ddpm
+from facke_core.types import GeneratorOutput, Step
+from facke_diffusion import ddpm, ilvr
 from facke_diffusion.ilvr import ILVRSampler
 from facke_diffusion.losses import TERMS as DIFFUSION_TERMS
 from facke_diffusion.objective import DenoisingObjective
@@ -38,8 +37,8 @@ from facke_gan import simswap
 from facke_gan.projected import ProjectedDiscriminator
 from facke_vae import cvae
 from facke_vae.classifier import IdentityClassifier
+from facke_vae.cvae import LatentSampler
 from facke_vae.losses import TERMS as VAE_TERMS
-from facke_vae.sampling import LatentSampler
 
 REGISTRY = default_registry()
 
@@ -113,10 +112,10 @@ FAST = ILVRSampler(steps=6, factor=4)
 SAMPLERS: dict[str, Callable[[], Any]] = {
     "one pass": lambda: simswap.build(GAN)._replace(sampler=SinglePass()),
     "draw of the latent": lambda: cvae.build(VAE)._replace(sampler=LatentSampler(temperature=0.7)),
-    "ilvr of facke": lambda: ddpm.build(DDPM)._replace(
+    "ilvr of facke": lambda: ilvr.build(DDPM)._replace(
         sampler=replace(FAST, variant="facke", start=1.0, solver="ddpm")
     ),
-    "noisy ddim": lambda: ddpm.build(DDPM)._replace(sampler=replace(FAST, solver="ddim", eta=1.0)),
+    "noisy ddim": lambda: ilvr.build(DDPM)._replace(sampler=replace(FAST, solver="ddim", eta=1.0)),
 }
 
 
@@ -200,7 +199,7 @@ class OfNoise(LossConformance):
 
     def make_step(self, count: int = 4) -> Step:
         torch.manual_seed(0)
-        method = ddpm.build(DDPM)
+        method = ilvr.build(DDPM)
         for parameter in method.generator.parameters():  # type: ignore[attr-defined]
             if not parameter.any():
                 torch.nn.init.normal_(parameter, std=0.1)

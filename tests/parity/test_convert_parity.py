@@ -22,16 +22,16 @@ from torch import Tensor, nn
 import facke_core
 from facke_cli.main import main
 from facke_core import default_registry
+from facke_core.building import build_method
 from facke_core.config import to_dict, write_json
 from facke_core.convert import run as run_module
-from facke_core.faces.parsing import load_parser
 from facke_core.identity.iresnet import arcface_layout, cosface_layout
-from facke_core.loading import build_method
 from facke_core.nn.discriminators import MultiScalePatchDiscriminator, PatchDiscriminator
 from facke_core.nn.normalize import Normalize
-from facke_core.weights import MODEL, fill, read_tensors, read_weights_config
+from facke_core.weights.layout import MODEL, fill, read_tensors, read_weights_config
 from facke_diffusion.unet import UNet
 from facke_gan.convert import from_discriminators, from_facke, from_official_projected
+from facke_gan.original.parsing import load_parser
 from facke_vae.convert import from_facke as from_parts
 
 pytestmark = pytest.mark.filterwarnings("ignore::facke_core.errors.LicenseWarning")

@@ -20,8 +20,7 @@ from facke_core.losses.functional import gradient_penalty
 from facke_core.losses.terms import GanLoss, IdentityLoss, ReconstructionLoss
 from facke_core.nn.discriminators import MultiScalePatchDiscriminator
 from facke_core.nn.normalize import Normalize
-from facke_core.training.step import Step
-from facke_core.types import FaceBatch, GeneratorOutput, IdentityEncoderSpec
+from facke_core.types import FaceBatch, GeneratorOutput, IdentityEncoderSpec, Step
 from facke_gan.convert import from_discriminators
 from facke_vae.convert import from_facke
 from facke_vae.cvae import FACKE_224, CVAEGenerator

@@ -9,12 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from facke_core.faces.paste_original import (
-    blend_by_classes,
-    class_planes,
-    paste_original,
-    soft_erosion,
-)
+from facke_gan.original.paste import blend_by_classes, class_planes, paste_original, soft_erosion
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from facke_core.data.images import center_crop, read_image, resize, to_pil
+from facke_core.images.io import center_crop, read_image, resize, to_pil
 
 
 @pytest.fixture(scope="module")

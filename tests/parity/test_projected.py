@@ -12,8 +12,7 @@ from torch import Tensor
 
 from facke_core import default_registry
 from facke_core.training.recipe import read_recipe, terms
-from facke_core.training.step import Step
-from facke_core.types import DiscriminatorOutput, FaceBatch, GeneratorOutput
+from facke_core.types import DiscriminatorOutput, FaceBatch, GeneratorOutput, Step
 from facke_gan.convert import from_official_projected
 
 pytest.importorskip("timm")

@@ -24,11 +24,11 @@ from facke_core.identity.crops import NORMALIZE, CropEncoder
 from facke_core.identity.iresnet import arcface_network
 from facke_core.losses import functional
 from facke_core.nn.normalize import Normalize
+from facke_core.objective import Objective
 from facke_core.protocols import IdentityEncoder
 from facke_core.training.recipe import Recipe, TermConfig, read_recipe, terms
-from facke_core.training.step import Objective, Step
 from facke_core.training.trainer import Trainer
-from facke_core.types import FaceBatch, IdentityEncoderSpec
+from facke_core.types import FaceBatch, IdentityEncoderSpec, Step
 from facke_gan.convert import from_discriminators, from_facke
 from facke_gan.simswap import SimSwapConfig, build, objective
 

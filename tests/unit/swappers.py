@@ -16,10 +16,10 @@ from facke_core.data.crops import CropSet
 from facke_core.evaluation import metrics as m
 from facke_core.evaluation.judges import Recogniser
 from facke_core.evaluation.runner import Evaluator
-from facke_core.faces.align import Alignment, template_points
-from facke_core.methods import Method
+from facke_core.faces.templates import Alignment, template_points
 from facke_core.pipeline import SwapPipeline
-from facke_core.registry import Registry
+from facke_core.plugins.registry import Registry
+from facke_core.plugins.specs import Method
 from facke_core.types import Face, GeneratorOutput, GeneratorSpec, IdentityEncoderSpec, SwapInputs
 
 SIZE = 32

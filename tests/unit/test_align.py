@@ -10,19 +10,16 @@ from torch import Tensor
 
 from facke_core.errors import NoFaceError, UnknownNameError, UsageError
 from facke_core.faces.align import (
-    TEMPLATE_SETS,
-    TEMPLATES,
-    Alignment,
     align,
     alignment_matrix,
     choose_template,
     invert_affine,
     retemplate,
     similarity_transform,
-    template_points,
     transform_points,
     warp,
 )
+from facke_core.faces.templates import TEMPLATE_SETS, TEMPLATES, Alignment, template_points
 from facke_core.types import Face
 
 

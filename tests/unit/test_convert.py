@@ -18,7 +18,7 @@ from facke_core.convert.kinds import Checkpoint, Converted
 from facke_core.convert.run import convert
 from facke_core.errors import ConfigError, PluginError, UnknownNameError, UsageError, WeightsError
 from facke_core.identity.iresnet import ArcFaceResNet
-from facke_core.weights import read_weights_config, sha256_of
+from facke_core.weights.layout import read_weights_config, sha256_of
 
 
 @pytest.fixture

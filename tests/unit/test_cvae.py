@@ -14,21 +14,21 @@ from torch.distributions import Normal, kl_divergence
 
 from facke_core.config import from_dict, to_dict
 from facke_core.errors import CompatibilityError, ConfigError, UsageError, WeightsError
-from facke_core.faces.align import Alignment
+from facke_core.faces.templates import Alignment
 from facke_core.losses.functional import kl_divergence as our_kl
 from facke_core.losses.terms import ReconstructionLoss
-from facke_core.methods import Method
+from facke_core.objective import Objective
 from facke_core.pipeline import SwapPipeline
+from facke_core.plugins.registry import default_registry
+from facke_core.plugins.specs import Method
 from facke_core.protocols import Generator
-from facke_core.registry import default_registry
 from facke_core.sampling import check_compatible
 from facke_core.training.recipe import Recipe, read_recipe
-from facke_core.training.step import Objective, Step
 from facke_core.training.trainer import Trainer
-from facke_core.types import FaceBatch, GeneratorOutput, IdentityEncoderSpec, SwapInputs
+from facke_core.types import FaceBatch, GeneratorOutput, IdentityEncoderSpec, Step, SwapInputs
 from facke_vae.classifier import IdentityClassifier, classification_loss
 from facke_vae.convert import from_facke
-from facke_vae.cvae import FACKE_224, CVAEConfig, CVAEGenerator, build
+from facke_vae.cvae import FACKE_224, CVAEConfig, CVAEGenerator, LatentSampler, build
 from facke_vae.losses import (
     ClassFeatureMatching,
     KLLoss,
@@ -36,7 +36,6 @@ from facke_vae.losses import (
     free_bits_divergence,
 )
 from facke_vae.objective import objective
-from facke_vae.sampling import LatentSampler
 
 SIZE = 48
 TINY = CVAEConfig(

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facke_core.building import make_detector
 from facke_core.errors import UnavailableError, UnknownNameError, WeightsError
 from facke_core.faces import detect
 from facke_core.faces.detect import (
@@ -20,12 +21,11 @@ from facke_core.faces.detect import (
     build_mediapipe,
     build_yunet,
     fetch_yunet,
-    make_detector,
     mediapipe_available,
     yunet_available,
 )
-from facke_core.methods import DetectorSpec
-from facke_core.plugin import facke_face_detectors
+from facke_core.plugins.core import facke_face_detectors
+from facke_core.plugins.specs import DetectorSpec
 
 EYES = torch.tensor([[203.0, 101.0], [246.5, 103.5]])
 """The astronaut's irises, read off the photo by eye to about 2 px."""
@@ -98,7 +98,7 @@ def test_several_faces_come_largest_first(mediapipe: MediaPipeDetector, astronau
 
 
 def test_every_london_face_is_found_once(mediapipe: MediaPipeDetector, shared: Path) -> None:
-    from facke_core.data.images import read_image
+    from facke_core.images.io import read_image
 
     files = sorted((shared / "faces" / "images" / "open" / "london").glob("*/*.jpg"))[::20]
     assert files
@@ -269,10 +269,10 @@ def test_the_first_detector_that_works_is_taken() -> None:
 
 
 def test_core_registers_both_detectors() -> None:
-    from facke_core.registry import Registry
+    from facke_core.plugins.registry import Registry
 
     registry = Registry()
-    registry.register(sys.modules["facke_core.plugin"], "facke-core")
+    registry.register(sys.modules["facke_core.plugins.core"], "facke-core")
     assert [spec.name for spec in facke_face_detectors()] == ["mediapipe", "yunet"]
     pytest.importorskip("mediapipe")
     assert isinstance(make_detector(registry=registry), MediaPipeDetector)

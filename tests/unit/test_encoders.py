@@ -20,12 +20,14 @@ from facke_core.errors import (
     VerificationError,
     WeightsError,
 )
-from facke_core.faces.align import TEMPLATES, alignment_matrix, template_points, warp
-from facke_core.hub import HubFiles, HubLocation
-from facke_core.identity import dlib_resnet, files, iresnet, timm_encoder
+from facke_core.faces.align import alignment_matrix, warp
+from facke_core.faces.templates import TEMPLATES, template_points
+from facke_core.identity import dlib_resnet, iresnet, timm_encoder
 from facke_core.identity.resample import reframe, resample, resize
 from facke_core.protocols import IdentityEncoder
 from facke_core.testing import EncoderConformance
+from facke_core.weights import pinned
+from facke_core.weights.hub import HubFiles, HubLocation
 
 needs_dlib_weights = pytest.mark.skipif(
     bool(dlib_resnet.available()), reason="face_recognition_models is not installed"
@@ -227,7 +229,7 @@ def test_a_pinned_encoder_is_fetched_at_its_commit(
         asked.append((location.repo_id, location.revision, names, local_files_only))
         return HubFiles(folder, str(location.revision))
 
-    monkeypatch.setattr(files, "fetch", fetch)
+    monkeypatch.setattr(pinned, "fetch", fetch)
     timm_encoder.build(model=f"hf:org/vit@{'a' * 40}")
     timm_encoder.build(model="hf:org/vit", revision="b" * 40, local_files_only=True)
     names = ["config.json", "model.safetensors"]

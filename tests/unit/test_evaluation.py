@@ -29,11 +29,11 @@ from facke_core.evaluation import metrics, rows
 from facke_core.evaluation.clock import Clock
 from facke_core.evaluation.judges import Recogniser, check_judge
 from facke_core.evaluation.metrics import PerPair, frechet
-from facke_core.evaluation.pairs import PairSet, pairs_of_dataset, read_pairs, read_same
 from facke_core.evaluation.pictures import Pictures
 from facke_core.evaluation.report import diff, notes_of, to_markdown
 from facke_core.evaluation.runner import Evaluator
-from facke_core.registry import Registry
+from facke_core.jobs.pairs import PairSet, pairs_of_dataset, read_pairs, read_same
+from facke_core.plugins.registry import Registry
 
 
 @pytest.fixture
@@ -249,7 +249,7 @@ from swappers import evaluator
 
 from facke_core.evaluation import rows
 from facke_core.evaluation.metrics import PerPair, frechet
-from facke_core.evaluation.pairs import read_pairs
+from facke_core.jobs.pairs import read_pairs
 
 rows.SHARD = 5
 seen = []

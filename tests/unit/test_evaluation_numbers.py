@@ -17,7 +17,7 @@ from facke_core.evaluation.metrics import Identities, expression_error, rank_of_
 from facke_core.evaluation.metrics import SwappedPairs as Pairs
 from facke_core.evaluation.scan import thinned, winners
 from facke_core.evaluation.statistics import estimate, frechet_distance, verification_auc
-from facke_core.registry import default_registry
+from facke_core.plugins.registry import default_registry
 from facke_core.types import Face
 
 

@@ -14,8 +14,8 @@ from swappers import all_pairs, dataset, evaluator, write_pairs, write_photos
 from facke_core.errors import ConfigError, DataError
 from facke_core.evaluation.html import cases_of, page, write_html
 from facke_core.evaluation.metrics import frechet
-from facke_core.evaluation.pairs import PairSet, pairs_of_dataset, read_pairs
 from facke_core.evaluation.report import diff, read_reports, write_reports
+from facke_core.jobs.pairs import PairSet, pairs_of_dataset, read_pairs
 
 
 @pytest.fixture

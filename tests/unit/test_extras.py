@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from facke_core.backends import extras
+from facke_core import environment
 from facke_core.errors import UnavailableError
 
 
@@ -18,7 +18,7 @@ def test_what_a_package_adds_to_the_search_path_is_taken_away_again(
     (tmp_path / "pushy_package.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     before = list(sys.path)
-    assert extras.require("pushy_package").VALUE == 3
+    assert environment.require("pushy_package").VALUE == 3
     assert sys.path == before
 
 
@@ -27,4 +27,4 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(UnavailableError, match=r'pip install "facke-core\[openvino\]"'):
-        extras.require("openvino")
+        environment.require("openvino")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from facke_core.errors import UsageError
-from facke_core.figures.face_matrix import face_matrix, picture_grid
+from facke_core.images.grid import face_matrix, picture_grid
 
 
 def flat(value: float, height: int = 40, width: int = 40) -> torch.Tensor:

@@ -14,8 +14,15 @@ from torch import nn
 
 from facke_core import GeneratorOutput, GeneratorSpec, Method, MethodSpec, Registry, hookimpl, save
 from facke_core.errors import FackeWarning, VerificationError, WeightsError
-from facke_core.golden import replay, verify
-from facke_core.weights import CONFIG, GOLDEN, MODEL, WeightsConfig, read_weights_config, sha256_of
+from facke_core.publish.golden import replay, verify
+from facke_core.weights.layout import (
+    CONFIG,
+    GOLDEN,
+    MODEL,
+    WeightsConfig,
+    read_weights_config,
+    sha256_of,
+)
 
 SETTINGS = {"strength": 0.5}
 """What ``build`` puts into the sampler, as a version of a plugin would."""

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from facke_cli.main import main
-from facke_core import Bundled, HubRef, MethodSpec, Registry, hookimpl, hub
+from facke_core import Bundled, HubRef, MethodSpec, Registry, hookimpl
 from facke_core.errors import UnavailableError, UnknownNameError, UsageError, WeightsError
-from facke_core.sources import Source, hub_location
-from facke_core.weights import WeightsConfig
+from facke_core.weights import hub
+from facke_core.weights.layout import WeightsConfig
+from facke_core.weights.sources import Source, hub_location
 
 COMMIT = "c0ffee" * 6 + "c0ff"
 FILES = {"config.json": b'{"method": "demo"}', "model.safetensors": b"tensors"}
@@ -185,8 +186,8 @@ def test_verify_fetches_all_files_of_a_method_on_the_hub(
     pulled: list[hub.HubLocation] = []
     config = WeightsConfig(method="far", alignment={})
     found = Source(config=config, folder=tmp_path, weights="far.large", revision=COMMIT)
-    monkeypatch.setattr("facke_core.sources.default_registry", lambda: far)
-    monkeypatch.setattr("facke_core.sources._on_hub", lambda *_: found)
+    monkeypatch.setattr("facke_core.weights.sources.default_registry", lambda: far)
+    monkeypatch.setattr("facke_core.weights.sources._on_hub", lambda *_: found)
     monkeypatch.setattr(hub, "pull", pulled.append)
     assert main(["weights", "verify", "far"]) == 2, "an empty folder has nothing to check"
     assert pulled == [hub.HubLocation("org/repo", COMMIT)]

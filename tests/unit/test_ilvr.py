@@ -21,15 +21,15 @@ from facke_core.errors import (
     UnknownNameError,
     UsageError,
 )
-from facke_core.faces.align import Alignment
-from facke_core.methods import Method
+from facke_core.faces.templates import Alignment
 from facke_core.pipeline import SwapPipeline
+from facke_core.plugins.specs import Method
 from facke_core.protocols import Generator, Sampler, SteeredSampler
 from facke_core.sampling import check_compatible, watched
 from facke_core.types import GeneratorOutput, GeneratorSpec, IdentityEncoderSpec, SwapInputs
 from facke_diffusion import guidance, ilvr, refine
-from facke_diffusion.ddpm import DDPMConfig, DDPMGenerator, build
-from facke_diffusion.ilvr import ILVRSampler, project, reference_state, start_state
+from facke_diffusion.ddpm import DDPMConfig, DDPMGenerator
+from facke_diffusion.ilvr import ILVRSampler, build, project, reference_state, start_state
 from facke_diffusion.low_pass import low_pass
 from facke_diffusion.schedule import make_schedule
 from facke_diffusion.solvers import dpmpp_step, levels

@@ -17,8 +17,8 @@ import torch
 from PIL import Image, ImageCms
 from torch import Tensor
 
-from facke_core.data.images import read_image, to_pil, write_image
 from facke_core.errors import FackeWarning, ImageError
+from facke_core.images.io import read_image, to_pil, write_image
 
 
 @pytest.fixture
@@ -240,7 +240,7 @@ def test_a_header_is_checked_without_loading_torch(tmp_path: Path) -> None:
     (tmp_path / "huge.png").write_bytes(png_header(50_000, 50_000))
     code = (
         "import sys\nfrom facke_core import FackeError\n"
-        "from facke_core.data.files import check_input\n"
+        "from facke_core.images.files import check_input\n"
         "try: check_input(sys.argv[1])\n"
         "except FackeError as error: print(error, 'torch' in sys.modules, 'numpy' in sys.modules)"
     )

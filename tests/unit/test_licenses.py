@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from facke_core import default_registry, licenses
-from facke_core.card import model_card
+from facke_core import default_registry
 from facke_core.errors import LicenseWarning
-from facke_core.inventory import known_weights, not_allowed
-from facke_core.weights import WeightsConfig
+from facke_core.publish.card import model_card
+from facke_core.weights import licenses
+from facke_core.weights.inventory import known_weights, not_allowed
+from facke_core.weights.layout import WeightsConfig
 
 
 @pytest.mark.parametrize(

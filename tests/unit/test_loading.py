@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from facke_core import Bundled, EncoderSpec, HubRef, Method, MethodSpec, Registry, hookimpl, hub
-from facke_core.card import model_card
+from facke_core import Bundled, EncoderSpec, HubRef, Method, MethodSpec, Registry, hookimpl
+from facke_core.building import build_method, load_encoder
 from facke_core.errors import (
     CompatibilityError,
     ConfigError,
@@ -26,9 +26,12 @@ from facke_core.errors import (
     VerificationError,
     WeightsError,
 )
-from facke_core.loading import build_method, load, load_encoder, save
+from facke_core.loading import load
+from facke_core.publish.card import model_card
+from facke_core.publish.save import save
 from facke_core.types import GeneratorOutput, GeneratorSpec, IdentityEncoderSpec, SwapInputs
-from facke_core.weights import CONFIG, GOLDEN, MODEL, WeightsConfig, sha256_of
+from facke_core.weights import hub
+from facke_core.weights.layout import CONFIG, GOLDEN, MODEL, WeightsConfig, sha256_of
 
 COMMIT = "0123456789" * 4
 

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from facke_core.faces.align import Alignment, align, template_points
+from facke_core.faces.align import align
 from facke_core.faces.paste import face_mask, match_color, paste
+from facke_core.faces.templates import Alignment, template_points
 from facke_core.types import AlignedFace, Face
 
 SIZE = 128

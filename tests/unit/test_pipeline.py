@@ -15,20 +15,14 @@ from torch import Tensor, nn
 
 from facke_core import hookimpl
 from facke_core.errors import CompatibilityError, ImageError, NoFaceError, UsageError
-from facke_core.faces.align import Alignment, template_points
-from facke_core.methods import Method
+from facke_core.faces.templates import Alignment, template_points
+from facke_core.images.provenance import read_disclosure
 from facke_core.pipeline import SwapPipeline
-from facke_core.provenance import read_disclosure
-from facke_core.registry import Registry
+from facke_core.plugins.registry import Registry
+from facke_core.plugins.specs import Method
+from facke_core.results import SwapResult
 from facke_core.sampling import SinglePass, check_compatible
-from facke_core.types import (
-    Face,
-    GeneratorOutput,
-    GeneratorSpec,
-    IdentityEncoderSpec,
-    SwapInputs,
-    SwapResult,
-)
+from facke_core.types import Face, GeneratorOutput, GeneratorSpec, IdentityEncoderSpec, SwapInputs
 
 SIZE = 32
 

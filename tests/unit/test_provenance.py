@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from facke_core.data.images import write_image
 from facke_core.errors import ImageError
-from facke_core.provenance import SOURCE_TYPE, disclosure, parse_packet, read_disclosure
+from facke_core.images.io import write_image
+from facke_core.images.provenance import SOURCE_TYPE, disclosure, parse_packet, read_disclosure
 from facke_core.types import SwapRequest
 
 REQUEST = SwapRequest(method="simswap", weights='Zoë & <"co">', revision="0" * 40, seed=7)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from facke_core.errors import UsageError, WeightsError
-from facke_core.hub import copy_layout
-from facke_core.publish import layout_files
-from facke_core.weights import CONFIG, GOLDEN, MODEL, WeightsConfig, read_weights_config
+from facke_core.publish.push import layout_files
+from facke_core.weights.hub import copy_layout
+from facke_core.weights.layout import CONFIG, GOLDEN, MODEL, WeightsConfig, read_weights_config
 
 
 @pytest.fixture

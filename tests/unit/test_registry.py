@@ -13,8 +13,9 @@ import torch
 
 from facke_core import MethodSpec, Registry, hookimpl
 from facke_core.errors import PluginError, UnknownNameError
-from facke_core.methods import CommandSpec, DetectorSpec, HubRef
-from facke_core.types import SwapRequest, SwapResult
+from facke_core.plugins.specs import CommandSpec, DetectorSpec, HubRef
+from facke_core.results import SwapResult
+from facke_core.types import SwapRequest
 
 Install = Callable[..., None]
 

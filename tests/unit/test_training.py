@@ -17,12 +17,12 @@ from facke_core.config import from_dict
 from facke_core.errors import ConfigError, FackeWarning, TrainingError, UsageError
 from facke_core.losses.terms import IdentityLoss, ReconstructionLoss
 from facke_core.nn.discriminators import MultiScalePatchDiscriminator
-from facke_core.training.checkpoints import newest_sound
+from facke_core.objective import LossTerm
 from facke_core.training.recipe import OptimizerConfig, Recipe, terms
-from facke_core.training.step import LossTerm, Step
 from facke_core.training.swapping import SwapObjective
 from facke_core.training.trainer import Trainer
-from facke_core.types import FaceBatch, GeneratorOutput
+from facke_core.types import FaceBatch, GeneratorOutput, Step
+from facke_core.weights.checkpoints import newest_sound
 
 SIZE = 48
 

@@ -15,7 +15,8 @@ from facke_core.protocols import Generator
 from facke_core.sampling import SinglePass, check_compatible
 from facke_diffusion import schedule as S
 from facke_diffusion.convert import from_guided_diffusion
-from facke_diffusion.ddpm import FFHQ_256, DDPMConfig, DDPMGenerator, build
+from facke_diffusion.ddpm import FFHQ_256, DDPMConfig, DDPMGenerator
+from facke_diffusion.ilvr import build
 from facke_diffusion.norm import GroupNorm
 from facke_diffusion.unet import UNet
 

@@ -12,8 +12,8 @@ from facke_core.errors import ConfigError
 from facke_core.losses.functional import reconstruction_l1
 from facke_core.losses.terms import face_weight
 from facke_core.training.recipe import terms
-from facke_core.training.step import Step
 from facke_core.training.swapping import SwapObjective
+from facke_core.types import Step
 from torch import Tensor, nn
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Literal
 import torch
 import torch.nn.functional as F
 from facke_core import AlignedFace, Face, GeneratorOutput, GeneratorSpec, Method, SwapInputs
+from facke_core.building import make_detector
 from facke_core.data.mesh import POINTS
 from facke_core.errors import ConfigError
-from facke_core.faces.align import template_points
-from facke_core.faces.detect import make_detector
 from facke_core.faces.paste import face_mask
+from facke_core.faces.templates import template_points
 from torch import Tensor, nn
 
 if TYPE_CHECKING:

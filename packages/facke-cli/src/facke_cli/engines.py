@@ -9,7 +9,7 @@ import typer
 from facke_core.errors import UsageError
 
 if TYPE_CHECKING:
-    from facke_core.engines import RayEngine
+    from facke_core.jobs.engines import RayEngine
 
 __all__ = ["Backend", "Name", "RayActors", "RayAddress", "engine"]
 
@@ -36,7 +36,7 @@ def engine(
         if address or actors:
             raise UsageError("--ray-address and --ray-actors belong to --engine ray.")
         return None
-    from facke_core.engines import RayEngine
+    from facke_core.jobs.engines import RayEngine
 
     own = {} if threads is None else {"threads": threads}
     return RayEngine(address=address, actors=actors, device=device, **own)

@@ -21,8 +21,8 @@ from facke_core.errors import (
     UsageError,
     did_you_mean,
 )
-from facke_core.methods import CommandSpec
-from facke_core.registry import GROUP, default_registry
+from facke_core.plugins.registry import GROUP, default_registry
+from facke_core.plugins.specs import CommandSpec
 
 __all__ = ["OWN", "installed_packages", "main", "run"]
 
@@ -245,7 +245,7 @@ def _show_warnings(*, everything: bool) -> None:
         line: str | None = None,
     ) -> None:
         if issubclass(category, LicenseWarning):
-            from facke_core.licenses import first_time
+            from facke_core.weights.licenses import first_time
 
             if first_time(str(message)):
                 say(f"facke: note: {message}")

@@ -11,7 +11,7 @@ from facke_cli.console import emit, progress, say, write
 from facke_core.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from facke_core.engines import Engine
+    from facke_core.jobs.engines import Engine
 
 __all__ = ["swap_many"]
 
@@ -34,15 +34,15 @@ def swap_many(
     Raises:
         UsageError: no CSV, or OUT is a file.
         DataError: all pairs are skipped.
-        FackeError: see :func:`facke_core.swapping.swap_pairs`.
+        FackeError: see :func:`facke_core.jobs.swapping.swap_pairs`.
     """
     if not pairs.is_file():
         raise UsageError(f"There is no file {pairs}. Give a CSV with the columns source, target.")
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"OUT {folder} is a file. With --pairs, name a folder.")
-    from facke_core.engines import here
-    from facke_core.sources import from_anywhere
-    from facke_core.swapping import SWAPS, SwapWork, swap_pairs
+    from facke_core.jobs.engines import here
+    from facke_core.jobs.swapping import SWAPS, SwapWork, swap_pairs
+    from facke_core.weights.sources import from_anywhere
 
     work = SwapWork(
         weights=from_anywhere(weights),

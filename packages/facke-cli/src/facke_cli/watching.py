@@ -87,7 +87,7 @@ def _make(folder: Path) -> None:
 
 
 def _write(file: Path, estimate: Tensor, xmp: bytes) -> None:
-    from facke_core.data.images import write_image
+    from facke_core.images.io import write_image
 
     row = estimate.float().cpu().permute(1, 2, 0, 3).flatten(2)
     write_image(file, row, xmp=xmp)

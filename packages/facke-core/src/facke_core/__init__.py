@@ -15,9 +15,11 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from facke_core._version import __version__
 from facke_core.errors import FackeError
-from facke_core.hookspecs import hookimpl
-from facke_core.methods import (
+from facke_core.plugins.hookspecs import hookimpl
+from facke_core.plugins.registry import Registry, default_registry
+from facke_core.plugins.specs import (
     Bundled,
     CommandSpec,
     ConverterSpec,
@@ -28,11 +30,13 @@ from facke_core.methods import (
     MethodSpec,
     MetricSpec,
 )
-from facke_core.registry import Registry, default_registry
 
 if TYPE_CHECKING:
-    from facke_core.loading import load, load_encoder, save
+    from facke_core.building import load_encoder
+    from facke_core.loading import load
     from facke_core.pipeline import SwapPipeline
+    from facke_core.publish.save import save
+    from facke_core.results import SwapResult
     from facke_core.training.trainer import Trainer
     from facke_core.types import (
         AlignedFace,
@@ -44,15 +48,12 @@ if TYPE_CHECKING:
         IdentityEncoderSpec,
         SwapInputs,
         SwapRequest,
-        SwapResult,
     )
-
-__version__ = "0.1.0"
 
 _LAZY = {
     "load": "facke_core.loading",
-    "load_encoder": "facke_core.loading",
-    "save": "facke_core.loading",
+    "load_encoder": "facke_core.building",
+    "save": "facke_core.publish.save",
     "SwapPipeline": "facke_core.pipeline",
     "Trainer": "facke_core.training.trainer",
     "AlignedFace": "facke_core.types",
@@ -64,7 +65,7 @@ _LAZY = {
     "IdentityEncoderSpec": "facke_core.types",
     "SwapInputs": "facke_core.types",
     "SwapRequest": "facke_core.types",
-    "SwapResult": "facke_core.types",
+    "SwapResult": "facke_core.results",
 }
 
 __all__ = [

@@ -13,19 +13,21 @@ import torch
 from torch import Tensor, nn
 
 from facke_core.backends.choice import Choice
-from facke_core.data.images import ImageLike, Photo, read_image, resize
 from facke_core.errors import CompatibilityError, ImageError, NoFaceError, UsageError
-from facke_core.faces.align import Alignment, align, retemplate
+from facke_core.faces.align import align, retemplate
 from facke_core.faces.paste import paste
-from facke_core.methods import Method
+from facke_core.faces.templates import Alignment
+from facke_core.images.io import ImageLike, Photo, read_image, resize
+from facke_core.plugins.registry import default_registry
+from facke_core.plugins.specs import Method
 from facke_core.protocols import FaceDetector, IdentityEncoder, Sampler, SeededSampler
-from facke_core.registry import default_registry
+from facke_core.results import SwapResult
 from facke_core.sampling import check_compatible
-from facke_core.types import AlignedFace, Face, SwapInputs, SwapRequest, SwapResult
+from facke_core.types import AlignedFace, Face, SwapInputs, SwapRequest
 
 if TYPE_CHECKING:
-    from facke_core.registry import Registry
-    from facke_core.sources import Source
+    from facke_core.plugins.registry import Registry
+    from facke_core.weights.sources import Source
 
 __all__ = ["FaceChoice", "SwapPipeline"]
 

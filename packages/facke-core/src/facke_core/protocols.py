@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from facke_core.training.step import Step
     from facke_core.types import (
         DiscriminatorOutput,
         Face,
         GeneratorOutput,
         GeneratorSpec,
         IdentityEncoderSpec,
+        Step,
         SwapInputs,
     )
 

@@ -8,14 +8,16 @@ here at run time.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from torch import Tensor
+    import torch
+    from torch import Tensor, nn
 
-    from facke_core.faces.align import Alignment
+    from facke_core.faces.templates import Alignment
 
 __all__ = [
     "AlignedFace",
@@ -25,9 +27,9 @@ __all__ = [
     "GeneratorOutput",
     "GeneratorSpec",
     "IdentityEncoderSpec",
+    "Step",
     "SwapInputs",
     "SwapRequest",
-    "SwapResult",
 ]
 
 
@@ -140,29 +142,25 @@ class SwapRequest:
     """What computed the generator, and in what."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SwapResult:
-    """A finished swap."""
+@dataclass
+class Step:
+    """What one phase computed; losses read it.
 
-    image: Tensor
-    """(3, H, W) float32 RGB in [0, 1], the size of the target photo."""
-    faces: tuple[Face, ...]
-    """The target faces that were swapped."""
-    seconds: Mapping[str, float]
-    """Wall time per stage: detect, align, encode, generate, paste, total."""
-    request: SwapRequest
-    alpha: Tensor | None = None
-    """(1, H, W) in [0, 1]: the target's transparency, kept as it was."""
+    The discriminator's verdicts are computed on first use, so a phase whose adversarial terms are
+    not active yet does not pay for them.
+    """
 
-    def to_pil(self) -> Any:
-        """An 8-bit ``PIL.Image`` (RGB, or RGBA when the target had transparency)."""
-        from facke_core.data.images import to_pil
+    batch: FaceBatch
+    output: GeneratorOutput
+    modules: Mapping[str, nn.Module]
+    rng: torch.Generator | None = None
 
-        return to_pil(self.image, self.alpha)
+    @cached_property
+    def fake(self) -> DiscriminatorOutput:
+        """The discriminator on the result."""
+        return self.modules["discriminator"](self.output.image)
 
-    def save(self, path: str, *, overwrite: bool = False) -> None:
-        """Write the picture with its disclosure metadata (:mod:`facke_core.provenance`)."""
-        from facke_core.data.images import write_image
-        from facke_core.provenance import disclosure
-
-        write_image(path, self.image, self.alpha, xmp=disclosure(self.request), overwrite=overwrite)
+    @cached_property
+    def real(self) -> DiscriminatorOutput:
+        """The discriminator on the reference."""
+        return self.modules["discriminator"](self.batch.reference)

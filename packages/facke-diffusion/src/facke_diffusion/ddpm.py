@@ -8,12 +8,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from facke_core.methods import Method
 from facke_core.types import GeneratorOutput, GeneratorSpec
 from facke_diffusion import schedule as S
 from facke_diffusion.unet import UNet, UNetConfig
 
-__all__ = ["FFHQ_256", "DDPMConfig", "DDPMGenerator", "build"]
+__all__ = [
+    "FFHQ_256",
+    "DDPMConfig",
+    "DDPMGenerator",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,13 +97,3 @@ class DDPMGenerator(UNet):
             S.predict_x0_from_v(self.schedule, x, t, prediction),
             S.predict_eps_from_v(self.schedule, x, t, prediction),
         )
-
-
-def build(config: DDPMConfig) -> Method:
-    """A DDPM with fresh weights, and ILVR to swap with it."""
-    from facke_diffusion.ilvr import ILVRSampler
-
-    generator = DDPMGenerator(config).to(
-        memory_format=torch.channels_last
-    )  # convolutions are faster so
-    return Method(generator=generator, sampler=ILVRSampler())

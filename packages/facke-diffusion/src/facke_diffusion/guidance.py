@@ -17,8 +17,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from facke_core.faces.align import Alignment, retemplate
-from facke_core.loading import load_encoder
+from facke_core.building import load_encoder
+from facke_core.faces.align import retemplate
+from facke_core.faces.templates import Alignment
 from facke_core.protocols import IdentityEncoder
 from facke_core.types import SwapInputs
 

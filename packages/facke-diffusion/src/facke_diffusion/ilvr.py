@@ -19,26 +19,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 from weakref import WeakSet
 
 import torch
 from torch import Tensor
 
 from facke_core.errors import ConfigError, UsageError
+from facke_core.plugins.specs import Method
 from facke_core.sampling import report_step
-from facke_core.sources import locate
 from facke_core.types import SwapInputs
+from facke_core.weights.sources import locate
+from facke_diffusion.ddpm import DDPMConfig, DDPMGenerator
 from facke_diffusion.guidance import IdentityGuide
 from facke_diffusion.low_pass import check_factor, check_size, low_pass
 from facke_diffusion.refine import refined
 from facke_diffusion.schedule import Schedule, q_sample
 from facke_diffusion.solvers import ddim_step, ddpm_step, dpmpp_step, levels
 
-if TYPE_CHECKING:
-    from facke_diffusion.ddpm import DDPMGenerator
-
-__all__ = ["VARIANTS", "ILVRSampler", "Variant", "project", "reference_state", "start_state"]
+__all__ = [
+    "VARIANTS",
+    "ILVRSampler",
+    "Variant",
+    "build",
+    "project",
+    "reference_state",
+    "start_state",
+]
 
 
 class Variant(NamedTuple):
@@ -286,3 +293,10 @@ def _to_image(x: Tensor) -> Tensor:
 
 def _rows(i: int, x: Tensor) -> Tensor:
     return torch.full((len(x),), i, dtype=torch.int64, device=x.device)
+
+
+def build(config: DDPMConfig) -> Method:
+    """A DDPM with fresh weights, and ILVR to swap with it."""
+    # convolutions are faster in this layout
+    generator = DDPMGenerator(config).to(memory_format=torch.channels_last)
+    return Method(generator=generator, sampler=ILVRSampler())

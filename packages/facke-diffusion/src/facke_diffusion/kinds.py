@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from facke_core.config import to_dict
 from facke_core.convert.kinds import AS_SIMSWAP, Checkpoint, Converted
-from facke_core.weights import WeightsConfig
+from facke_core.weights.layout import WeightsConfig
 from facke_diffusion.convert import from_guided_diffusion
 from facke_diffusion.ddpm import FFHQ_256, DDPMConfig
 

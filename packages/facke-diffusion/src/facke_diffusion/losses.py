@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from facke_core.protocols import Loss
-from facke_core.training.step import Step
+from facke_core.types import Step
 from facke_diffusion import schedule as S
 
 if TYPE_CHECKING:

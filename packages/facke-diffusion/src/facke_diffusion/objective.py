@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from facke_core.errors import ConfigError, UsageError, check_choice
-from facke_core.training.step import LossTerm, Phase, Step
-from facke_core.types import FaceBatch, GeneratorOutput
+from facke_core.objective import LossTerm, Phase
+from facke_core.types import FaceBatch, GeneratorOutput, Step
 from facke_diffusion import schedule as S
 from facke_diffusion.losses import TERMS, DenoisingLoss, DenoisingStep
 from facke_diffusion.timesteps import SAMPLERS, Uniform
@@ -19,10 +19,10 @@ from facke_diffusion.timesteps import SAMPLERS, Uniform
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from facke_core.methods import Method
+    from facke_core.objective import Objective
+    from facke_core.plugins.specs import Method
     from facke_core.protocols import IdentityEncoder
     from facke_core.training.recipe import Recipe
-    from facke_core.training.step import Objective
     from facke_diffusion.ddpm import DDPMGenerator
 
 __all__ = ["DenoisingObjective", "objective"]

@@ -26,7 +26,7 @@ def facke_methods() -> list[MethodSpec]:
             name="ilvr",
             summary="ILVR: a face DDPM, steered by the target's low frequencies, many passes",
             config="facke_diffusion.ddpm:DDPMConfig",
-            build="facke_diffusion.ddpm:build",
+            build="facke_diffusion.ilvr:build",
             objective="facke_diffusion.objective:objective",
             recipes={name: f"facke_diffusion:recipes/{name}.json" for name in RECIPES},
             weights={"mini": Bundled("facke_diffusion:weights/ddpm-mini")},

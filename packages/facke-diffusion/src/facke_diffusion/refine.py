@@ -11,9 +11,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from facke_core.data.images import resize
 from facke_core.errors import CompatibilityError
-from facke_core.faces.align import template_points
+from facke_core.faces.templates import template_points
+from facke_core.images.io import resize
 from facke_core.loading import load
 from facke_core.pipeline import SwapPipeline
 from facke_core.types import SwapInputs

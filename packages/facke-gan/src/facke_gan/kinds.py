@@ -9,7 +9,7 @@ from typing import Any
 from facke_core.convert.kinds import AS_SIMSWAP, Checkpoint, Converted, State, fits
 from facke_core.errors import WeightsError
 from facke_core.nn.discriminators import MultiScalePatchDiscriminator
-from facke_core.weights import WeightsConfig
+from facke_core.weights.layout import WeightsConfig
 from facke_gan.convert import (
     from_discriminators,
     from_facke,
@@ -211,4 +211,27 @@ def _converted(
         license=_LICENSE,
         notice=notice,
         notes=notes,
+    )
+
+
+_CELEBA = (
+    "face-parsing.PyTorch is MIT; trained on CelebAMask-HQ, whose licence allows no commercial use."
+)
+
+
+def face_parsing(checkpoint: Checkpoint) -> Converted | None:
+    """``79999_iter.pth`` of face-parsing.PyTorch (BiSeNet)."""
+    from facke_gan.original.parsing import FaceParser
+
+    state = checkpoint.only()
+    if "cp.arm16.conv_atten.weight" not in state:
+        return None
+    checkpoint.no_settings()
+    fits(FaceParser, state, source=str(checkpoint.path), built_by="BiSeNet with 19 classes")
+    return Converted(
+        summary="BiSeNet, face parsing into 19 classes",
+        tensors=state,
+        usage='facke_gan.original.parsing.load_parser("{folder}")',
+        license="MIT",
+        notice=_CELEBA,
     )

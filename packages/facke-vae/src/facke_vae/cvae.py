@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facke_core.errors import CompatibilityError, ConfigError, UsageError
-from facke_core.methods import Method
 from facke_core.nn.normalize import Normalize
 from facke_core.nn.stages import (
     Doublings,
@@ -29,10 +28,10 @@ from facke_core.nn.stages import (
     to_image,
 )
 from facke_core.nn.veil import Veil
-from facke_core.types import GeneratorOutput, GeneratorSpec
-from facke_vae.sampling import LatentSampler
+from facke_core.plugins.specs import Method
+from facke_core.types import GeneratorOutput, GeneratorSpec, SwapInputs
 
-__all__ = ["FACKE_224", "CVAEConfig", "CVAEGenerator", "IdentityMap", "build"]
+__all__ = ["FACKE_224", "CVAEConfig", "CVAEGenerator", "IdentityMap", "LatentSampler", "build"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,6 +250,49 @@ FACKE_224 = CVAEConfig(
 )
 """The network of Facke's CVAE and CVAE-GAN, whose weights it takes. Its log_var is not clamped;
 above 20 it would be here."""
+
+
+@dataclass(frozen=True, slots=True)
+class LatentSampler:
+    """One pass on the target crops. Without a temperature, or at 0, the latent is its mean and
+    ``rng`` is left alone; above, each sample draws its own."""
+
+    temperature: float | None = None
+    """Scales the noise: 1 draws as in training, 0.7 nearer to the mean, 0 does not draw. None does
+    not draw either, unless the user asks for a seed: then it is 1."""
+
+    def __post_init__(self) -> None:
+        if self.temperature is not None and not 0 <= self.temperature < float("inf"):
+            raise ConfigError(
+                f"temperature: {self.temperature:g} is not a number from 0. Use 0 for the mean of "
+                "the latent, 1 for draws as in training."
+            )
+
+    @property
+    def supplies(self) -> frozenset[str]:
+        """``{"identity", "eps"}``."""
+        return frozenset({"identity", "eps"})
+
+    def seeded(self) -> LatentSampler:
+        """The sampler that draws, for somebody who asks for a seed."""
+        return LatentSampler(temperature=1.0) if self.temperature is None else self
+
+    def __call__(
+        self,
+        generator: CVAEGenerator,
+        inputs: SwapInputs,
+        *,
+        rng: torch.Generator | None = None,
+    ) -> Tensor:
+        """The results (B, 3, S, S), clamped to [0, 1].
+
+        Raises:
+            UsageError: a temperature above 0 without ``rng``.
+        """
+        eps = None
+        if self.temperature:
+            eps = generator.noise(inputs.target, rng, temperature=self.temperature)
+        return generator(inputs.target, identity=inputs.identity, eps=eps).image.clamp(0, 1)
 
 
 def build(config: CVAEConfig) -> Method:

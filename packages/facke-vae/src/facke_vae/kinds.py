@@ -7,7 +7,7 @@ import math
 from facke_core.convert.kinds import AS_SIMSWAP, Checkpoint, Converted, State, fits
 from facke_core.errors import WeightsError
 from facke_core.nn.discriminators import MultiScalePatchDiscriminator
-from facke_core.weights import WeightsConfig
+from facke_core.weights.layout import WeightsConfig
 from facke_vae.convert import from_facke
 
 __all__ = ["facke_cvae"]

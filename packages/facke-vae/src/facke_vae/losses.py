@@ -13,7 +13,7 @@ from torch import Tensor
 
 from facke_core.losses.functional import kl_divergence
 from facke_core.protocols import Loss
-from facke_core.training.step import Step
+from facke_core.types import Step
 from facke_vae.classifier import IdentityClassifier, classification_loss
 
 __all__ = [

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from facke_core.training.step import LossTerm, Phase, Step
-from facke_core.types import FaceBatch, GeneratorOutput
+from facke_core.objective import LossTerm, Phase
+from facke_core.types import FaceBatch, GeneratorOutput, Step
 from facke_vae.losses import TERMS, ClassFeatureMatching, ClassificationLoss
 
 if TYPE_CHECKING:
-    from facke_core.methods import Method
+    from facke_core.objective import Objective
+    from facke_core.plugins.specs import Method
     from facke_core.protocols import IdentityEncoder
     from facke_core.training.recipe import Recipe
-    from facke_core.training.step import Objective
     from facke_vae.cvae import CVAEGenerator
 
 __all__ = ["classify", "generate", "objective"]

@@ -11,9 +11,9 @@ import typer
 
 from facke_cli.console import emit, table, write
 from facke_core.errors import FackeError, UnavailableError
-from facke_core.methods import Bundled, HubRef
-from facke_core.registry import Registry, default_registry
-from facke_core.weights import CONFIG, MODEL, read_weights_config, sha256_of
+from facke_core.plugins.registry import Registry, default_registry
+from facke_core.plugins.specs import Bundled, HubRef
+from facke_core.weights.layout import CONFIG, MODEL, read_weights_config, sha256_of
 
 __all__ = ["doctor"]
 
@@ -117,7 +117,7 @@ def _libraries() -> dict[str, str]:
 def _devices() -> list[Check]:
     import torch
 
-    from facke_core.devices import available_devices
+    from facke_core.environment import available_devices
 
     def describe(name: str) -> str:
         if name.startswith("cuda"):
@@ -175,7 +175,7 @@ def _bundled(name: str, where: Bundled, registry: Registry) -> Check:
 
 
 def _on_hub(name: str, where: HubRef) -> Check:
-    from facke_core.hub import HubLocation, fetch
+    from facke_core.weights.hub import HubLocation, fetch
 
     location = HubLocation(where.repo_id, where.revision)
     try:

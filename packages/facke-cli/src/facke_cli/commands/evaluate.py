@@ -17,8 +17,8 @@ from facke_cli.engines import Backend, Name, RayActors, RayAddress, engine
 from facke_cli.tables import facke2022_text, reports_text, scan_text
 from facke_core.config import override
 from facke_core.errors import UsageError
-from facke_core.registry import Registry, default_registry
-from facke_core.sources import locate
+from facke_core.plugins.registry import Registry, default_registry
+from facke_core.weights.sources import locate
 
 if TYPE_CHECKING:
     from facke_core.evaluation.runner import EvaluationSpec

@@ -21,7 +21,7 @@ def inspect(
     Results of facke say that they are synthetic, and with which method, weights and seed. A
     picture that says nothing may still be synthetic: metadata is easily lost.
     """
-    from facke_core.provenance import read_disclosure
+    from facke_core.images.provenance import read_disclosure
 
     found = read_disclosure(file)
     kind = found.get("digital_source_type", "").rpartition("/")[2]

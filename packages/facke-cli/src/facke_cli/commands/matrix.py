@@ -16,11 +16,11 @@ from facke_cli.console import emit, progress, say, write
 from facke_cli.samples import sample_or_path
 from facke_core.config import override
 from facke_core.errors import ImageError, UsageError
-from facke_core.registry import Registry, default_registry
-from facke_core.sources import Source, locate
+from facke_core.plugins.registry import Registry, default_registry
+from facke_core.weights.sources import Source, locate
 
 if TYPE_CHECKING:
-    from facke_core.figures.swaps import SwapFigure, View
+    from facke_core.figures import SwapFigure, View
     from facke_core.pipeline import SwapPipeline
 
 __all__ = ["matrix"]
@@ -139,9 +139,9 @@ def run(options: Options, registry: Registry | None = None) -> None:
     pairs = _pairs(sources, targets) if len(columns) > 1 else []
     _check_files({*sources, *targets}, options)
 
-    from facke_core.data.images import write_image
-    from facke_core.figures.swaps import FigureStyle, matrix_figure, methods_figure
-    from facke_core.provenance import disclosure
+    from facke_core.figures import FigureStyle, matrix_figure, methods_figure
+    from facke_core.images.io import write_image
+    from facke_core.images.provenance import disclosure
 
     started = time.monotonic()
     pipelines = _load(columns, options, registry)
@@ -219,7 +219,7 @@ def _pairs(sources: Sequence[Path], targets: Sequence[Path]) -> list[tuple[Path,
 
 def _check_files(inputs: set[Path], options: Options) -> None:
     """Everything about files that can be known to fail before torch is imported."""
-    from facke_core.data.files import check_input, check_output
+    from facke_core.images.files import check_input, check_output
 
     check_output(options.output, overwrite=options.force)
     for picture in sorted(inputs):

@@ -8,9 +8,9 @@ import typer
 
 from facke_cli.console import emit, say, table, write
 from facke_core.errors import FackeError
-from facke_core.methods import Bundled, MethodSpec
-from facke_core.registry import Registry, default_registry
-from facke_core.weights import read_weights_config
+from facke_core.plugins.registry import Registry, default_registry
+from facke_core.plugins.specs import Bundled, MethodSpec
+from facke_core.weights.layout import read_weights_config
 
 __all__ = ["methods"]
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from facke_cli.console import emit, say, table, write
-from facke_core.registry import default_registry
+from facke_core.plugins.registry import default_registry
 
 __all__ = ["plugins_check"]
 

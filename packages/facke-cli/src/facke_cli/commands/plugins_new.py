@@ -14,7 +14,7 @@ import typer
 from facke_cli.console import write
 from facke_core import __version__
 from facke_core.errors import UnavailableError, UsageError
-from facke_core.registry import default_registry
+from facke_core.plugins.registry import default_registry
 
 __all__ = ["generate", "plugins_new"]
 

@@ -14,7 +14,7 @@ from facke_cli.console import emit, progress, write
 from facke_core.errors import UsageError
 
 if TYPE_CHECKING:
-    from facke_core.data.summary import PrepareSummary
+    from facke_core.prepare.summary import PrepareSummary
 
 __all__ = ["prepare"]
 
@@ -75,7 +75,7 @@ def prepare(
     is kept, options included, and an interrupted preparation goes on.
     """
     settings = _encoder(encoder)
-    from facke_core.data.prepare import prepare as run
+    from facke_core.prepare.prepare import prepare as run
 
     with nullcontext() if quiet else progress() as on_progress:
         summaries = run(

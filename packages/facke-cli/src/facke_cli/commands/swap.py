@@ -16,14 +16,14 @@ from facke_cli.samples import sample_or_path
 from facke_cli.watching import check_previews, watching
 from facke_core.config import override
 from facke_core.errors import UsageError
-from facke_core.registry import Registry, default_registry
-from facke_core.sources import Source, locate
-from facke_core.weights import refuse_foreign
+from facke_core.plugins.registry import Registry, default_registry
+from facke_core.weights.layout import refuse_foreign
+from facke_core.weights.sources import Source, locate
 
 if TYPE_CHECKING:
     from facke_core.backends.choice import Choice, Measured
     from facke_core.pipeline import SwapPipeline
-    from facke_core.types import SwapResult
+    from facke_core.results import SwapResult
 
 __all__ = ["DEFAULT_METHOD", "find", "swap"]
 
@@ -168,7 +168,7 @@ def _refuse(option: str, others: Mapping[str, Any]) -> None:
 
 
 def _disclosure(found: Source, seed: int | None) -> bytes:
-    from facke_core.provenance import disclosure
+    from facke_core.images.provenance import disclosure
     from facke_core.types import SwapRequest
 
     return disclosure(
@@ -188,7 +188,7 @@ def _which_face(text: str) -> Literal["largest", "all"] | int:
 
 def _check_files(pictures: tuple[Path, Path], output: Path, *, force: bool) -> None:
     """Everything that can be known to fail before torch is imported."""
-    from facke_core.data.files import check_input, check_output
+    from facke_core.images.files import check_input, check_output
 
     check_output(output, overwrite=force)
     for picture in pictures:

@@ -13,9 +13,9 @@ import typer
 from facke_cli.console import emit, say, write
 
 if TYPE_CHECKING:
+    from facke_core.objective import StepReport
     from facke_core.training.probe import ProbeReport
     from facke_core.training.recipe import Recipe
-    from facke_core.training.step import StepReport
 
 __all__ = ["train"]
 

@@ -14,8 +14,8 @@ from facke_core.errors import DataError, NoFaceError, UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from facke_core.backends.export import Exported
     from facke_core.pipeline import SwapPipeline
+    from facke_core.publish.export import Exported
 
 __all__ = ["crops_of", "weights_export"]
 
@@ -75,8 +75,8 @@ def weights_export(
     if path.exists() and not force:
         raise UsageError(f"{path} exists already. Choose another name, or overwrite it by --force.")
 
-    from facke_core.backends.export import export
     from facke_core.loading import load
+    from facke_core.publish.export import export
 
     pipeline = load(reference)
     crops = crops_of(pipeline, calibrate) if int8 else None
@@ -91,7 +91,7 @@ def crops_of(pipeline: SwapPipeline, folder: Path | None) -> Tensor:
     """Aligned faces (N, 3, S, S) to calibrate on."""
     import torch
 
-    from facke_core.data.images import read_image
+    from facke_core.images.io import read_image
 
     pictures = [sample_or_path(one) for one in SAMPLES]
     if folder is not None:

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from facke_cli.console import emit, say, table, write
-from facke_core import licenses
 from facke_core.errors import VerificationError, check_choice
-from facke_core.inventory import Known, known_weights, not_allowed
+from facke_core.weights import licenses
+from facke_core.weights.inventory import Known, known_weights, not_allowed
 
 __all__ = ["weights_list"]
 

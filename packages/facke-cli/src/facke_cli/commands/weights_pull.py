@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from facke_cli.console import bars_on_terminals, emit, write
-from facke_core import hub, licenses
 from facke_core.errors import UsageError
-from facke_core.sources import hub_location
+from facke_core.weights import hub, licenses
+from facke_core.weights.sources import hub_location
 
 __all__ = ["weights_pull"]
 

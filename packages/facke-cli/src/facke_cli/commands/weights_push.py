@@ -29,7 +29,7 @@ def weights_push(
     Digests, network and golden tensors are checked first. Log in with `hf auth login`, or set
     HF_TOKEN. HF_ENDPOINT names another Hub; set HF_HUB_DISABLE_XET=1 where it cannot take Xet.
     """
-    from facke_core.publish import push
+    from facke_core.publish.push import push
 
     bars_on_terminals()
     done = push(folder, reference, private=private, revision=revision, message=message)

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from facke_cli.console import bars_on_terminals, emit, table, write
-from facke_core import hub
 from facke_core.errors import FackeError, VerificationError, WeightsError
-from facke_core.sources import Source, hub_location, locate
+from facke_core.weights import hub
+from facke_core.weights.sources import Source, hub_location, locate
 
 __all__ = ["weights_verify"]
 
@@ -51,7 +51,7 @@ def _verified(reference: str) -> dict[str, Any]:
     if source.folder is None:
         raise WeightsError(f"{reference} has no weights, so there is nothing to check.")
 
-    from facke_core.golden import verify
+    from facke_core.publish.golden import verify
 
     found = verify(source.folder, source.config)
     golden = None

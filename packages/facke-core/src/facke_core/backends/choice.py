@@ -17,7 +17,6 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from facke_core.backends.extras import installed, versions
 from facke_core.backends.graphs import (
     cached_graph,
     max_error,
@@ -27,7 +26,7 @@ from facke_core.backends.graphs import (
     run_torch,
 )
 from facke_core.backends.runtimes import GraphGenerator, OnnxRuntimeSession, OpenVinoSession
-from facke_core.cache import cache_folder
+from facke_core.environment import cache_folder, installed, versions
 from facke_core.errors import FackeError, UsageError, check_choice
 from facke_core.protocols import Generator
 

@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facke_core.backends.extras import require, versions
-from facke_core.cache import cache_folder
+from facke_core._version import __version__
+from facke_core.environment import cache_folder, require, versions
 from facke_core.errors import CompatibilityError, UsageError, WeightsError
 from facke_core.types import GeneratorOutput
 
@@ -221,9 +221,7 @@ def cached_graph(generator: nn.Module) -> Path:
     Named by the digest of the network and the versions of what writes graphs. Raises what
     :func:`write_graph` does.
     """
-    import facke_core
-
-    writers = {**versions("torch", "onnx", "onnxscript"), "facke": facke_core.__version__}
+    writers = {**versions("torch", "onnx", "onnxscript"), "facke": __version__}
     text = f"{network_digest(generator)} {sorted(writers.items())}"
     path = cache_folder() / "graphs" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.onnx"
     if not path.is_file():

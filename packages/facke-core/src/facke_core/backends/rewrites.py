@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from facke_core.backends.extras import require
+from facke_core.environment import require
 
 __all__ = [
     "EXACT",

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from facke_core.backends import rewrites
-from facke_core.backends.extras import require
+from facke_core.environment import require
 from facke_core.types import GeneratorOutput, GeneratorSpec
 
 __all__ = ["GraphGenerator", "OnnxRuntimeSession", "OpenVinoSession", "Session"]

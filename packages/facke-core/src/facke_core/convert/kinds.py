@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from facke_core.errors import ConfigError
-from facke_core.weights import WeightsConfig, check_fit
+from facke_core.weights.layout import WeightsConfig, check_fit
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -26,7 +26,6 @@ __all__ = [
     "State",
     "arcface",
     "cosface",
-    "face_parsing",
     "fits",
 ]
 
@@ -107,9 +106,6 @@ _MS1M = (
     "foamliu/InsightFace-v2, is Apache-2.0. Trained on MS-Celeb-1M, which was withdrawn."
 )
 _CASIA = "MuggleWang/CosFace_pytorch is MIT; trained on CASIA-WebFace, data for research only."
-_CELEBA = (
-    "face-parsing.PyTorch is MIT; trained on CelebAMask-HQ, whose licence allows no commercial use."
-)
 
 
 def arcface(checkpoint: Checkpoint) -> Converted | None:
@@ -157,22 +153,4 @@ def cosface(checkpoint: Checkpoint) -> Converted | None:
             'Facke squeezed its crops for it: "crop_template": "", "resize": "nearest", '
             '"normalize": "imagenet" measures as Facke did.',
         ),
-    )
-
-
-def face_parsing(checkpoint: Checkpoint) -> Converted | None:
-    """``79999_iter.pth`` of face-parsing.PyTorch (BiSeNet)."""
-    from facke_core.faces.parsing import FaceParser
-
-    state = checkpoint.only()
-    if "cp.arm16.conv_atten.weight" not in state:
-        return None
-    checkpoint.no_settings()
-    fits(FaceParser, state, source=str(checkpoint.path), built_by="BiSeNet with 19 classes")
-    return Converted(
-        summary="BiSeNet, face parsing into 19 classes",
-        tensors=state,
-        usage='facke_core.faces.parsing.load_parser("{folder}")',
-        license="MIT",
-        notice=_CELEBA,
     )

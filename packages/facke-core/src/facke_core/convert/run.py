@@ -14,20 +14,21 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from facke_core import weights
-from facke_core.card import license_lines, model_card, table
+from facke_core.building import build_method
 from facke_core.config import override
 from facke_core.convert.containers import open_checkpoint
 from facke_core.convert.graphs import read_graph
 from facke_core.convert.kinds import Checkpoint, Converted, fits
 from facke_core.convert.modules import state_of
 from facke_core.errors import FackeError, UsageError, WeightsError
-from facke_core.golden import try_golden
-from facke_core.hub import PREFIX, in_layout
-from facke_core.identity.files import pinned
-from facke_core.loading import author, build_method
-from facke_core.registry import Registry, default_registry
-from facke_core.weights import CARD, CONFIG, MODEL, FormatInfo, WeightsConfig
+from facke_core.plugins.registry import Registry, default_registry
+from facke_core.publish.card import license_lines, model_card, table
+from facke_core.publish.golden import try_golden
+from facke_core.publish.save import author
+from facke_core.weights import layout
+from facke_core.weights.hub import PREFIX, in_layout
+from facke_core.weights.layout import CARD, CONFIG, MODEL, FormatInfo, WeightsConfig
+from facke_core.weights.pinned import pinned
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -109,7 +110,7 @@ def convert(
     checkpoint = replace(checkpoint, settings=wanted.get("generator", {}))
     kind, converted = _recognised(checkpoint, kind, registry)
     converted = replace(converted, license=converted.license if spdx is None else spdx)
-    sources = {str(file.relative_to(path.parent)): weights.sha256_of(file) for file in files}
+    sources = {str(file.relative_to(path.parent)): layout.sha256_of(file) for file in files}
     origin = {
         "converted from": ", ".join(sources),
         "kind": f"{kind}: {converted.summary}",
@@ -297,7 +298,7 @@ def _write(
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as name:
             made = Path(name) / "made"
             about = config or WeightsConfig(method=converted.summary, alignment={})
-            files = weights.write_tensors(made, states, about, torch.float32)
+            files = layout.write_tensors(made, states, about, torch.float32)
             if config is not None:
                 config = try_golden(made, replace(config, files=files), registry=registry)
                 card = model_card(config, folder=out.name)
@@ -325,10 +326,10 @@ def _remove_old(out: Path, names: Sequence[str]) -> None:
     if not in_layout(out):
         return
     try:
-        listed = weights.read_weights_config(out).files
+        listed = layout.read_weights_config(out).files
     except FackeError:  # it lists nothing that could be trusted
         listed = {}
-    for name in (CONFIG, weights.EVALUATION, *listed):
+    for name in (CONFIG, layout.EVALUATION, *listed):
         if name == CONFIG or name not in names:
             (out / name).unlink(missing_ok=True)
 

@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
-from facke_core.data.images import read_image
 from facke_core.evaluation.clock import alone
 from facke_core.evaluation.judges import Recogniser
-from facke_core.evaluation.pairs import Picture, Progress, SamePair
 from facke_core.evaluation.rows import rounded
 from facke_core.evaluation.statistics import verification_auc
+from facke_core.images.io import read_image
+from facke_core.jobs.pairs import Picture, Progress, SamePair
 from facke_core.pipeline import SwapPipeline
 
 __all__ = ["calibrate"]

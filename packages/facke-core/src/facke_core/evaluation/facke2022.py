@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from facke_core.errors import DataError, UsageError
-from facke_core.evaluation.pairs import Pair, PairSet, Progress
 from facke_core.evaluation.rows import rounded
 from facke_core.evaluation.runner import Evaluator
 from facke_core.evaluation.session import Session
+from facke_core.jobs.pairs import Pair, PairSet, Progress
 from facke_core.losses.functional import identity_loss
 from facke_core.nn.normalize import IMAGENET_MEAN, IMAGENET_STD
 

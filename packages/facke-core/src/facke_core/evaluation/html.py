@@ -17,12 +17,12 @@ import numpy as np
 from torch import Tensor
 
 from facke_core.config import write_text
-from facke_core.data.images import resize, to_pil
 from facke_core.evaluation.metrics import SwappedPairs
-from facke_core.evaluation.pairs import PairSet
 from facke_core.evaluation.report import EvaluationReport, notes_of, table_of
 from facke_core.evaluation.rows import Row
 from facke_core.evaluation.runner import Evaluator
+from facke_core.images.io import resize, to_pil
+from facke_core.jobs.pairs import PairSet
 
 __all__ = ["Case", "Cases", "cases_of", "page", "write_html"]
 

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from facke_core.building import encoder_settings, load_encoder
 from facke_core.errors import UsageError
-from facke_core.faces.align import Alignment, alignment_matrix, retemplate, warp
+from facke_core.faces.align import alignment_matrix, retemplate, warp
+from facke_core.faces.templates import Alignment
 from facke_core.identity.digest import encoder_digest
-from facke_core.loading import encoder_settings, load_encoder
 from facke_core.pipeline import SwapPipeline
+from facke_core.plugins.registry import Registry
 from facke_core.protocols import IdentityEncoder, SteeredSampler
-from facke_core.registry import Registry
 from facke_core.types import Face
 
 __all__ = [

@@ -17,10 +17,10 @@ import numpy as np
 
 from facke_core.config import read_json, write_json, write_text
 from facke_core.errors import ConfigError, DataError, UsageError
+from facke_core.jobs.engines import SHARD
 
-__all__ = ["RUN", "Row", "RowFiles", "pack", "read_run", "rounded", "shards", "unpack"]
+__all__ = ["RUN", "Row", "RowFiles", "pack", "read_run", "rounded", "unpack"]
 
-SHARD = 64
 RUN = "run.json"
 """What the rows of a folder belong to."""
 DIGITS = 9
@@ -60,11 +60,6 @@ def pack(vector: np.ndarray[Any, Any]) -> str:
 def unpack(text: str) -> np.ndarray[Any, Any]:
     """The float32 vector of :func:`pack`."""
     return np.frombuffer(base64.b64decode(text), "<f4")
-
-
-def shards(n: int) -> list[range]:
-    """The pairs of each shard."""
-    return [range(start, min(start + SHARD, n)) for start in range(0, n, SHARD)]
 
 
 class RowFiles:

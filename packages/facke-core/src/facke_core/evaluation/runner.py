@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from facke_core.building import LazyDetector
 from facke_core.config import to_dict
 from facke_core.errors import DataError, UsageError
 from facke_core.evaluation.calibration import calibrate
@@ -26,14 +27,15 @@ from facke_core.evaluation.judges import (
     trainer_of,
 )
 from facke_core.evaluation.metrics import AnyMetric, SetMetric, SwappedPairs
-from facke_core.evaluation.pairs import PairSet, Progress, Rule, SamePair, pairs_from
 from facke_core.evaluation.report import EvaluationReport, MetricInfo, summarise
-from facke_core.evaluation.rows import Row, RowFiles, rounded, shards, unpack
+from facke_core.evaluation.rows import Row, RowFiles, rounded, unpack
 from facke_core.evaluation.session import FACES, Session
 from facke_core.evaluation.statistics import LEVEL, REPLICATES, Estimate
-from facke_core.loading import LazyDetector, load
+from facke_core.jobs.engines import shards
+from facke_core.jobs.pairs import PairSet, Progress, Rule, SamePair, pairs_from
+from facke_core.loading import load
 from facke_core.pipeline import SwapPipeline
-from facke_core.registry import Registry, default_registry
+from facke_core.plugins.registry import Registry, default_registry
 
 __all__ = ["Compute", "EvaluationSpec", "Evaluator", "environment", "make_metrics"]
 
@@ -50,7 +52,7 @@ class EvaluationSpec:
     weights: str
     """As for :func:`facke_core.load`."""
     pairs: str | None = None
-    """A CSV (:func:`~facke_core.evaluation.pairs.read_pairs`), or:"""
+    """A CSV (:func:`~facke_core.jobs.pairs.read_pairs`), or:"""
     data: str | None = None
     """A dataset of ``facke prepare``; its test part, where it has one."""
     limit: int | None = None
@@ -70,7 +72,7 @@ class EvaluationSpec:
     """As for :func:`facke_core.load`."""
 
     def pair_set(self) -> PairSet:
-        """The pairs. See :func:`~facke_core.evaluation.pairs.pairs_from` for the errors."""
+        """The pairs. See :func:`~facke_core.jobs.pairs.pairs_from` for the errors."""
         return pairs_from(
             file=Path(self.pairs) if self.pairs is not None else None,
             data=Path(self.data) if self.data is not None else None,

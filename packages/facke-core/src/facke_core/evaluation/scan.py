@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 from facke_core.errors import DataError, UsageError
 from facke_core.evaluation.metrics import id_retrieval, recon_l1_imagenet
-from facke_core.evaluation.pairs import PairSet, Progress
 from facke_core.evaluation.runner import Evaluator
 from facke_core.evaluation.statistics import Estimate
-from facke_core.training.checkpoints import complete
+from facke_core.jobs.pairs import PairSet, Progress
+from facke_core.weights.checkpoints import complete
 
 __all__ = ["ScanReport", "Values", "metrics", "scan", "thinned", "winners"]
 

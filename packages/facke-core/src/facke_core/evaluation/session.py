@@ -7,7 +7,6 @@ follows. So a row depends on its pair, on the set of sources and on the seed, an
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,26 +21,22 @@ from facke_core.errors import PluginError
 from facke_core.evaluation.clock import Clock, alone
 from facke_core.evaluation.judges import Recogniser
 from facke_core.evaluation.metrics import AnyMetric, Identities, Metric, SetMetric, SwappedPairs
-from facke_core.evaluation.pairs import PairSet, Picture, Progress
 from facke_core.evaluation.pictures import Loaded, Pictures, unpacked
 from facke_core.evaluation.rows import Row, pack, rounded
 from facke_core.faces.align import warp
+from facke_core.jobs.pairs import PairSet, Picture, Progress, noise
 from facke_core.pipeline import SwapPipeline
 from facke_core.types import Face
 
-__all__ = ["FACES", "Session", "noise"]
+__all__ = [
+    "FACES",
+    "Session",
+]
 
 _PHOTO = frozenset({"photo", "faces", "judge"})
 """Needs that include the finished photo; the last two also the face in it."""
 FACES = frozenset({"faces", "judge"})
 T = TypeVar("T")
-
-
-def noise(seed: int | None, source: Picture, target: Picture) -> torch.Generator:
-    """The random numbers of a pair. They follow from the seed and the two pictures alone."""
-    text = f"{seed or 0}/{source.key}/{target.key}"
-    number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
-    return torch.Generator().manual_seed(number)
 
 
 class Session:

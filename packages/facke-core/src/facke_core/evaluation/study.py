@@ -8,16 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from facke_core.engines import Engine
 from facke_core.evaluation.facke2022 import Facke2022Report, run_facke2022
 from facke_core.evaluation.html import cases_of, write_html
-from facke_core.evaluation.pairs import Progress, read_same
 from facke_core.evaluation.report import EvaluationReport
 from facke_core.evaluation.runner import Compute, EvaluationSpec, Evaluator
 from facke_core.evaluation.scan import ScanReport, metrics, scan
 from facke_core.evaluation.work import EvaluationWork
-from facke_core.registry import Registry, default_registry
-from facke_core.sources import from_anywhere
+from facke_core.jobs.engines import Engine
+from facke_core.jobs.pairs import Progress, read_same
+from facke_core.plugins.registry import Registry, default_registry
+from facke_core.weights.sources import from_anywhere
 
 __all__ = ["evaluate", "evaluate_facke2022", "scan_run"]
 
@@ -43,7 +43,7 @@ def evaluate(
         workers: see :class:`Evaluator`.
         out: a folder for the rows, with one folder for each.
         resume: go on with the rows in ``out``.
-        calibration: CSV of real pairs (:func:`~facke_core.evaluation.pairs.read_same`).
+        calibration: CSV of real pairs (:func:`~facke_core.jobs.pairs.read_same`).
         html: write a page with pictures here.
         engine: computes the rows elsewhere; default: here. No value depends on it.
         registry: where names are looked up; other processes call it too.

@@ -10,14 +10,14 @@ from typing import Any
 
 from facke_core.errors import DataError
 from facke_core.evaluation.runner import EvaluationSpec
-from facke_core.registry import Registry, default_registry
+from facke_core.plugins.registry import Registry, default_registry
 
 __all__ = ["EvaluationWork"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationWork:
-    """The rows of some pairs, for an :class:`~facke_core.engines.Engine` in other processes.
+    """The rows of some pairs, for an :class:`~facke_core.jobs.engines.Engine` in other processes.
 
     They are those that :meth:`Evaluator.run` finds.
     """
@@ -30,7 +30,7 @@ class EvaluationWork:
     """Where names are looked up there."""
 
     def open(self, threads: int | None) -> Callable[[range], dict[str, Any]]:
-        """See :class:`~facke_core.engines.Work`.
+        """See :class:`~facke_core.jobs.engines.Work`.
 
         Raises:
             DataError: pictures, weights or settings are not those of :attr:`protocol`.

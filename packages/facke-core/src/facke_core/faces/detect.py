@@ -21,13 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facke_core.cache import cache_folder
+from facke_core.environment import cache_folder
 from facke_core.errors import UnavailableError, WeightsError
 from facke_core.types import Face
 
 if TYPE_CHECKING:
-    from facke_core.protocols import FaceDetector
-    from facke_core.registry import Registry
+    pass
 
 __all__ = [
     "MediaPipeDetector",
@@ -35,7 +34,6 @@ __all__ = [
     "build_mediapipe",
     "build_yunet",
     "fetch_yunet",
-    "make_detector",
     "mediapipe_available",
     "yunet_available",
 ]
@@ -44,30 +42,6 @@ Pixels = np.ndarray[Any, Any]
 
 FIVE_POINTS = (468, 473, 1, 61, 291)
 """Iris centres, nose tip and mouth corners among MediaPipe's 478 points, image-left first."""
-
-
-def make_detector(
-    name: str | None = None, *, registry: Registry | None = None, **settings: Any
-) -> FaceDetector:
-    """The detector ``name``, or the first registered one that works here.
-
-    Raises:
-        UnknownNameError: no such detector.
-        UnavailableError: it, or every detector, lacks something; says what to install.
-    """
-    from facke_core.registry import default_registry
-
-    registry = registry or default_registry()
-    specs = [registry.detector(name)] if name else list(registry.detectors())
-    reasons = []
-    for spec in specs:
-        reason = registry.availability(spec)
-        if not reason:
-            detector: FaceDetector = registry.resolve(spec.build)(**settings)
-            return detector
-        reasons.append(f"{spec.name}: {reason}")
-    listed = "; ".join(reasons) or 'none is installed. Run: pip install "facke-core[faces]"'
-    raise UnavailableError(f"No face detector can be used here. {listed}")
 
 
 # MediaPipe

@@ -2,7 +2,7 @@
 
 The mask covers the face that the mesh (or the five points) outlines, is smaller than it and fades
 over a width that follows the face, so the blend is the same for faces of any size. What the
-original system does instead is in :mod:`facke_core.faces.paste_original`.
+original system does instead is in :mod:`facke_gan.original.paste`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import torch
 from kornia.color import lab_to_rgb, rgb_to_lab
 from torch import Tensor
 
-from facke_core.data.images import resize
 from facke_core.faces.align import invert_affine, transform_points, warp
+from facke_core.images.io import resize
 from facke_core.types import AlignedFace
 
 __all__ = ["face_mask", "match_color", "paste", "resized"]

@@ -66,7 +66,7 @@ class CropEncoder(FrozenEncoder):
         self.resize = resize
         self._points: tuple[tuple[float, float], ...] = ()
         if spec.template:
-            from facke_core.faces.align import template_points
+            from facke_core.faces.templates import template_points
 
             template_points(spec.template, spec.input_size)  # refuses an unknown name now
             own = template_points(template, spec.input_size).tolist()

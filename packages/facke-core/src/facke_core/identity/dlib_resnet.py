@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facke_core.cache import cache_folder
+from facke_core.environment import cache_folder
 from facke_core.errors import UnavailableError, VerificationError
 from facke_core.identity.frozen import FrozenEncoder
 from facke_core.identity.resample import reframe
@@ -240,7 +240,7 @@ class DlibEncoder(FrozenEncoder):
         crop_template: str = "simswap_frontal",
         centre: bool = True,
     ) -> None:
-        from facke_core.faces.align import template_points
+        from facke_core.faces.templates import template_points
 
         template_points(crop_template, SIZE)  # refuses an unknown name before the first batch
         spec = IdentityEncoderSpec(

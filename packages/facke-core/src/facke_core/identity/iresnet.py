@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from facke_core.errors import WeightsError
 from facke_core.identity.crops import NORMALIZE, CropEncoder, choose
-from facke_core.identity.files import encoder_tensors
 from facke_core.types import IdentityEncoderSpec
-from facke_core.weights import fill
+from facke_core.weights.layout import fill
+from facke_core.weights.pinned import encoder_tensors
 
 __all__ = [
     "SPHERE_LAYERS",

@@ -63,7 +63,7 @@ def resample(
 def _reframing(
     source: str, height: int, width: int, points: tuple[tuple[float, float], ...]
 ) -> tuple[float, float, float]:
-    from facke_core.faces.align import template_points
+    from facke_core.faces.templates import template_points
 
     template = torch.tensor(points, dtype=torch.float64)
     return upright_map(template_points(source, (height, width)), template)

@@ -11,9 +11,9 @@ from typing import Any
 
 from facke_core.errors import UnavailableError, WeightsError
 from facke_core.identity.crops import CropEncoder
-from facke_core.identity.files import encoder_folder
 from facke_core.types import IdentityEncoderSpec
-from facke_core.weights import MODEL
+from facke_core.weights.layout import MODEL
+from facke_core.weights.pinned import encoder_folder
 
 __all__ = ["build"]
 

@@ -1,7 +1,7 @@
 """The equations of the losses: pure functions, each with one value per sample, (B,).
 
 Values are computed in float32 whatever the autocast dtype was (float64 stays float64). Weights,
-masks and the mean over the batch belong to :class:`facke_core.training.step.LossTerm`.
+masks and the mean over the batch belong to :class:`facke_core.objective.LossTerm`.
 
 Lists of logits and features have one entry per scale of a discriminator
 (:class:`facke_core.types.DiscriminatorOutput`). Equations as in SimSwap (arXiv:2106.06340,

@@ -1,4 +1,4 @@
-"""Loss objects: each reads a :class:`~facke_core.training.step.Step` and returns (B,)."""
+"""Loss objects: each reads a :class:`~facke_core.types.Step` and returns (B,)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from facke_core.errors import check_choice
 from facke_core.losses import functional as L
 from facke_core.protocols import Loss
-from facke_core.training.step import Step
+from facke_core.types import Step
 
 __all__ = [
     "TERMS",

@@ -14,7 +14,7 @@ import pytest
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from facke_core.registry import Registry
+    from facke_core.plugins.registry import Registry
     from facke_core.testing.fakes import TinyEncoder
 
 
@@ -23,7 +23,7 @@ def facke_registry() -> Registry:
     """An empty registry that refuses discovery: it holds what the test registers, and nothing
     else that happens to be installed."""
     from facke_core.errors import UsageError
-    from facke_core.registry import Registry
+    from facke_core.plugins.registry import Registry
 
     class EmptyRegistry(Registry):
         def discover(self) -> Registry:

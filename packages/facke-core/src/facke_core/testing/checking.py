@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 from xml.etree import ElementTree
 
 from facke_core.errors import PluginError, UnavailableError, UnknownNameError, did_you_mean
-from facke_core.registry import GROUP, PluginInfo, Registry
+from facke_core.plugins.registry import GROUP, PluginInfo, Registry
 
 __all__ = ["CheckResult", "check_distribution"]
 

@@ -33,7 +33,7 @@ LANDMARKS = ((107.1, 100.4), (150.1, 103.0), (126.6, 130.5), (106.1, 139.2), (14
 
 def portrait() -> Tensor:
     """A photo (3, 256, 256) in [0, 1] of one face, which is about 90 pixels wide."""
-    from facke_core.data.images import read_image
+    from facke_core.images.io import read_image
 
     return read_image(Path(__file__).with_name("portrait.jpg")).image
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facke_core.loading import load_encoder
+from facke_core.building import load_encoder
 from facke_core.protocols import IdentityEncoder
 from facke_core.testing.assertions import (
     doing,
@@ -85,10 +85,12 @@ class EncoderConformance(SpecChecks):
             "The encoder lacks a member of facke_core.protocols.IdentityEncoder: it needs the "
             "property spec (an IdentityEncoderSpec) and forward.",
         )
-        from facke_core.faces.align import template_points
+        from facke_core.faces.templates import template_points
 
         if encoder.spec.template:
-            with doing("spec.template is none of facke_core.faces.align.TEMPLATES. Correct it."):
+            with doing(
+                "spec.template is none of facke_core.faces.templates.TEMPLATES. Correct it."
+            ):
                 template_points(encoder.spec.template, encoder.spec.input_size)
 
     def test_embeddings_have_unit_norm(self) -> None:

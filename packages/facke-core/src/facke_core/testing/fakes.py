@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facke_core.faces.align import Alignment, template_points
+from facke_core.faces.templates import Alignment, template_points
 from facke_core.identity.frozen import FrozenEncoder
 from facke_core.types import Face, FaceBatch, IdentityEncoderSpec
 

@@ -20,8 +20,7 @@ from facke_core.testing.assertions import (
     rows,
 )
 from facke_core.testing.fakes import TinyEncoder, face_batch, faces
-from facke_core.training.step import Step
-from facke_core.types import GeneratorOutput
+from facke_core.types import GeneratorOutput, Step
 
 __all__ = ["LossConformance", "check_permutes", "permuted", "value_of"]
 

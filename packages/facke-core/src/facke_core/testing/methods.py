@@ -13,12 +13,13 @@ import pytest
 import torch
 from torch import nn
 
-from facke_core import weights
+from facke_core.building import build_method
 from facke_core.config import from_dict, to_dict
 from facke_core.errors import ConfigError
-from facke_core.loading import build_method, save
-from facke_core.methods import Bundled, HubRef, Method, MethodSpec
+from facke_core.objective import Objective
 from facke_core.pipeline import SwapPipeline
+from facke_core.plugins.specs import Bundled, HubRef, Method, MethodSpec
+from facke_core.publish.save import save
 from facke_core.testing.assertions import (
     awaken,
     change,
@@ -32,8 +33,8 @@ from facke_core.testing.fakes import TinyDetector, alignment, faces
 from facke_core.testing.generators import GeneratorChecks
 from facke_core.testing.specs import SpecChecks
 from facke_core.testing.training import TrainingChecks
-from facke_core.training.step import Objective
-from facke_core.weights import MODEL, WeightsConfig
+from facke_core.weights import layout
+from facke_core.weights.layout import MODEL, WeightsConfig
 
 __all__ = ["MethodConformance"]
 
@@ -69,7 +70,7 @@ class MethodConformance(GeneratorChecks, TrainingChecks, SpecChecks):
         for where in spec.weights.values():
             if isinstance(where, Bundled):
                 folder = self.the_registry().resource(where.resource)
-                return dict(weights.read_weights_config(folder).generator)
+                return dict(layout.read_weights_config(folder).generator)
         for name in spec.recipes:
             return dict(self._read(name).generator)
         return {}
@@ -191,7 +192,7 @@ class MethodConformance(GeneratorChecks, TrainingChecks, SpecChecks):
                 continue
             with doing(f"The weights {tag!r} cannot be read. Ship them inside the package"):
                 folder = self.the_registry().resource(where.resource)
-                config = weights.read_weights_config(folder)
+                config = layout.read_weights_config(folder)
                 self._config(config.generator)
             require(
                 config.method == spec.name and (folder / MODEL).is_file(),
@@ -236,9 +237,9 @@ class MethodConformance(GeneratorChecks, TrainingChecks, SpecChecks):
                 )
             with own_randomness(99), doing("The saved weights cannot be loaded again. Correct it."):
                 fresh = build_method(config, registry=self.the_registry())
-                tensors = weights.read_tensors(Path(folder) / "weights", MODEL, config)
+                tensors = layout.read_tensors(Path(folder) / "weights", MODEL, config)
                 assert isinstance(fresh.generator, nn.Module)
-                weights.fill(fresh.generator, tensors, source="saved", built_by="the kit")
+                layout.fill(fresh.generator, tensors, source="saved", built_by="the kit")
         frozen(fresh.generator)
         with torch.no_grad():
             image = fresh.generator(call.x, **call.conditions).image

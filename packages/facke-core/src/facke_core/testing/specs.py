@@ -9,9 +9,9 @@ import subprocess
 import sys
 from typing import Any, ClassVar
 
-from facke_core._plugin_checks import targets_of
 from facke_core.errors import PluginError
-from facke_core.registry import GROUP, Registry, default_registry
+from facke_core.plugins._checks import targets_of
+from facke_core.plugins.registry import GROUP, Registry, default_registry
 from facke_core.testing.assertions import require
 
 __all__ = ["SpecChecks", "heavy_imports"]

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from facke_core.methods import Method
+from facke_core.objective import Objective, Phase
+from facke_core.plugins.specs import Method
 from facke_core.testing.assertions import (
     change,
     doing,
@@ -21,8 +22,7 @@ from facke_core.testing.assertions import (
 )
 from facke_core.testing.fakes import TinyEncoder, face_batch
 from facke_core.testing.losses import check_permutes, value_of
-from facke_core.training.step import Objective, Phase, Step
-from facke_core.types import FaceBatch, GeneratorOutput
+from facke_core.types import FaceBatch, GeneratorOutput, Step
 
 __all__ = ["Bench", "TrainingChecks"]
 
@@ -209,7 +209,7 @@ def _forward(bench: Bench, phase: Phase, made: GeneratorOutput | None) -> Step:
     require(
         isinstance(step, Step),
         f"The phase of {phase.trains!r} returns a {type(step).__name__}. Return a "
-        "facke_core.training.step.Step.",
+        "facke_core.types.Step.",
     )
     return dataclasses.replace(step, rng=rng(3))
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from torch import Tensor
 
-from facke_core.data.images import write_image
 from facke_core.errors import FackeWarning, ImageError
+from facke_core.images.io import write_image
 
 __all__ = ["LOG", "RunLog"]
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from facke_core.errors import ConfigError, DataError
-from facke_core.figures.face_matrix import face_matrix
+from facke_core.images.grid import face_matrix
 from facke_core.losses.functional import reconstruction_l1
 from facke_core.protocols import Generator, IdentityEncoder, Sampler
 from facke_core.types import SwapInputs

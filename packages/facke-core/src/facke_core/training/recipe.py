@@ -12,17 +12,17 @@ from facke_core.config import arguments, from_dict, override, read_json
 from facke_core.data.batches import BatchConfig
 from facke_core.errors import ConfigError, did_you_mean
 from facke_core.losses.terms import TERMS
+from facke_core.objective import LossTerm
+from facke_core.plugins.registry import Registry
 from facke_core.protocols import Loss
-from facke_core.registry import Registry
 from facke_core.training.probe import ProbeConfig
-from facke_core.training.step import LossTerm
 
 __all__ = ["OptimizerConfig", "Recipe", "TermConfig", "read_recipe", "terms"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TermConfig:
-    """One loss term; see :class:`~facke_core.training.step.LossTerm`."""
+    """One loss term; see :class:`~facke_core.objective.LossTerm`."""
 
     weight: float
     start: int = 0

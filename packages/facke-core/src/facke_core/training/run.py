@@ -21,26 +21,27 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from facke_core.building import build_method, load_encoder
 from facke_core.config import to_dict, write_json
 from facke_core.data.batches import SwapBatches
 from facke_core.data.crops import CropSet, check_encoder, prepare_command
-from facke_core.devices import resolve_device
+from facke_core.environment import resolve_device
 from facke_core.errors import ConfigError, DataError, FackeWarning, UsageError, did_you_mean
-from facke_core.licenses import announce
-from facke_core.loading import build_method, load_encoder, save
-from facke_core.methods import Method
+from facke_core.images.provenance import disclosure
+from facke_core.objective import Objective, StepReport
+from facke_core.plugins.registry import Registry, default_registry
+from facke_core.plugins.specs import Method
 from facke_core.protocols import Generator, IdentityEncoder
-from facke_core.provenance import disclosure
-from facke_core.registry import Registry, default_registry
-from facke_core.sources import locate
-from facke_core.training import checkpoints
+from facke_core.publish.save import save
 from facke_core.training.logs import LOG, RunLog
 from facke_core.training.probe import ProbeReport, SwapProbe
 from facke_core.training.recipe import Recipe, read_recipe
-from facke_core.training.step import Objective, StepReport
 from facke_core.training.trainer import Trainer, make_accelerator
 from facke_core.types import SwapRequest
-from facke_core.weights import MODEL, WeightsConfig, fill, read_tensors
+from facke_core.weights import checkpoints
+from facke_core.weights.layout import MODEL, WeightsConfig, fill, read_tensors
+from facke_core.weights.licenses import announce
+from facke_core.weights.sources import locate
 
 __all__ = ["RECIPE", "TrainSummary", "train"]
 

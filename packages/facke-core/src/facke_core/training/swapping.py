@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from facke_core.training.step import Forward, LossTerm, Phase, Step
-from facke_core.types import FaceBatch, GeneratorOutput
+from facke_core.objective import Forward, LossTerm, Phase
+from facke_core.types import FaceBatch, GeneratorOutput, Step
 
 __all__ = ["SwapObjective", "generate"]
 

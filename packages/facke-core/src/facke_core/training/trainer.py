@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from facke_core.config import to_dict, write_json
 from facke_core.data.batches import Batches, stream
 from facke_core.errors import ConfigError, FackeError, TrainingError, UsageError
-from facke_core.training.checkpoints import PART, STATE, digest, flush, read_state
+from facke_core.objective import Objective, Phase, StepReport
 from facke_core.training.ema import EMA
 from facke_core.training.recipe import Recipe
-from facke_core.training.step import Objective, Phase, StepReport
 from facke_core.types import FaceBatch, GeneratorOutput
+from facke_core.weights.checkpoints import PART, STATE, digest, flush, read_state
 
 __all__ = ["Trainer", "make_accelerator"]
 

@@ -1,0 +1,202 @@
+"""From names and settings to objects: methods, identity encoders, face detectors."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from facke_core.config import from_dict, updated
+from facke_core.environment import resolve_device
+from facke_core.errors import (
+    ConfigError,
+    FackeError,
+    PluginError,
+    UnavailableError,
+    did_you_mean,
+)
+from facke_core.plugins.registry import Registry, default_registry
+from facke_core.plugins.specs import Method
+from facke_core.protocols import FaceDetector, IdentityEncoder
+from facke_core.types import Face
+from facke_core.weights import hub
+from facke_core.weights.layout import WeightsConfig
+
+__all__ = [
+    "DEFAULT_ENCODER",
+    "LazyDetector",
+    "build_method",
+    "encoder_settings",
+    "load_encoder",
+    "make_detector",
+]
+
+DEFAULT_ENCODER = "dlib-resnet29"
+
+
+def build_method(
+    config: WeightsConfig, *, registry: Registry, sampler: Mapping[str, Any] | None = None
+) -> Method:
+    """The generator, with fresh weights, and its sampler; torch's random state stays as it was.
+
+    Raises:
+        ConfigError: a generator or sampler setting that the method does not know.
+        PluginError: the plugin fails.
+    """
+    spec = registry.method(config.method)
+    generator = from_dict(registry.resolve(spec.config), config.generator, where="generator")
+    build = registry.resolve(spec.build)
+    what = f"method {spec.name!r} from {dict(config.generator)}"
+    with _blaming(registry.owner("method", spec.name), what), torch.random.fork_rng(devices=[]):
+        method = Method(*build(generator))
+    settings = {**config.sampler, **(sampler or {})}
+    if settings:
+        method = method._replace(sampler=_with_settings(spec.name, method.sampler, settings))
+    return method
+
+
+@contextmanager
+def _blaming(plugin: str, what: str) -> Iterator[None]:
+    """Name the plugin whose code raises something that is no FackeError."""
+    try:
+        yield
+    except FackeError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"The plugin {plugin!r} cannot build the {what}: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _with_settings(method: str, sampler: Any, settings: Mapping[str, Any]) -> Any:
+    if not getattr(sampler, "__dataclass_fields__", None):
+        raise ConfigError(
+            f"The method {method!r} has no sampler settings, but {', '.join(settings)} was given. "
+            "Leave it out."
+        )
+    return updated(sampler, settings, where="sampler")
+
+
+def load_encoder(
+    name: str | Mapping[str, Any],
+    *,
+    device: str | torch.device = "cpu",
+    local_files_only: bool = False,
+    registry: Registry | None = None,
+) -> IdentityEncoder:
+    """Build an identity encoder: frozen, in float32. Torch's random state stays as it was.
+
+    Args:
+        name: a registered encoder (``"dlib-resnet29"``), ``"hf:org/repo@COMMIT"`` for a timm
+            encoder on the Hub, or ``{"name": ..., **settings}`` as in ``config.json``.
+        device: as in :func:`load`.
+        local_files_only: never contact the Hub.
+        registry: where names are looked up.
+
+    Raises:
+        UnknownNameError: no such encoder.
+        ConfigError: a setting that it does not know.
+        UnavailableError: it cannot be used here; says why and what to do.
+    """
+    registry = registry or default_registry()
+    settings = encoder_settings(name)
+    spec = registry.encoder(settings.pop("name"))
+    reason = registry.availability(spec)
+    if reason:
+        raise UnavailableError(f"The encoder {spec.name!r} cannot be used here: {reason}")
+    build = registry.resolve(spec.build)
+    parameters = inspect.signature(build).parameters
+    if "local_files_only" in parameters:
+        settings["local_files_only"] = local_files_only
+    _check_settings(spec.name, settings, parameters)
+    what = f"encoder {spec.name!r}"
+    with _blaming(registry.owner("encoder", spec.name), what), torch.random.fork_rng(devices=[]):
+        encoder = build(**settings)
+    if isinstance(encoder, nn.Module):
+        encoder.to(resolve_device(device))
+    return cast(IdentityEncoder, encoder)
+
+
+def _check_settings(
+    encoder: str, settings: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]
+) -> None:
+    """Compare settings with the keywords that the encoder's ``build`` takes."""
+    known = [key for key, p in parameters.items() if p.kind is not p.VAR_KEYWORD]
+    for key in settings:
+        if key not in known and len(known) == len(parameters):
+            raise ConfigError(
+                f"identity_encoder.{key}: unknown key.{did_you_mean(key, known)} "
+                f"The encoder {encoder!r} knows: {', '.join(known) or 'none'}."
+            )
+    for key in known:
+        if key not in settings and parameters[key].default is inspect.Parameter.empty:
+            raise ConfigError(
+                f"identity_encoder.{key}: missing. The encoder {encoder!r} cannot do without it. "
+                "Write it there, in config.json or the recipe; facke weights convert does so with "
+                "--encoder."
+            )
+
+
+def encoder_settings(name: str | Mapping[str, Any]) -> dict[str, Any]:
+    """What :func:`load_encoder` takes, as ``{"name": ..., **settings}``."""
+    if isinstance(name, str):
+        if not name.startswith(hub.PREFIX):
+            return {"name": name}
+        return {"name": "timm", "model": name}
+    if not isinstance(name.get("name"), str):
+        raise ConfigError("identity_encoder.name: missing. Add it; expected a string.")
+    return dict(name)
+
+
+def make_detector(
+    name: str | None = None, *, registry: Registry | None = None, **settings: Any
+) -> FaceDetector:
+    """The detector ``name``, or the first registered one that works here.
+
+    Raises:
+        UnknownNameError: no such detector.
+        UnavailableError: it, or every detector, lacks something; says what to install.
+    """
+    from facke_core.plugins.registry import default_registry
+
+    registry = registry or default_registry()
+    specs = [registry.detector(name)] if name else list(registry.detectors())
+    reasons = []
+    for spec in specs:
+        reason = registry.availability(spec)
+        if not reason:
+            detector: FaceDetector = registry.resolve(spec.build)(**settings)
+            return detector
+        reasons.append(f"{spec.name}: {reason}")
+    listed = "; ".join(reasons) or 'none is installed. Run: pip install "facke-core[faces]"'
+    raise UnavailableError(f"No face detector can be used here. {listed}")
+
+
+class LazyDetector:
+    """The best face detector that can be used here, built when the first photo comes.
+
+    Crops need no detector, so building a pipeline needs none either.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._built: FaceDetector | None = None
+
+    def get(self) -> FaceDetector:
+        """The detector itself."""
+        if self._built is None:
+            self._built = make_detector(registry=self._registry)
+        return self._built
+
+    @property
+    def threshold(self) -> float:
+        """The detector's own."""
+        return self.get().threshold
+
+    def __call__(self, photo: Tensor) -> list[Face]:
+        """Faces of a photo (3, H, W) in [0, 1], largest first."""
+        return self.get()(photo)

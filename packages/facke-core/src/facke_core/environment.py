@@ -1,0 +1,121 @@
+"""What there is on this machine: devices, a folder for caches, optional packages."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from facke_core.errors import UnavailableError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "available_devices",
+    "cache_folder",
+    "installed",
+    "require",
+    "resolve_device",
+    "versions",
+]
+
+
+def available_devices() -> list[str]:
+    """``cuda:0`` ..., ``mps``, ``cpu``: what torch can compute on here, fastest first."""
+    import torch
+
+    devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        devices.append("mps")
+    return [*devices, "cpu"]
+
+
+def resolve_device(device: str | torch.device = "auto") -> torch.device:
+    """The torch device for ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+
+    Raises:
+        UnavailableError: it is not there; nothing else is taken instead.
+        UsageError: not the name of a device.
+    """
+    import torch
+
+    name, there = str(device), available_devices()
+    if name == "auto":
+        return torch.device(there[0])
+    if name == "cuda" and "cuda:0" in there:
+        return torch.device("cuda:0")
+    if name in there:
+        return torch.device(name)
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (":" in name and not index.isdecimal()):
+        raise UsageError(
+            f"Unknown device {name!r}. Use auto, cpu, cuda, cuda:N or mps; "
+            f"here there are: {', '.join(there)}."
+        )
+    advice = f"Use one of: auto, {', '.join(there)}."
+    if kind == "cuda" and "cuda:0" not in there:
+        built = f"this torch ({torch.__version__}) was built for CUDA {torch.version.cuda}"
+        reason = f"{built}, but finds no GPU; see the driver with nvidia-smi"
+        if not torch.version.cuda:
+            reason = f"this torch ({torch.__version__}) was built without CUDA"
+        advice = f"{reason[0].upper()}{reason[1:]}. {advice}"
+    raise UnavailableError(f"The device {name!r} is not available here. {advice}")
+
+
+def cache_folder() -> Path:
+    """``$FACKE_CACHE``, or ``facke`` in the user's cache folder; it need not exist."""
+    root = os.environ.get("FACKE_CACHE")
+    if root:
+        return Path(root)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "facke"
+
+
+EXTRAS = {
+    "onnx": "onnx",
+    "onnxscript": "onnx",
+    "onnxruntime": "onnx",
+    "onnxruntime.quantization": "onnx",
+    "openvino": "openvino",
+}
+"""Module -> the extra of facke-core that brings it."""
+
+
+def require(module: str) -> Any:
+    """The module; what its import adds to ``sys.path`` is taken away again
+    (``onnxruntime.quantization`` adds a folder where ``import models`` would find something).
+
+    Raises:
+        UnavailableError: it is not installed, or broken; says what to install.
+    """
+    path = list(sys.path)
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UnavailableError(
+            f"{module} cannot be imported ({error}). It comes with an extra. Run: "
+            f'pip install "facke-core[{EXTRAS[module]}]"'
+        ) from error
+    finally:
+        sys.path[:] = path
+
+
+def installed(module: str) -> bool:
+    """Whether ``module`` is there, without importing it."""
+    return importlib.util.find_spec(module) is not None
+
+
+def versions(*modules: str) -> dict[str, str]:
+    """Module -> version of its distribution, where it is installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for module in modules:
+        try:
+            found[module] = version(module)
+        except PackageNotFoundError:
+            continue
+    return found

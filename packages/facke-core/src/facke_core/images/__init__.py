@@ -1,0 +1,1 @@
+"""Pictures: reading, writing, grids, and what results say about themselves."""

@@ -1,0 +1,278 @@
+"""Which source is put on which target: a CSV of photographs, or rows of a dataset.
+
+A picture is known by its content: its key is the SHA-256 of its file. Names of files mean nothing
+to the results, and a set of pairs has a digest that every report carries.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from facke_core.errors import DataError, UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    import torch
+
+    from facke_core.data.crops import CropSet
+
+__all__ = [
+    "Pair",
+    "PairSet",
+    "Picture",
+    "Progress",
+    "Rule",
+    "SamePair",
+    "noise",
+    "pairs_from",
+    "pairs_of_dataset",
+    "read_pairs",
+    "read_same",
+]
+
+Rule = Literal["facke", "paper", "weighted"]
+DRAWN = 1000
+"""Pairs that are drawn from a dataset when nobody says how many."""
+Progress = Callable[[str, int, int], None]
+"""(what is done, how much of it, of how much)."""
+_FIRST = 5
+
+
+class Picture(NamedTuple):
+    """A photograph, or a row of a dataset."""
+
+    name: str
+    """How reports call it."""
+    identity: str
+    """Who is on it."""
+    key: str
+    """SHA-256 of the file, in hexadecimal digits."""
+    path: Path | None = None
+    row: int | None = None
+    """In :attr:`PairSet.crops`, if it is no photograph."""
+
+
+class Pair(NamedTuple):
+    """Whose face goes where."""
+
+    source: Picture
+    target: Picture
+
+
+class SamePair(NamedTuple):
+    """Two pictures, and whether they show one person."""
+
+    a: Picture
+    b: Picture
+    same: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairSet:
+    """The pairs of an evaluation, in order."""
+
+    pairs: Sequence[Pair]
+    name: str
+    """Of the CSV or the dataset."""
+    crops: CropSet | None = field(default=None, repr=False)
+    """Where pictures without a path are."""
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def first(self, n: int | None) -> PairSet:
+        """The first n pairs; all, where n is None."""
+        return self if n is None else replace(self, pairs=self.pairs[:n])
+
+    @property
+    def sources(self) -> tuple[Picture, ...]:
+        """The different source pictures, in order of appearance."""
+        return _distinct(pair.source for pair in self.pairs)
+
+    @property
+    def targets(self) -> tuple[Picture, ...]:
+        """The different target pictures, in order of appearance."""
+        return _distinct(pair.target for pair in self.pairs)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the contents of the pictures, who shows the same person, and the order."""
+        number: dict[str, int] = {}
+        total = hashlib.sha256()
+        for pair in self.pairs:
+            people = (number.setdefault(one.identity, len(number)) for one in pair)
+            total.update(" ".join([*(one.key for one in pair), *map(str, people)]).encode() + b"\n")
+        return total.hexdigest()
+
+
+def read_pairs(file: Path) -> PairSet:
+    """Pairs of photographs from a CSV with the columns ``source`` and ``target``.
+
+    Paths are relative to the folder of the CSV. ``source_identity`` and ``target_identity`` say who
+    is on them; without, every picture is a person of its own.
+
+    Raises:
+        DataError: no such file, a column or a picture is missing, or no pair is in it.
+    """
+    read = _Pictures(file)
+    pairs = []
+    for line, row in _rows(file, ("source", "target")):
+        pairs.append(
+            Pair(
+                read(row["source"], row.get("source_identity") or "", line),
+                read(row["target"], row.get("target_identity") or "", line),
+            )
+        )
+    read.check()
+    return PairSet(pairs=pairs, name=file.name)
+
+
+def read_same(file: Path) -> list[SamePair]:
+    """Real pairs for calibration, from a CSV with the columns ``a``, ``b`` and ``same`` (1 or 0).
+
+    Raises:
+        DataError: no such file, a column or a picture is missing, or a value is neither 0 nor 1.
+    """
+    read = _Pictures(file)
+    pairs = []
+    for line, row in _rows(file, ("a", "b", "same")):
+        if row["same"] not in ("0", "1"):
+            raise DataError(
+                f"{file}, line {line}: same is {row['same']!r}. Write 1 where a and b show one "
+                "person, else 0."
+            )
+        pairs.append(
+            SamePair(read(row["a"], "", line), read(row["b"], "", line), row["same"] == "1")
+        )
+    read.check()
+    return pairs
+
+
+def pairs_of_dataset(
+    crops: CropSet, n: int | None = None, *, seed: int = 0, rule: Rule = "paper"
+) -> PairSet:
+    """Pairs of different people from a dataset of ``facke prepare``, drawn with replacement.
+
+    Args:
+        crops: the dataset.
+        n: how many; default: :data:`DRAWN`.
+        seed: of the draw.
+        rule: as in :class:`facke_core.data.pairs.PairConfig`.
+
+    Raises:
+        DataError: it shows fewer than two people.
+    """
+    from facke_core.data.pairs import PairConfig, PairSampler, People
+
+    n = DRAWN if n is None else n
+    people = People(crops.people.tolist(), crops.weights.tolist())
+    config = PairConfig(rule=rule, intra=0.0)
+    drawn = PairSampler(people, config=config, batch_size=n, composites=0, seed=seed)[0]
+    names: Sequence[str] = crops.info.get("people", ())
+
+    def picture(row: int) -> Picture:
+        person = int(crops.people[row])
+        identity = str(names[person]) if person < len(names) else str(person)
+        return Picture(f"{identity}#{row}", identity, _row_key(crops, row), row=row)
+
+    pairs = [Pair(picture(pair.source), picture(pair.target)) for pair in drawn]
+    return PairSet(pairs=pairs, name=str(crops.info.get("name", "dataset")), crops=crops)
+
+
+def _row_key(crops: CropSet, row: int) -> str:
+    if crops.keys is not None:
+        return bytes(crops.keys[row].numpy()).hex()
+    return hashlib.sha256(crops.images[row : row + 1].numpy().tobytes()).hexdigest()
+
+
+def _distinct(pictures: Iterator[Picture]) -> tuple[Picture, ...]:
+    return tuple({picture.key: picture for picture in reversed(list(pictures))}.values())[::-1]
+
+
+def _rows(file: Path, needed: Sequence[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream, strict=True)
+            columns = list(reader.fieldnames or ())
+            rows = [(reader.line_num, row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            f"{file} cannot be read as CSV ({error}). Check the path and that it is UTF-8 text "
+            "with commas."
+        ) from error
+    for column in needed:
+        if column not in columns:
+            raise DataError(
+                f"{file} has no column {column!r}, only: {', '.join(columns) or 'none'}."
+                f"{did_you_mean(column, columns if len(columns) > 1 else ())} The first line has "
+                f"to name {', '.join(needed)}, with commas between them."
+            )
+    if not rows:
+        raise DataError(f"{file} names no pair. Add lines with {', '.join(needed)}.")
+    yield from rows
+
+
+class _Pictures:
+    """Reads each file once; what is missing is collected and told together."""
+
+    def __init__(self, file: Path) -> None:
+        self._file, self._keys = file, dict[Path, str]()
+        self._missing: list[str] = []
+
+    def __call__(self, name: str | None, identity: str, line: int) -> Picture:
+        if not name:
+            raise DataError(f"{self._file}, line {line}: a path is empty. Fill it in.")
+        path = self._file.parent / name
+        if path not in self._keys:
+            try:
+                with path.open("rb") as stream:
+                    self._keys[path] = hashlib.file_digest(stream, "sha256").hexdigest()
+            except (OSError, ValueError) as error:  # a name with a NUL is no OSError
+                self._keys[path] = ""
+                why = error.strerror if isinstance(error, OSError) else error
+                self._missing.append(f"line {line}: {name} ({why})")
+        return Picture(name, identity or name, self._keys[path], path=path)
+
+    def check(self) -> None:
+        if self._missing:
+            n, more = len(self._missing), len(self._missing) - _FIRST
+            raise DataError(
+                f"{self._file} names {n} {'picture' if n == 1 else 'pictures'} that cannot be "
+                f"read: {'; '.join(self._missing[:_FIRST])}"
+                f"{f' and {more} more' if more > 0 else ''}. Paths are relative to the folder "
+                f"{self._file.absolute().parent}"
+            )
+
+
+def pairs_from(
+    *, file: Path | None, data: Path | None, limit: int | None, seed: int, rule: Rule = "paper"
+) -> PairSet:
+    """The pairs that ``facke evaluate`` was asked for.
+
+    Raises:
+        UsageError: neither or both of ``file`` and ``data``.
+        DataError: they cannot be used.
+    """
+    if (file is None) == (data is None):
+        raise UsageError("Give either --pairs FILE.csv or --data DATASET.")
+    if file is not None:
+        return read_pairs(file).first(limit)
+    from facke_core.data.crops import CropSet
+
+    assert data is not None
+    test = data / "test"
+    folder = test if (test / "dataset.json").is_file() else data
+    return pairs_of_dataset(CropSet.load(folder), limit, seed=seed, rule=rule)
+
+
+def noise(seed: int | None, source: Picture, target: Picture) -> torch.Generator:
+    """The random numbers of a pair. They follow from the seed and the two pictures alone."""
+    import torch
+
+    text = f"{seed or 0}/{source.key}/{target.key}"
+    number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+    return torch.Generator().manual_seed(number)

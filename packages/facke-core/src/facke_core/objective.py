@@ -1,0 +1,103 @@
+"""What a method hands to the trainer: named modules, and phases with weighted loss terms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from facke_core.protocols import Loss
+from facke_core.types import FaceBatch, GeneratorOutput, Step
+
+__all__ = ["Forward", "LossTerm", "Objective", "Phase", "StepReport"]
+
+
+@dataclass(frozen=True, slots=True)
+class LossTerm:
+    """``weight`` x mean of ``loss`` over the samples where ``batch.<where>`` holds.
+
+    The weight rises linearly from 0 at step ``start`` to its full value ``ramp`` steps later; the
+    loss is not computed before ``start``.
+    """
+
+    loss: Loss
+    weight: float = 1.0
+    where: str | None = None
+    start: int = 0
+    ramp: int = 0
+
+    def weight_at(self, step: int) -> float:
+        if step < self.start:
+            return 0.0
+        return self.weight * min(1.0, (step - self.start + 1) / (self.ramp + 1))
+
+    def mean(self, step: Step) -> Tensor:
+        """The unweighted mean, a float32 scalar; 0 where no sample qualifies."""
+        values = self.loss(step).float()
+        if self.where is None:
+            return values.mean()
+        chosen = getattr(step.batch, self.where).to(values.dtype)
+        return (values * chosen).sum() / chosen.sum().clamp_min(1)
+
+
+class Forward(Protocol):
+    """What a phase computes.
+
+    ``made``: the generator's output of an earlier phase of the same step, without a graph, or
+    None. A discriminator can judge it instead of making another one.
+    """
+
+    def __call__(
+        self,
+        modules: Mapping[str, nn.Module],
+        batch: FaceBatch,
+        rng: torch.Generator | None,
+        made: GeneratorOutput | None = None,
+    ) -> Step: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One optimiser step: which module it trains, what it computes, what it minimises."""
+
+    trains: str
+    forward: Forward
+    terms: Sequence[LossTerm]
+    every: int = 1
+    """The phase takes part in every n-th step."""
+
+    def active_at(self, step: int) -> bool:
+        """Whether it is the phase's turn and any of its terms counts."""
+        return step % self.every == 0 and any(term.weight_at(step) for term in self.terms)
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """What the trainer needs to know of a method."""
+
+    @property
+    def modules(self) -> Mapping[str, nn.Module]: ...
+    @property
+    def phases(self) -> Sequence[Phase]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepReport:
+    """What one training step did."""
+
+    step: int
+    """Steps finished, this one included."""
+    images: int
+    """Images seen so far: steps x batch size."""
+    losses: Mapping[str, float] = field(default_factory=dict)
+    """Unweighted mean per term, ``"generator.identity"``."""
+    seconds: float = 0.0
+    """Wall time of this step."""
+
+    @property
+    def images_per_second(self) -> float:
+        """Of all processes together, in this step."""
+        return self.images / self.step / self.seconds if self.seconds else 0.0

@@ -1,0 +1,1 @@
+"""Plugins: hooks, descriptions, and the registry that holds them."""

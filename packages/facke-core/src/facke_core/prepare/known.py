@@ -1,0 +1,192 @@
+"""What earlier preparations computed, by key: whatever is there is not computed again.
+
+Three places are looked at: the dataset itself, the shards of its pictures, and the parts that an
+interrupted preparation left. A damaged file counts as absent.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from facke_core.data.shards import SUFFIX, Shard, TarShard, TensorShard, key_rows, write_shard
+from facke_core.data.tensors import Column, read_tensors, write_tensors
+from facke_core.prepare.portraits import REASONS, Done, Job, Portrait
+
+__all__ = ["Bucket", "Known", "skipped_columns"]
+
+_DAMAGE = (SafetensorError, OSError, ValueError, KeyError, IndexError, tarfile.TarError)
+
+
+class Known:
+    """Crops, points, vectors and reasons that need no computing.
+
+    Args:
+        preparation: digest; crops, points and reasons of another one do not count.
+        encoder: digest; vectors of another one do not count.
+        with_points: a crop without points is not enough.
+    """
+
+    def __init__(self, preparation: str, encoder: str, *, with_points: bool) -> None:
+        self.preparation, self.encoder, self.with_points = preparation, encoder, with_points
+        self.reasons: dict[bytes, str] = {}
+        self.shards: dict[Path, Shard] = {}
+        self._crops: dict[bytes, tuple[Shard, int]] = {}
+        self._points: dict[bytes, tuple[Mapping[str, Tensor], int]] = {}
+        self._vectors: dict[bytes, tuple[Tensor, int]] = {}
+
+    def has_crop(self, key: bytes) -> bool:
+        return key in self._crops and (not self.with_points or key in self._points)
+
+    def has_vectors(self, key: bytes) -> bool:
+        return key in self._vectors
+
+    def crop(self, key: bytes) -> Tensor:
+        """(3, S, S) uint8."""
+        shard, row = self._crops[key]
+        return shard[row]
+
+    def column(self, name: str, key: bytes) -> Tensor:
+        """The row of ``points``, ``ring`` or ``embeddings``."""
+        if name == "embeddings":
+            vectors, row = self._vectors[key]
+            return vectors[row]
+        tensors, row = self._points[key]
+        return tensors[name][row]
+
+    def add_dataset(self, index: Path, identity: Path) -> None:
+        """The finished files of a dataset."""
+        try:
+            tensors, metadata = read_tensors(index)
+            keys = [bytes(row) for row in tensors["keys"].numpy()]
+            if metadata.get("preparation") == self.preparation:
+                self._add_rows(keys, tensors)
+            vectors, about = read_tensors(identity)
+            if about.get("encoder") == self.encoder and len(vectors["embeddings"]) == len(keys):
+                self._add_vectors(keys, vectors["embeddings"])
+        except _DAMAGE:
+            return
+
+    def add_part(self, path: Path) -> None:
+        """What an interrupted preparation finished."""
+        try:
+            tensors, metadata = read_tensors(path)
+            if metadata.get("preparation") == self.preparation:
+                keys = [bytes(row) for row in tensors["keys"].numpy()]
+                self._add_rows(keys, tensors)
+                if keys and metadata.get("encoder") == self.encoder:
+                    self._add_vectors(keys, tensors["embeddings"])
+        except _DAMAGE:
+            return
+
+    def add_shard(self, path: Path) -> None:
+        """The pictures of a shard."""
+        try:
+            shard = TarShard(path) if path.suffix == SUFFIX["webdataset"] else TensorShard(path)
+            if shard.preparation != self.preparation:
+                return
+            shard[len(shard.keys) - 1]
+        except _DAMAGE:
+            return
+        self.shards[path] = shard
+        self._crops |= {key: (shard, row) for row, key in enumerate(shard.keys)}
+
+    def _add_rows(self, keys: Sequence[bytes], tensors: Mapping[str, Tensor]) -> None:
+        if self.with_points and keys:
+            kept = {name: tensors[name] for name in ("points", "ring")}
+            self._points |= {key: (kept, row) for row, key in enumerate(keys)}
+        skipped = [bytes(row) for row in tensors["skipped"].numpy()]
+        reasons = (REASONS[code] for code in tensors["reasons"].tolist())
+        self.reasons |= dict(zip(skipped, reasons, strict=True))
+
+    def _add_vectors(self, keys: Sequence[bytes], vectors: Tensor) -> None:
+        self._vectors |= {key: (vectors, row) for row, key in enumerate(keys)}
+
+
+def skipped_columns(reasons: Mapping[bytes, str]) -> dict[str, Column]:
+    """Pictures that are left out, by key, and why."""
+    keys = sorted(reasons)
+    codes = torch.tensor([REASONS.index(reasons[key]) for key in keys], dtype=torch.uint8)
+    return {"skipped": Column.of(key_rows(keys)), "reasons": Column.of(codes)}
+
+
+class Bucket:
+    """The pictures of one shard on their way to the disk.
+
+    Args:
+        keys: of all its photographs, ascending.
+        shard: where the crops go.
+        part: where everything else waits until the dataset is complete.
+    """
+
+    def __init__(self, keys: Sequence[bytes], *, shard: Path, part: Path, known: Known) -> None:
+        self.keys, self.shard, self.part, self.known = keys, shard, part, known
+        self.passing: set[bytes] = set()
+        self._made: dict[bytes, Portrait] = {}
+        self._left_out: dict[bytes, str] = {}
+
+    def job(self, key: bytes, path: str) -> Job | None:
+        """What must be computed for a photograph, if anything."""
+        known = self.known
+        if key in known.reasons:
+            return None
+        if not known.has_crop(key):
+            return Job(path, key)
+        if known.has_vectors(key):
+            return None
+        try:
+            return Job(path, key, known.crop(key).numpy())
+        except _DAMAGE:
+            return Job(path, key)
+
+    def take(self, key: bytes, done: Done) -> None:
+        """The answer to a job."""
+        if done.portrait is not None:
+            self._made[key] = done.portrait
+        elif done.passing:
+            self.passing.add(key)
+        else:
+            self._left_out[key] = done.reason
+
+    def finish(self, size: int) -> None:
+        """Write what is new, and remember it as known.
+
+        Raises:
+            OSError: the disk is full; what was there before stays.
+        """
+        known = self.known
+        reasons = {key: known.reasons[key] for key in self.keys if key in known.reasons}
+        reasons |= self._left_out
+        used = [key for key in self.keys if key not in reasons and key not in self.passing]
+        stored = known.shards.get(self.shard)
+        if used and (stored is None or stored.keys != used):
+            crops = (
+                torch.from_numpy(self._made[key].crop) if key in self._made else known.crop(key)
+                for key in used
+            )
+            write_shard(self.shard, used, crops, size=size, preparation=known.preparation)
+            known.add_shard(self.shard)
+        if self._made or self._left_out:
+            columns = {"keys": key_rows(used)}
+            names = ("points", "ring", "embeddings") if known.with_points else ("embeddings",)
+            for name in names if used else ():
+                columns[name] = torch.stack([self._row(name, key) for key in used])
+            about = {"preparation": known.preparation, "encoder": known.encoder}
+            written = {name: Column.of(tensor) for name, tensor in columns.items()}
+            write_tensors(self.part, written | skipped_columns(reasons), about)
+            known.add_part(self.part)
+        self._made = {}
+
+    def _row(self, name: str, key: bytes) -> Tensor:
+        made = self._made.get(key)
+        if made is None:
+            return self.known.column(name, key)
+        if name == "embeddings":
+            return torch.from_numpy(made.embedding)
+        array = made.points if name == "points" else made.ring
+        return self.known.column(name, key) if array is None else torch.from_numpy(array)

@@ -1,0 +1,245 @@
+"""From one photograph to an aligned crop and its vectors: what the workers of a preparation do."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from facke_core.data.mesh import OVAL_RING, POINTS
+from facke_core.errors import FackeWarning, ImageError, NoFaceError
+from facke_core.faces.align import align, retemplate, transform_points
+from facke_core.faces.templates import Alignment
+from facke_core.images.io import read_image, resize
+from facke_core.prepare.photos import file_key
+from facke_core.protocols import FaceDetector, IdentityEncoder
+
+__all__ = [
+    "REASONS",
+    "UNREADABLE",
+    "Array",
+    "Done",
+    "Job",
+    "Portrait",
+    "Portraits",
+    "Preparation",
+    "answer",
+    "start_worker",
+]
+
+MIN_EYE_DISTANCE = 18
+"""Pixels in the photograph; below, a crop would be mostly interpolation."""
+MAX_TURN = 0.38
+"""Nose tip off the middle of the eyes, in eye distances: about 50 degrees of yaw."""
+DETECTOR = "mediapipe"
+"""The detector that gives a mesh."""
+
+UNREADABLE, NO_FACE, SMALL, TURNED, NOT_SQUARE = REASONS = (
+    "unreadable",
+    "no face",
+    "face too small",
+    "face turned away",
+    "not square",
+)
+"""Why a picture is left out. The order is part of the format of a dataset."""
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preparation:
+    """How crops are made."""
+
+    alignment: Alignment
+    aligned: bool = False
+    """The pictures are aligned crops already: they are only brought to the size."""
+
+    def digest(self) -> str:
+        """What decides a crop beside the file: crops of one digest need not be made again."""
+        about: dict[str, Any] = {"version": 1, "aligned": self.aligned}
+        alignment = self.alignment
+        about["alignment"] = [alignment.template, alignment.size]
+        if not self.aligned:
+            about["alignment"] += [alignment.border, alignment.antialias]
+            about["detector"] = [DETECTOR, _version()]
+            about["limits"] = [MIN_EYE_DISTANCE, MAX_TURN]
+            about["points"] = [POINTS, OVAL_RING]
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+class Job(NamedTuple):
+    """A photograph to make a crop from, or a crop of which only the vectors are missing."""
+
+    path: str
+    key: bytes
+    crop: Array | None = None
+
+
+class Portrait(NamedTuple):
+    """What a photograph gives."""
+
+    crop: Array
+    """(3, S, S) uint8."""
+    points: Array | None
+    """(P, 2) float32, in pixels of the crop."""
+    ring: Array | None
+    embedding: Array
+    """(2, D) float32: of the crop and of its mirror image."""
+
+
+class Done(NamedTuple):
+    """What a worker answers."""
+
+    portrait: Portrait | None
+    reason: str = ""
+    """One of :data:`REASONS` where there is no portrait."""
+    passing: bool = False
+    """The file could not be read this time; the reason is not in its content."""
+    decoding: float = 0.0
+    """Seconds for reading and decoding the file."""
+    seconds: float = 0.0
+
+
+class Portraits:
+    """Makes portraits one at a time, with one thread: a result depends on nothing but its file.
+
+    Args:
+        photos: the folder that paths are relative to.
+        preparation: how.
+        encoder: ``{"name": ..., **settings}``.
+    """
+
+    def __init__(self, photos: Path, preparation: Preparation, encoder: Mapping[str, Any]) -> None:
+        self.photos, self.preparation, self.settings = photos, preparation, encoder
+        self._encoder: IdentityEncoder | None = None
+        self._detector: FaceDetector | None = None
+
+    def __call__(self, job: Job) -> Done:
+        """Answer a job.
+
+        Raises:
+            FackeError: the encoder or the detector cannot be used; never because of the picture.
+        """
+        begin = time.perf_counter()
+        if job.crop is not None:
+            embedding = self._embed(torch.from_numpy(job.crop))
+            known = Portrait(job.crop, None, None, embedding)
+            return Done(known, seconds=time.perf_counter() - begin)
+        path, photo, reason, passing = self.photos / job.path, None, "", False
+        try:
+            if file_key(path) != job.key:
+                raise OSError("it changed while the others were read")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FackeWarning)  # of colour profiles
+                photo = read_image(path).image
+        except (ImageError, OSError) as error:
+            reason, passing = UNREADABLE, _may_pass(error)
+        decoding = time.perf_counter() - begin
+        made = self._make(photo) if photo is not None else reason
+        portrait, reason = (None, made) if isinstance(made, str) else (made, "")
+        return Done(portrait, reason, passing, decoding, time.perf_counter() - begin)
+
+    def _make(self, photo: Tensor) -> Portrait | str:
+        size = self.preparation.alignment.size
+        if self.preparation.aligned:
+            if photo.shape[1] != photo.shape[2]:
+                return NOT_SQUARE
+            crop = _bytes(resize(photo[None], (size, size))[0])
+            return Portrait(crop.numpy(), None, None, self._embed(crop))
+        if self._detector is None:
+            from facke_core.building import make_detector
+
+            self._detector = make_detector(DETECTOR)
+        faces = self._detector(photo)
+        if not faces:
+            return NO_FACE
+        face = faces[0]
+        eyes = face.landmarks[1] - face.landmarks[0]
+        distance = float(eyes.norm())
+        if distance < MIN_EYE_DISTANCE:
+            return SMALL
+        along = ((face.landmarks[2] - face.landmarks[:2].mean(0)) * eyes).sum() / distance**2
+        if abs(float(along)) > MAX_TURN:
+            return TURNED
+        try:
+            aligned = align(photo, face, self.preparation.alignment)
+        except NoFaceError:
+            return NO_FACE
+        assert face.mesh is not None
+        mesh = transform_points(aligned.matrix[None], face.mesh[None])[0].float()
+        crop = _bytes(aligned.crop)
+        points, ring = mesh[list(POINTS)], mesh[list(OVAL_RING)]
+        return Portrait(crop.numpy(), points.numpy(), ring.numpy(), self._embed(crop))
+
+    def _embed(self, crop: Tensor) -> Array:
+        """From the bytes of the crop, so that vectors made later are those made now."""
+        if self._encoder is None:
+            from facke_core.building import load_encoder
+
+            self._encoder = load_encoder(self.settings)
+        face, spec = crop.float() / 255, self._encoder.spec
+        with torch.inference_mode():
+            both = torch.stack([face, face.flip(-1)])
+            framed = retemplate(both, self.preparation.alignment, spec.template, spec.input_size)
+            return self._encoder(framed).float().numpy()
+
+
+def _version() -> str:
+    try:
+        return version(DETECTOR)
+    except PackageNotFoundError:  # which the first photograph reports
+        return ""
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether something else than the content of the file is to blame."""
+    cause = error.__cause__ if isinstance(error, ImageError) else error
+    if isinstance(error, ImageError) and isinstance(cause, OSError):
+        return cause.errno is not None  # decoders raise OSError without a number
+    return isinstance(cause, OSError | MemoryError)
+
+
+def _bytes(crop: Tensor) -> Tensor:
+    return (crop.clamp(0, 1) * 255).round().byte().contiguous()
+
+
+_portraits: Portraits | None = None
+
+
+def start_worker(
+    folder: str, photos: Path, preparation: Preparation, encoder: Mapping[str, Any]
+) -> None:
+    """Make this process a worker that works in ``folder`` and ends with its parent."""
+    global _portraits
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops the work
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    _portraits = Portraits(photos, preparation, encoder)
+
+
+def _end_with_the_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)  # it was killed; nobody would read an answer
+
+
+def answer(job: Job) -> Done:
+    """What the workers run."""
+    assert _portraits is not None
+    return _portraits(job)

@@ -1,0 +1,241 @@
+"""``facke prepare``: photographs of people in, a crop set out (:mod:`facke_core.data.crops`).
+
+The same photographs give the same bytes, whatever the number of processes and whatever was there
+before. Work is done per shard; a finished shard is never done again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from facke_core.building import DEFAULT_ENCODER, encoder_settings, load_encoder
+from facke_core.data.crops import FORMAT, INFO, UNFINISHED
+from facke_core.data.shards import SUFFIX, Store
+from facke_core.errors import DataError, UsageError, check_choice
+from facke_core.faces.templates import Alignment
+from facke_core.identity.digest import encoder_digest
+from facke_core.prepare.making import Making
+from facke_core.prepare.photos import Album, find_photos
+from facke_core.prepare.portraits import Preparation
+from facke_core.prepare.summary import PrepareSummary
+
+__all__ = ["OnProgress", "Settings", "prepare"]
+
+DEFAULT_SIZE = 128
+DEFAULT_TEMPLATE = "simswap_frontal"
+
+OnProgress = Callable[[str, int, int], None]
+"""Called with what is being done, how many files of it are done, and how many there are."""
+
+
+class Settings(NamedTuple):
+    """What was asked for, filled up with what the dataset says that is there already."""
+
+    preparation: Preparation
+    encoder: dict[str, Any]
+    encoder_digest: str
+    store: Store
+    license: str
+    name: str
+    manifest: str
+
+
+def prepare(
+    photos: Path,
+    dataset: Path,
+    *,
+    size: int | None = None,
+    template: str | None = None,
+    encoder: str | Mapping[str, Any] | None = None,
+    manifest: Path | None = None,
+    aligned: bool | None = None,
+    store: Store | None = None,
+    license: str | None = None,  # noqa: A002
+    name: str | None = None,
+    workers: int | None = None,
+    on_progress: OnProgress | None = None,
+) -> tuple[PrepareSummary, ...]:
+    """Make or update the crop set ``dataset`` from the photographs of people in ``photos``.
+
+    Of each photograph the largest face is detected, aligned and embedded. What another run
+    computed for a file of the same content is taken from there: after a change only what changed
+    is computed, and an interrupted run goes on.
+
+    Where an option is None, the dataset's own value is kept if there is one.
+
+    Args:
+        photos: ``PERSON/*``, ``images/PERSON/*``, or ``{train,test}/images/PERSON/*``, which gives
+            the sets ``dataset/train`` and ``dataset/test``.
+        dataset: a folder, made if it is missing.
+        size: of the crops, in pixels; default 128.
+        template: the alignment; default ``simswap_frontal``.
+        encoder: of the vectors, as for :func:`facke_core.load_encoder`.
+        manifest: a CSV that names pictures and people; see :mod:`facke_core.prepare.photos`.
+        aligned: the pictures are crops of ``template`` already: detect nothing, find no landmarks.
+        store: ``tensors``, or ``webdataset`` for tars of lossless PNGs.
+        license: SPDX expression of the pictures' licence.
+        name: of the dataset; default: the name of ``photos``.
+        workers: processes; default: one per core. They import the caller's main module, so a
+            script needs ``if __name__ == "__main__":`` around its call.
+        on_progress: see :data:`OnProgress`.
+
+    Raises:
+        DataError: no person or no usable picture in ``photos``; ``dataset`` is something else, has
+            other crops, or cannot be written; a worker died.
+        UnavailableError: the encoder or the detector cannot be used here.
+
+    Warns:
+        FackeWarning: everything shows one person.
+    """
+    if workers is not None and workers < 1:
+        raise UsageError(f"{workers} workers cannot work. Give at least 1.")
+    if store is not None:
+        check_choice("store", store, SUFFIX)
+    albums = find_photos(photos, manifest)
+    _check_place(photos, dataset)
+    folders = {split: dataset / split for split in albums}
+    found = _info(next(iter(folders.values())))
+    have = found.get("alignment", {})
+    alignment = Alignment(
+        template=template or have.get("template", DEFAULT_TEMPLATE),
+        size=have.get("size", DEFAULT_SIZE) if size is None else size,
+    )
+    if aligned is None:
+        aligned = bool(found.get("aligned", False))
+    kept = encoder_settings(encoder or found.get("identity_encoder") or DEFAULT_ENCODER)
+    settings = Settings(
+        preparation=Preparation(alignment=alignment, aligned=aligned),
+        encoder=kept,
+        encoder_digest=encoder_digest(load_encoder(kept), kept),
+        store=store or found.get("store", "tensors"),
+        license=license if license is not None else found.get("license", ""),
+        name=name or found.get("name") or photos.resolve().name,
+        manifest=manifest.name if manifest else "",
+    )
+    for folder in folders.values():
+        _check_same_crops(folder, settings)
+    return tuple(
+        _prepare(photos, album, folders[split], split, settings, workers, on_progress)
+        for split, album in albums.items()
+    )
+
+
+def _prepare(
+    photos: Path,
+    album: Album,
+    folder: Path,
+    split: str,
+    settings: Settings,
+    workers: int | None,
+    on_progress: OnProgress | None,
+) -> PrepareSummary:
+    making = Making(
+        photos,
+        album,
+        folder,
+        preparation=settings.preparation,
+        encoder=settings.encoder,
+        encoder_digest=settings.encoder_digest,
+        store=settings.store,
+        workers=workers or _cores(),
+        on_progress=on_progress or (lambda what, done, total: None),
+    )
+    with _alone(folder):
+        making.sort_out()
+        making.compute()
+        alignment = settings.preparation.alignment
+        about = {
+            "name": settings.name,
+            **({"split": split} if split else {}),
+            "alignment": {"template": alignment.template, "size": alignment.size},
+            "aligned": settings.preparation.aligned,
+            "identity_encoder": settings.encoder,
+            "encoder_digest": settings.encoder_digest,
+            "license": settings.license,
+            **({"manifest": settings.manifest} if settings.manifest else {}),
+        }
+        return making.assemble(about)
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _check_place(photos: Path, dataset: Path) -> None:
+    """``dataset`` may be a dataset, an unfinished one, an empty folder or nothing."""
+    if dataset.resolve().is_relative_to(photos.resolve()):
+        raise DataError(
+            f"The dataset {dataset} would lie among the photographs of {photos}. Choose a folder "
+            "beside them."
+        )
+    if not dataset.exists():
+        return
+    if not dataset.is_dir():
+        raise DataError(f"{dataset} is a file. Give a folder for the dataset.")
+    inside = {path.name for path in dataset.iterdir()}
+    parts = [dataset, dataset / "train", dataset / "test"]
+    ours = any((part / name).exists() for part in parts for name in (INFO, UNFINISHED))
+    if inside and not ours:
+        raise DataError(
+            f"{dataset} holds other files ({', '.join(sorted(inside)[:3])}), and no dataset. "
+            "Choose an empty folder or a new one."
+        )
+
+
+def _info(folder: Path) -> dict[str, Any]:
+    """What the dataset that is there says; nothing if there is none."""
+    try:
+        info = json.loads((folder / INFO).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return info if isinstance(info, dict) else {}
+
+
+def _check_same_crops(folder: Path, settings: Settings) -> None:
+    """Crops of another kind are not thrown away because of a forgotten option."""
+    info, alignment = _info(folder), settings.preparation.alignment
+    if info.get("format") != FORMAT:
+        return
+    have = (*(info["alignment"][key] for key in ("size", "template")), info.get("aligned", False))
+    want = (alignment.size, alignment.template, settings.preparation.aligned)
+    if have != want:
+        texts = [
+            f"--size {one[0]} --template {one[1]}" + " --aligned" * one[2] for one in (have, want)
+        ]
+        raise DataError(
+            f"{folder} holds {info['count']} crops made with {texts[0]}; now it is {texts[1]}. "
+            "Choose another folder, or delete this one first."
+        )
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Nobody else prepares ``folder``; a folder in which nothing came about is taken away."""
+    unfinished = folder / UNFINISHED
+    try:
+        unfinished.mkdir(parents=True, exist_ok=True)
+        lock = (unfinished / "lock").open("w")
+    except OSError as error:
+        raise DataError(
+            f"{folder} cannot be written: {error.strerror}. Choose another folder or change its "
+            "rights."
+        ) from error
+    with lock:
+        try:
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # Windows
+            pass
+        except OSError as error:
+            raise DataError(
+                f"Another facke prepare is at work on {folder}. Wait until it has finished."
+            ) from error
+        yield

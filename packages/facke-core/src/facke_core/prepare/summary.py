@@ -1,0 +1,75 @@
+"""What became of the photographs of a dataset."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from facke_core.data.tensors import replacing
+from facke_core.prepare.photos import Album, shown
+
+__all__ = ["CSV", "PrepareSummary", "write_csv"]
+
+CSV = "pictures.csv"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrepareSummary:
+    """What a preparation found and did."""
+
+    out: Path
+    pictures: int
+    """Files in the folders of people."""
+    crops: int
+    people: int
+    """With at least one crop."""
+    skipped: Mapping[str, str]
+    """Path -> why it is not used."""
+    duplicates: Mapping[str, str]
+    """Path -> the same file again that is used, of the same person."""
+    shared: Mapping[str, str]
+    """Path -> the same file that is used, of another person: one of the two must be wrong."""
+    empty: tuple[str, ...]
+    """People without a usable picture."""
+    single: tuple[str, ...]
+    """People with one; they take no part in Identity Grouping."""
+    beside: tuple[str, ...]
+    """Files beside the folders of people, which were not looked at."""
+    detected: int
+    """Pictures that were read, searched and cropped; the others were known."""
+    embedded: int
+    """Crops whose vectors were computed; those of the others were known."""
+    workers: int
+    seconds: float
+    images_per_second: float
+    """Of the pictures and crops that were worked on."""
+    decoding: float
+    """Share of the workers' time for reading and decoding files, 0 to 1."""
+
+
+def write_csv(
+    folder: Path, album: Album, keys: Mapping[str, bytes], summary: PrepareSummary
+) -> None:
+    """``pictures.csv``: a line per photograph.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["path", "person", "key", "status", "reason"])
+    for picture in album.pictures:
+        path, key = shown(picture.path), keys.get(picture.path, b"").hex()
+        status, reason = "used", ""
+        if path in summary.skipped:
+            status, reason = "skipped", summary.skipped[path]
+        elif path in summary.duplicates:
+            status, reason = "duplicate", f"same file as {summary.duplicates[path]}"
+        elif path in summary.shared:
+            status, reason = "duplicate", f"same file as {summary.shared[path]}, another person"
+        writer.writerow([path, picture.person, key, status, reason])
+    with replacing(folder / CSV) as file:
+        file.write(text.getvalue().encode())

@@ -1,0 +1,1 @@
+"""Weights for others: saved, described, verified, pushed, exported."""

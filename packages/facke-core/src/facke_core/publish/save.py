@@ -1,0 +1,88 @@
+"""Writing a folder of weights that :func:`facke_core.load` reads back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from facke_core.errors import UsageError, WeightsError
+from facke_core.pipeline import SwapPipeline
+from facke_core.plugins.registry import Registry, default_registry
+from facke_core.plugins.specs import Method
+from facke_core.publish.card import model_card
+from facke_core.publish.golden import try_golden
+from facke_core.weights import layout
+from facke_core.weights.checkpoints import PART
+from facke_core.weights.layout import MODEL, FormatInfo, WeightsConfig
+
+__all__ = ["author", "save"]
+
+
+def save(
+    model: Method | SwapPipeline,
+    folder: str | os.PathLike[str],
+    config: WeightsConfig | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+    extra: Mapping[str, nn.Module] | None = None,
+    overwrite: bool = False,
+    registry: Registry | None = None,
+) -> WeightsConfig:
+    """Write ``config.json``, ``model.safetensors`` and a model card that :func:`load` reads back.
+
+    Golden tensors (:mod:`facke_core.publish.golden`) are added, for ``facke weights verify``.
+
+    Args:
+        model: a built method, or a loaded pipeline.
+        folder: where to; made if it is missing. Files appear whole, ``config.json`` last.
+        config: what to write into ``config.json``; default: the pipeline's own. ``files`` and
+            ``facke`` are filled in here.
+        dtype: how floating-point tensors are stored.
+        extra: further modules, e.g. ``{"discriminator": d}``, for their own safetensors files.
+        overwrite: replace weights that lie in ``folder``.
+
+    Returns:
+        The configuration as written.
+
+    Raises:
+        WeightsError: nothing to save, or the folder holds weights or cannot be written.
+
+    Warns:
+        FackeWarning: there are no golden tensors, because the method cannot run here.
+    """
+
+    method = model.method if isinstance(model, SwapPipeline) else model
+    if config is None:
+        if not isinstance(model, SwapPipeline) or model.source is None:
+            raise UsageError("save() needs config=WeightsConfig(...) for a bare method.")
+        config = model.source.config
+    if not isinstance(method.generator, nn.Module):
+        raise WeightsError(
+            f"The generator of {config.method!r} is no torch module: nothing to save."
+        )
+    folder = Path(folder)
+    if (folder / layout.CONFIG).exists() and not overwrite:
+        raise WeightsError(f"{folder} holds weights already. Choose another folder or overwrite.")
+    modules = {MODEL: method.generator} | {
+        f"{name}.safetensors": module for name, module in (extra or {}).items()
+    }
+    files = layout.write_tensors(folder, modules, config, dtype)
+    registry = registry or default_registry()
+    header = FormatInfo(written_by=author(config.method, registry))
+    config = try_golden(folder, replace(config, files=files, facke=header), registry=registry)
+    name = folder.name.removesuffix(PART)  # of a checkpoint that is being written
+    (folder / layout.CARD).write_text(model_card(config, folder=name), encoding="utf-8")
+    return config
+
+
+def author(method: str, registry: Registry) -> str:
+    """``facke-gan 0.1.0``: the distribution whose plugin owns the method."""
+    registry.method(method)
+    owner = registry.owner("method", method)
+    info = next(info for info in registry.plugins() if info.name == owner)
+    return f"{info.distribution or owner} {info.version}".strip()

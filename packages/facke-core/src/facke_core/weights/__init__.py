@@ -1,0 +1,1 @@
+"""Weights: their layout, where they are, and what their licences say."""

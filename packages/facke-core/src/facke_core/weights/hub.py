@@ -1,0 +1,336 @@
+"""Weights on the Hugging Face Hub: a reference in, a local folder and a commit out.
+
+``huggingface_hub`` is imported on use; its settings hold (``HF_HOME``, ``HF_ENDPOINT``,
+``HF_HUB_OFFLINE``, ``HF_TOKEN``). Every error of it becomes a
+:class:`~facke_core.errors.FackeError` that says what to try.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from facke_core.config import read_json
+from facke_core.errors import (
+    ConfigError,
+    UnavailableError,
+    UsageError,
+    VerificationError,
+    WeightsError,
+)
+from facke_core.weights import layout
+
+if TYPE_CHECKING:
+    from facke_core.weights.layout import WeightsConfig
+
+__all__ = [
+    "BESIDE",
+    "PREFIX",
+    "HubFiles",
+    "HubLocation",
+    "beside",
+    "cached",
+    "check_new",
+    "copy_layout",
+    "explaining",
+    "fetch",
+    "first_line",
+    "in_layout",
+    "parse_reference",
+    "pull",
+]
+
+PREFIX = "hf:"
+BESIDE = (
+    layout.CARD,
+    layout.EVALUATION,
+    "DATA.md",
+    "LICENSE",
+    "LICENSE.md",
+    "LICENSE.txt",
+    "NOTICE",
+    "log*.jsonl",
+)
+"""What may lie beside ``config.json`` and the files that it lists."""
+_REFERENCE = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class HubLocation(NamedTuple):
+    """A repository, and a branch, tag or commit in it (None: the default branch)."""
+
+    repo_id: str
+    revision: str | None
+
+
+class HubFiles(NamedTuple):
+    """Downloaded files."""
+
+    folder: Path
+    commit: str
+    """The 40-digit commit that the revision stood for."""
+
+
+def parse_reference(text: str, revision: str | None = None) -> HubLocation:
+    """Read ``hf:org/repo`` or ``hf:org/repo@revision``.
+
+    Raises:
+        UsageError: another form, or two different revisions.
+    """
+    match = _REFERENCE.fullmatch(text)
+    if not match:
+        raise UsageError(
+            f"{text!r} is not a reference to the Hub. Write hf:org/repo or hf:org/repo@revision."
+        )
+    given = match["revision"]
+    if given and revision and given != revision:
+        raise UsageError(
+            f"{text!r} names the revision {given!r}, but revision={revision!r} was given too. "
+            "Give one of them."
+        )
+    return HubLocation(match["repo"], given or revision)
+
+
+def fetch(
+    location: HubLocation, names: Iterable[str], *, local_files_only: bool = False
+) -> HubFiles:
+    """Make files of a repository available locally; files in the cache are not fetched again.
+
+    Raises:
+        UnavailableError: offline or no connection, and a file is not in the cache.
+        WeightsError: no such repository, revision or file, or no permission.
+    """
+    from huggingface_hub import hf_hub_download
+
+    folder, commit = Path(), location.revision or ""
+    with explaining(location):
+        for name in names:
+            file = Path(
+                hf_hub_download(
+                    location.repo_id,
+                    name,
+                    revision=commit or None,
+                    local_files_only=local_files_only,
+                )
+            )
+            folder = file.parents[name.count("/")]
+            # the cache keeps one folder per commit: later files come from the same one
+            commit = folder.name if _COMMIT.fullmatch(folder.name) else commit
+    return HubFiles(folder, commit)
+
+
+def pull(
+    location: HubLocation, *, local_files_only: bool = False
+) -> tuple[HubFiles, WeightsConfig]:
+    """Make a whole folder of weights available in the cache: every file of the layout, at one
+    commit, and no other. Files that ``config.json`` lists are compared with their digests.
+
+    A connection that breaks is taken up again where it broke, by ``huggingface_hub``; files that
+    are complete are never fetched twice.
+
+    Raises:
+        UnavailableError: offline or no connection, and a file is not in the cache.
+        WeightsError: no such repository or revision, no permission, or not facke's layout.
+        VerificationError: a file is not the one that ``config.json`` describes. It is removed from
+            the cache.
+    """
+    from huggingface_hub import constants, snapshot_download
+
+    first = fetch(location, [layout.CONFIG], local_files_only=local_files_only)
+    config = layout.read_weights_config(first.folder)
+    location = location._replace(revision=first.commit or location.revision)
+    offline = local_files_only or constants.HF_HUB_OFFLINE
+    if not offline:
+        with explaining(location):
+            snapshot_download(
+                location.repo_id,
+                revision=location.revision,
+                allow_patterns=[layout.CONFIG, *config.files, *BESIDE],
+            )
+    for name in config.files:
+        fetched = fetch(location, [name], local_files_only=offline)
+        try:
+            layout.check_file(first.folder, name, config)
+        except VerificationError as error:
+            _forget(fetched.folder / name)
+            raise VerificationError(
+                f"hf:{location.repo_id}@{location.revision}: {name} is not the file that "
+                f"{layout.CONFIG} describes. {error} It was removed from the cache: pull again, "
+                "and if that does not help, tell those who published it."
+            ) from error
+    return HubFiles(first.folder, first.commit), config
+
+
+def copy_layout(folder: Path, config: WeightsConfig, destination: Path) -> None:
+    """Copy a folder of weights; ``destination`` appears whole or not at all.
+
+    Raises:
+        UsageError: it exists.
+        WeightsError: it cannot be written.
+    """
+    check_new(destination)
+    names = [layout.CONFIG, *config.files, *(path.name for path in beside(folder))]
+    part = destination.with_name(f".{destination.name}.part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        for name in names:
+            (part / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / name, part / name)
+        os.rename(part, destination)
+    except OSError as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise WeightsError(
+            f"{destination} cannot be written: {error}. Check the folder and the free space."
+        ) from error
+
+
+def check_new(destination: Path) -> None:
+    """Raise UsageError if ``destination`` exists."""
+    if destination.exists():
+        raise UsageError(f"{destination} exists already. Choose another folder, or remove it.")
+
+
+def beside(folder: Path) -> list[Path]:
+    """Files of a folder of weights that ``config.json`` does not list: cards, logs, licences."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_file() and any(fnmatch(path.name, pattern) for pattern in BESIDE)
+    )
+
+
+def cached() -> Iterator[tuple[str, str, Path]]:
+    """(repository, commit, folder) of all weights in facke's layout in the cache of the Hub."""
+    from huggingface_hub import CacheNotFound, constants, scan_cache_dir
+
+    try:
+        repos = scan_cache_dir().repos
+    except CacheNotFound:
+        return
+    except (OSError, ValueError) as error:
+        raise UnavailableError(
+            f"The cache of the Hub cannot be read: {constants.HF_HUB_CACHE} is no folder, or not "
+            "yours. Let HF_HOME or HF_HUB_CACHE name another."
+        ) from error
+    for repo in sorted(repos, key=lambda one: one.repo_id):
+        for revision in sorted(repo.revisions, key=lambda one: one.commit_hash):
+            folder = Path(revision.snapshot_path)
+            if repo.repo_type == "model" and in_layout(folder):
+                yield repo.repo_id, revision.commit_hash, folder
+
+
+def in_layout(folder: Path) -> bool:
+    """Whether ``config.json`` of ``folder`` is one of facke's, not of another library."""
+    try:
+        return "facke" in read_json(folder / layout.CONFIG)
+    except ConfigError:
+        return False
+
+
+def _forget(file: Path) -> None:
+    """Remove a file from the cache of the Hub, with the blob it links to."""
+    with suppress(OSError):
+        blob = file.resolve()
+        file.unlink()
+        blob.unlink()
+
+
+@contextmanager
+def explaining(location: HubLocation) -> Iterator[None]:
+    """Turn errors of ``huggingface_hub`` into :class:`FackeError` that say what to do."""
+    from huggingface_hub import constants, errors, get_token
+
+    # the HTTP client's own base class; which client that is changes between versions
+    http_error: Any = errors.HfHubHTTPError.__bases__[0]
+
+    repo, hub = location.repo_id, constants.ENDPOINT
+    at = f" at revision {location.revision!r}" if location.revision else ""
+    log_in = "log in with `hf auth login` or set HF_TOKEN"
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        then = "with the token of the account that did" if get_token() else f"and {log_in}"
+        raise WeightsError(
+            f"hf:{repo} asks you to accept its conditions first. Do so at {hub}/{repo}, {then}, "
+            "and try again."
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        private = f"for a private repository {log_in}"
+        if get_token():
+            private = "or the token (HF_TOKEN, or of `hf auth login`) may not read it"
+        raise WeightsError(
+            f"hf:{repo} does not exist at {hub}, or you may not see it. Check the spelling; "
+            f"{private}."
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise WeightsError(
+            f"hf:{repo} has no revision {location.revision!r}. Give a branch, a tag or a "
+            f"40-digit commit that is listed at {hub}/{repo}/commits."
+        ) from error
+    except errors.LocalEntryNotFoundError as error:
+        if isinstance(error.__cause__, errors.FileMetadataError):
+            raise UnavailableError(
+                f"{hub} does not answer for hf:{repo}{at} as a Hub does. Check HF_ENDPOINT, and "
+                "what stands between you and it (proxy, firewall)."
+            ) from error
+        raise UnavailableError(
+            f"hf:{repo}{at} is not in the local cache, and the Hub was not reached (offline mode "
+            "or no connection). Connect once, unset HF_HUB_OFFLINE, or give ./folder with a copy."
+        ) from error
+    except errors.EntryNotFoundError as error:
+        reason = str(error).strip().splitlines()[-1] if str(error).strip() else ""
+        raise WeightsError(
+            f"hf:{repo}{at} lacks a file, so it is not in facke's layout (config.json and "
+            f"safetensors): {reason}"
+        ) from error
+    except errors.HFValidationError as error:
+        raise UsageError(f"hf:{repo} is not a possible name on the Hub: {error}") from error
+    except errors.OfflineModeIsEnabled as error:
+        raise UnavailableError(
+            f"hf:{repo}{at} cannot be reached: HF_HUB_OFFLINE is set. Unset it and try again."
+        ) from error
+    except (http_error, ConnectionError) as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status in (401, 403):
+            raise WeightsError(
+                f"{hub} refuses this for hf:{repo}: {_reason(error)}. The token (HF_TOKEN, or of "
+                f"`hf auth login`) is not valid, or may not do it. Make one at "
+                f"{hub}/settings/tokens; publishing needs the right to write to "
+                f"{repo.partition('/')[0]}."
+            ) from error
+        if status in (400, 409, 413, 422):
+            raise WeightsError(
+                f"{hub} refuses this for hf:{repo}{at}: {_reason(error)}. Correct that, and try "
+                "again."
+            ) from error
+        raise UnavailableError(
+            f"The Hub did not answer for hf:{repo}{at}: {first_line(error)}. Try again later, "
+            "check HF_ENDPOINT and HF_TOKEN, or work from the cache with HF_HUB_OFFLINE=1."
+        ) from error
+    except UnicodeError as error:
+        raise UsageError(
+            f"The token (HF_TOKEN, or of `hf auth login`) cannot be sent to {hub}: {error}. Copy "
+            f"it again from {hub}/settings/tokens; it is plain letters and digits."
+        ) from error
+    except OSError as error:
+        raise UnavailableError(
+            f"hf:{repo}{at} cannot be stored: {first_line(error)}. Check the free space and the "
+            "rights of the cache folder (HF_HOME)."
+        ) from error
+
+
+def _reason(error: Any) -> str:
+    """What the server said, on one line."""
+    said = getattr(error, "server_message", None) or first_line(error)
+    return " ".join(said.split())[:300].rstrip(".")
+
+
+def first_line(error: BaseException) -> str:
+    """Of its message, without the full stop."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

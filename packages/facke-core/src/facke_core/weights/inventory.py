@@ -1,0 +1,139 @@
+"""Which weights there are on this machine, and what their licences say. torch is not imported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from facke_core.errors import FackeError
+from facke_core.plugins.registry import Registry, default_registry
+from facke_core.plugins.specs import Bundled, HubRef, MethodSpec
+from facke_core.weights import hub, licenses
+from facke_core.weights.layout import WeightsConfig, read_weights_config
+from facke_core.weights.licenses import Part
+from facke_core.weights.sources import locate
+
+__all__ = ["Known", "known_weights", "not_allowed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """One set of weights."""
+
+    weights: str
+    """As ``--weights`` takes it: ``simswap.mini``, ``hf:org/repo@COMMIT``, ``./folder``."""
+    method: str
+    where: Literal["bundled", "cache", "hub", "folder"]
+    """``hub``: a method names them, and they have not been fetched."""
+    megabytes: float | None
+    """Of the files that are here; None: none are."""
+    parts: tuple[Part, ...]
+    """The weights themselves first, then the encoder and the detectors that they are used with."""
+    fault: str = ""
+    """Why they cannot be read."""
+
+    @property
+    def license(self) -> str:
+        """SPDX of the weights themselves; empty: not stated."""
+        return self.parts[0].license
+
+    @property
+    def kind(self) -> str:
+        """The class (:data:`facke_core.weights.licenses.CLASSES`) of the weights themselves."""
+        return self.parts[0].kind
+
+
+def known_weights(folders: Sequence[Path] = (), *, registry: Registry | None = None) -> list[Known]:
+    """Weights of the installed methods, those in the cache of the Hub, and those in ``folders``.
+
+    Raises:
+        FackeError: one of ``folders`` holds no weights.
+    """
+    registry = registry or default_registry()
+    cached = {(repo, commit): folder for repo, commit, folder in hub.cached()}
+    found = []
+    for spec in registry.methods():
+        for tag, where in spec.weights.items():
+            found.append(_of_method(spec, tag, where, cached, registry))
+    for (repo, commit), folder in cached.items():
+        found.append(_known(f"hf:{repo}@{commit}", folder, "cache", registry))
+    for folder in folders:
+        source = locate(folder, registry=registry)
+        label = str(folder) if folder.is_absolute() else f"./{folder}"
+        found.append(_row(label, source.config, source.folder, "folder", registry))
+    return found
+
+
+def not_allowed(found: Iterable[Known], limit: str) -> Iterator[tuple[Known, Part]]:
+    """The parts whose licence is of the class ``limit``, or asks for more care."""
+    for one in found:
+        for part in one.parts:
+            if licenses.at_least(part.kind, limit):
+                yield one, part
+
+
+def _of_method(
+    spec: MethodSpec,
+    tag: str,
+    where: Bundled | HubRef,
+    cached: dict[tuple[str, str], Path],
+    registry: Registry,
+) -> Known:
+    name = f"{spec.name}.{tag}"
+    stated = spec.license if tag == next(iter(spec.weights)) else ""
+    if isinstance(where, HubRef):
+        folder = cached.get((where.repo_id, where.revision))
+        if folder is None:
+            unseen = WeightsConfig(method=spec.name, alignment={})
+            return _row(name, unseen, None, "hub", registry, stated)
+        return _known(name, folder, "cache", registry, stated)
+    try:
+        folder = registry.resource(where.resource)
+    except FackeError as error:
+        return _broken(name, "bundled", error)
+    return _known(name, folder, "bundled", registry, stated)
+
+
+def _known(
+    name: str,
+    folder: Path,
+    where: Literal["bundled", "cache"],
+    registry: Registry,
+    stated: str = "",
+) -> Known:
+    try:
+        config = read_weights_config(folder)
+    except FackeError as error:
+        return _broken(name, where, error)
+    return _row(name, config, folder, where, registry, stated)
+
+
+def _row(
+    name: str,
+    config: WeightsConfig,
+    folder: Path | None,
+    where: Literal["bundled", "cache", "hub", "folder"],
+    registry: Registry,
+    stated: str = "",
+) -> Known:
+    sizes = [
+        (folder / file).stat().st_size
+        for file in config.files
+        if folder is not None and (folder / file).is_file()
+    ]
+    return Known(
+        weights=name,
+        method=config.method,
+        where=where,
+        megabytes=round(sum(sizes) / 1e6, 1) if sizes else None,
+        parts=licenses.parts_of(config, name, registry, stated=stated),
+    )
+
+
+def _broken(name: str, where: Literal["bundled", "cache"], error: FackeError) -> Known:
+    nothing = Part("weights", name, "")
+    return Known(
+        weights=name, method="", where=where, megabytes=None, parts=(nothing,), fault=str(error)
+    )

@@ -1,0 +1,310 @@
+"""One set of weights: a folder with ``config.json`` and safetensors files, read strictly.
+
+Nothing in such a folder is executed: ``config.json`` names a registered method, never a class, and
+tensors come from safetensors only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from facke_core.config import from_dict, read_json
+from facke_core.errors import VerificationError, WeightsError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+__all__ = [
+    "CARD",
+    "CONFIG",
+    "EVALUATION",
+    "FOREIGN",
+    "GOLDEN",
+    "MODEL",
+    "FileInfo",
+    "FormatInfo",
+    "WeightsConfig",
+    "check_file",
+    "check_files",
+    "check_fit",
+    "config_digest",
+    "fill",
+    "parse_weights_config",
+    "read_tensors",
+    "read_weights_config",
+    "refuse_foreign",
+    "sha256_of",
+    "write_tensors",
+]
+
+FORMAT = 1
+CONFIG = "config.json"
+MODEL = "model.safetensors"
+CARD = "README.md"
+EVALUATION = "evaluation.json"
+GOLDEN = "test/io.safetensors"
+"""See :mod:`facke_core.publish.golden`; the only file in a folder of its own."""
+FOREIGN = frozenset({".pth", ".pt", ".ckpt", ".tar", ".bin", ".pkl", ".pickle", ".onnx"})
+"""Extensions of weights that facke does not read, most of them pickles."""
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\.safetensors")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FormatInfo:
+    """Who wrote a ``config.json``, and in which version of the layout."""
+
+    format: int = FORMAT
+    written_by: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileInfo:
+    """One file beside ``config.json``."""
+
+    sha256: str
+    dtype: str = "float32"
+    """How its floating-point tensors are stored."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsConfig:
+    """The content of ``config.json``."""
+
+    facke: FormatInfo = field(default_factory=FormatInfo)
+    method: str
+    """Name of a registered method."""
+    generator: Mapping[str, Any] = field(default_factory=dict)
+    """What the method's config class takes."""
+    sampler: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the sampler that differ from its defaults."""
+    identity_encoder: Mapping[str, Any] | None = None
+    """``{"name": ..., **settings}`` of the encoder that conditions the generator, if one does."""
+    alignment: Mapping[str, Any]
+    """What :class:`facke_core.faces.templates.Alignment` takes."""
+    files: Mapping[str, FileInfo] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """Provenance: recipe, steps, data, code; free."""
+    license: str = ""
+
+    def __post_init__(self) -> None:
+        for name in self.files:
+            if name != GOLDEN and not _FILE_NAME.fullmatch(name):
+                raise WeightsError(
+                    f"config.json lists the file {name!r}. Only plain names ending in "
+                    f".safetensors and {GOLDEN} are allowed."
+                )
+
+
+def read_weights_config(folder: str | os.PathLike[str]) -> WeightsConfig:
+    """Read ``config.json`` of a folder of weights.
+
+    Raises:
+        WeightsError: no such folder, no ``config.json`` or that of another program, a format newer
+            than this facke, or weights of another kind (``.pth`` and the like), which are never
+            opened.
+        ConfigError: a key or value that does not belong there.
+    """
+    folder = Path(folder)
+    refuse_foreign(folder)
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise WeightsError(
+            f"{folder} {what}. Give a folder that holds {CONFIG} and {MODEL}, or hf:org/repo."
+        )
+    if not (folder / CONFIG).is_file():
+        foreign = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in FOREIGN)
+        if foreign:
+            refuse_foreign(folder / foreign[0])
+        raise WeightsError(
+            f"{folder} holds no {CONFIG}, so it is not a folder of facke weights. "
+            "Give one written by `facke train` or facke_core.save."
+        )
+    data = read_json(folder / CONFIG)
+    if not {"facke", "method"} & data.keys():
+        raise WeightsError(
+            f"{folder / CONFIG} is not one of facke's: it names no method, so these are weights of "
+            "another program. Give weights written by `facke train` or facke_core.save; "
+            "checkpoints of the original systems become such by: facke weights convert"
+        )
+    return parse_weights_config(data)
+
+
+def parse_weights_config(data: Mapping[str, Any]) -> WeightsConfig:
+    """The checked content of ``config.json``; see :func:`read_weights_config`."""
+    header = data.get("facke")
+    form = header.get("format") if isinstance(header, Mapping) else None
+    if isinstance(form, int) and form > FORMAT:
+        by = header.get("written_by") if isinstance(header, Mapping) else ""
+        raise WeightsError(
+            f"These weights are in format {form} (written by {by or 'a newer facke'}); this facke "
+            f"reads formats up to {FORMAT}. Upgrade: pip install -U facke-core"
+        )
+    return from_dict(WeightsConfig, data, where=CONFIG)
+
+
+def refuse_foreign(path: Path) -> None:
+    """Raise WeightsError for weights in a format that facke never opens, such as ``.pth``."""
+    if path.suffix.lower() not in FOREIGN or path.is_dir():
+        return
+    why = "an ONNX graph" if path.suffix.lower() == ".onnx" else "a pickle, which can run any code"
+    raise WeightsError(
+        f"{path} is not opened: files ending in {path.suffix} are usually {why}, and facke reads "
+        f"safetensors only. Give a folder with {CONFIG} and {MODEL}. Checkpoints of the original "
+        f"systems become one, with nothing in them executed: facke weights convert {path} -o DIR"
+    )
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def config_digest(config: WeightsConfig) -> str:
+    """SHA-256 of what shapes the network: stored in the weights, so that they recognise it."""
+    shape = {"method": config.method, "generator": dict(config.generator)}
+    text = json.dumps(shape, sort_keys=True, separators=(",", ":"), default=list)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_files(folder: Path, config: WeightsConfig) -> dict[str, str]:
+    """Compare every file that ``config.json`` lists with its digest; name -> SHA-256.
+
+    Raises:
+        WeightsError: a file is missing, or ``model.safetensors`` is not listed.
+        VerificationError: one is not the file that ``config.json`` describes.
+    """
+    return {name: check_file(folder, name, config) for name in (MODEL, *config.files)}
+
+
+def check_file(folder: Path, name: str, config: WeightsConfig) -> str:
+    """As :func:`check_files` for one of them; its SHA-256."""
+    path = folder / name
+    if name not in config.files:
+        raise WeightsError(f"{folder / CONFIG} lists no {name}, so its weights cannot be checked.")
+    if not path.is_file():
+        raise WeightsError(f"{path} is missing. Copy or download the folder again, completely.")
+    found, expected = sha256_of(path), config.files[name].sha256
+    if found != expected:
+        raise VerificationError(
+            f"{path} is not the file that {CONFIG} describes: its sha256 is {found}, expected "
+            f"{expected}. It is damaged or was replaced; copy or download the folder again."
+        )
+    return found
+
+
+def read_tensors(folder: Path, name: str, config: WeightsConfig) -> dict[str, Tensor]:
+    """The tensors of one file of a folder of weights, after comparing its digest.
+
+    Raises:
+        WeightsError: the file is missing or ``config.json`` does not list it.
+        VerificationError: it is not the file that ``config.json`` describes.
+    """
+    import safetensors
+    from safetensors import safe_open
+
+    check_file(folder, name, config)
+    path = folder / name
+    try:
+        with safe_open(path, framework="pt") as file:
+            digest = (file.metadata() or {}).get("config_sha256")
+            if digest and digest != config_digest(config):
+                raise VerificationError(
+                    f"{folder / CONFIG} was changed after {name} was saved: its method or "
+                    "generator settings are not those of these weights. Restore it."
+                )
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise VerificationError(
+            f"{path} is not a safetensors file ({error}). Copy or download it again."
+        ) from error
+
+
+def write_tensors(
+    folder: Path,
+    modules: Mapping[str, nn.Module | Mapping[str, Tensor]],
+    config: WeightsConfig,
+    dtype: torch.dtype,
+) -> dict[str, FileInfo]:
+    """Write each module's state, or each state, as safetensors of ``dtype``; files appear whole.
+
+    Raises:
+        WeightsError: the folder cannot be written.
+    """
+    from safetensors.torch import save
+
+    metadata = {"format": "pt", "method": config.method, "config_sha256": config_digest(config)}
+    files = {}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, module in modules.items():
+            state = module if isinstance(module, Mapping) else module.state_dict()
+            tensors = {
+                key: value.detach().to("cpu", dtype if value.is_floating_point() else None)
+                for key, value in state.items()
+            }
+            data = save({key: value.contiguous() for key, value in tensors.items()}, metadata)
+            temporary = folder / f".{name}.tmp"
+            temporary.write_bytes(data)
+            os.replace(temporary, folder / name)
+            digest = hashlib.sha256(data).hexdigest()
+            files[name] = FileInfo(sha256=digest, dtype=str(dtype).removeprefix("torch."))
+    except OSError as error:
+        raise WeightsError(
+            f"The weights cannot be written to {folder}: {error}. Choose another folder."
+        ) from error
+    return files
+
+
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str, built_by: str) -> None:
+    """Put ``tensors`` into ``module``, strictly; values are cast to the module's dtypes.
+
+    Raises:
+        WeightsError: missing or unexpected tensors, or other shapes; names them and ``built_by``.
+    """
+    check_fit(module.state_dict(), tensors, source=source, built_by=built_by)
+    module.load_state_dict(dict(tensors), strict=True)
+
+
+def check_fit(
+    own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], *, source: str, built_by: str
+) -> None:
+    """Compare ``tensors`` with the state ``own`` of a network, by name and shape.
+
+    Raises:
+        WeightsError: as :func:`fill`.
+    """
+    problems = [
+        f"{word}: {_some(names)}"
+        for word, names in (
+            ("missing", sorted(own.keys() - tensors.keys())),
+            ("unexpected", sorted(tensors.keys() - own.keys())),
+        )
+        if names
+    ]
+    shapes = [
+        f"{key} is {tuple(tensors[key].shape)}, the network has {tuple(own[key].shape)}"
+        for key in own.keys() & tensors.keys()
+        if own[key].shape != tensors[key].shape
+    ]
+    if shapes:
+        problems.append(f"other shapes: {_some(sorted(shapes))}")
+    if problems:
+        raise WeightsError(
+            f"{source} does not fit the network built from {built_by}. {'; '.join(problems)}. "
+            "Use the configuration that these weights were saved with."
+        )
+
+
+def _some(names: list[str], limit: int = 5) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

@@ -1,0 +1,86 @@
+"""Where the weights of an encoder lie: a pinned commit on the Hub, or a local path."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from facke_core.errors import UsageError, VerificationError, WeightsError
+from facke_core.weights.hub import PREFIX, HubLocation, fetch, parse_reference
+from facke_core.weights.layout import MODEL, refuse_foreign
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["encoder_folder", "encoder_tensors", "pinned"]
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def encoder_folder(
+    reference: str, revision: str | None, names: Iterable[str], *, local_files_only: bool = False
+) -> Path:
+    """The folder with the files ``names``, fetched where ``reference`` is ``hf:org/repo``.
+
+    Raises:
+        UsageError: neither a folder nor a reference to one commit on the Hub.
+        WeightsError: a file is missing.
+        UnavailableError: the Hub cannot be reached.
+    """
+    if reference.startswith(PREFIX):
+        location = pinned(reference, revision)
+        return fetch(location, names, local_files_only=local_files_only).folder
+    folder = Path(reference)
+    if not folder.is_dir():
+        hub = re.fullmatch(r"[\w.-]+/[\w.-]+", reference)
+        hint = f" For the Hub write {PREFIX}{reference}@COMMIT." if hub else ""
+        raise UsageError(f"The encoder's folder {reference!r} does not exist.{hint}")
+    for name in names:
+        if not (folder / name).is_file():
+            raise WeightsError(f"{folder} holds no {name}. Copy or download the folder again.")
+    return folder
+
+
+def pinned(reference: str, revision: str | None = None) -> HubLocation:
+    """The place of an encoder on the Hub, at one commit.
+
+    Raises:
+        UsageError: it names no commit, or is no reference.
+    """
+    location = parse_reference(reference, revision)
+    if location.revision and _COMMIT.fullmatch(location.revision):
+        return location
+    moves = f" ({location.revision!r} can move)" if location.revision else ""
+    raise UsageError(
+        f"The encoder {reference!r} is not pinned{moves}. A generator fits the embeddings of one "
+        "encoder only, and names on the Hub can change. Write "
+        f"{PREFIX}{location.repo_id}@COMMIT with the 40 digits from "
+        f"https://huggingface.co/{location.repo_id}/commits/main."
+    )
+
+
+def encoder_tensors(
+    reference: str, revision: str | None, *, local_files_only: bool = False
+) -> dict[str, Tensor]:
+    """The tensors of a ``.safetensors`` file, or of ``model.safetensors`` beside a config.
+
+    Raises:
+        UsageError, WeightsError, UnavailableError: see :func:`encoder_folder`.
+        VerificationError: not a safetensors file.
+    """
+    import safetensors
+    from safetensors.torch import load_file
+
+    file = Path(reference)
+    if not file.is_file():
+        folder = encoder_folder(reference, revision, [MODEL], local_files_only=local_files_only)
+        file = folder / MODEL
+    refuse_foreign(file)
+    try:
+        return load_file(file)
+    except safetensors.SafetensorError as error:
+        raise VerificationError(
+            f"{file} is not a safetensors file ({error}). Convert or download it again."
+        ) from error

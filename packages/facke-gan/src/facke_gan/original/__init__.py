@@ -1,0 +1,1 @@
+"""What the originals do around their networks, for comparison."""
