@@ -1,14 +1,16 @@
-"""Who may import whom: the contracts in pyproject.toml, kept, and able to fail."""
+"""Who may import whom: the contracts in pyproject.toml and the numbers of tools/house.py."""
 
 from __future__ import annotations
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,13 +30,24 @@ VIOLATIONS = {
     "layers": ("facke_core/pipeline.py", "def late():\n    import facke_core.evaluation.runner"),
 }
 """What to add to which module, so that the contract breaks."""
+PLANTED = {
+    "up, in a function": VIOLATIONS["layers"],
+    "up, for types only": (
+        "facke_core/images/io.py",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import facke_core.faces.paste",
+    ),
+    "beside": ("facke_core/training/run.py", "import facke_core.jobs.engines"),
+    "a room in no layer": ("facke_core/attic.py", "BOXES = 3"),
+}
+"""Imports that the twelve layers forbid."""
+HOUSE: dict[str, Any] = runpy.run_path(str(ROOT / "tools" / "house.py"))
 
 
 @pytest.fixture(scope="module")
 def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The modules of the five packages, in a folder in which they may be changed."""
     folder = tmp_path_factory.mktemp("copied")
-    left = shutil.ignore_patterns("__pycache__", "template", "weights", "*.png", "*.jpg")
+    left = shutil.ignore_patterns("__pycache__", "template", "*.safetensors", "*.png", "*.jpg")
     for source in ROOT.glob("packages/*/src/facke_*"):
         shutil.copytree(source, folder / source.name, ignore=left)
     return folder
@@ -50,7 +63,7 @@ def broken(folder: Path) -> set[str]:
         capture_output=True,
         text=True,
     )
-    verdicts = dict(re.findall(r"^(.+) (KEPT|BROKEN)$", done.stdout, flags=re.M))
+    verdicts = dict(re.findall(r"^(.+) (KEPT|BROKEN)(?: \(.*\))?$", done.stdout, flags=re.M))
     assert verdicts.keys() == set(CONTRACTS.values()), done.stdout + done.stderr
     found = {id_ for id_, name in CONTRACTS.items() if verdicts[name] == "BROKEN"}
     assert bool(found) == bool(done.returncode)
@@ -71,3 +84,51 @@ def test_a_contract_breaks_when_it_is_violated(contract: str, copied: Path) -> N
         assert contract in broken(copied)
     finally:
         module.write_text(before, "utf-8")
+
+
+@pytest.mark.parametrize("planted", PLANTED)
+def test_the_layers_hold_against(planted: str, copied: Path) -> None:
+    name, code = PLANTED[planted]
+    module = copied / name
+    before = module.read_text("utf-8") if module.exists() else None
+    module.write_text(f"{before or ''}\n{code}\n", "utf-8")
+    try:
+        assert broken(copied) == {"layers"}
+    finally:
+        if before is None:
+            module.unlink()
+        else:
+            module.write_text(before, "utf-8")
+
+
+def test_there_are_twelve_layers() -> None:
+    assert len(HOUSE["layers"]()) == 12
+
+
+# -- the house in numbers ------------------------------------------------------------------------
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    assert HOUSE["circles"](HOUSE["arrows"](HOUSE["packages"]())) == []
+
+
+def test_a_circle_is_found_however_it_is_closed(tmp_path: Path) -> None:
+    package = tmp_path / "facke_ring"
+    package.mkdir()
+    typing = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from facke_ring.a import A\n"
+    codes = {
+        "__init__": "from facke_ring.a import A",
+        "a": "from facke_ring import b\nclass A: ...",
+        "b": "def late():\n    import facke_ring.c",
+        "c": typing,
+        "d": "from facke_ring import A",
+    }
+    for name, code in codes.items():
+        (package / f"{name}.py").write_text(code)
+    rings = HOUSE["circles"](HOUSE["arrows"]([package]))
+    assert rings == [["facke_ring.a", "facke_ring.b", "facke_ring.c"]]
+
+
+def test_one_arrow_of_core_runs_up_and_it_is_known() -> None:
+    upward = HOUSE["upward"](HOUSE["arrows"](HOUSE["packages"]()))
+    assert upward == [("facke_core.types", "facke_core.faces.templates")]

@@ -27,16 +27,16 @@ SOURCES = sorted(
 )
 
 API = {
-    "pipeline": ("Pipeline", "facke_core: pipeline swapping faces identity figures provenance"),
-    "contracts": ("Contracts", "facke_core: protocols types errors sampling"),
-    "plugins": ("Plugins", "facke_core: hookspecs methods registry plugin"),
-    "weights": (
-        "Weights",
-        "facke_core: loading weights sources hub publish golden card licenses inventory convert",
+    "pipeline": (
+        "Pipeline",
+        "facke_core: pipeline results building faces identity images figures jobs",
     ),
+    "contracts": ("Contracts", "facke_core: protocols types objective errors sampling"),
+    "plugins": ("Plugins", "facke_core: plugins"),
+    "weights": ("Weights", "facke_core: loading weights publish convert"),
     "networks": ("Networks", "facke_core: nn"),
     "losses": ("Losses", "facke_core: losses"),
-    "data": ("Data", "facke_core: data"),
+    "data": ("Data", "facke_core: data prepare"),
     "training": ("Training", "facke_core: training"),
     "evaluation": ("Evaluation", "facke_core: evaluation"),
     "backends": ("Backends", "facke_core: backends"),

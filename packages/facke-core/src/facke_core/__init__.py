@@ -33,10 +33,22 @@ from facke_core.plugins.specs import (
 
 if TYPE_CHECKING:
     from facke_core.building import load_encoder
+    from facke_core.faces.templates import Alignment
     from facke_core.loading import load
+    from facke_core.objective import LossTerm, Objective
     from facke_core.pipeline import SwapPipeline
+    from facke_core.protocols import (
+        Discriminator,
+        FaceDetector,
+        Generator,
+        IdentityEncoder,
+        Loss,
+        Sampler,
+    )
     from facke_core.publish.save import save
     from facke_core.results import SwapResult
+    from facke_core.sampling import SinglePass
+    from facke_core.training.recipe import Recipe
     from facke_core.training.trainer import Trainer
     from facke_core.types import (
         AlignedFace,
@@ -51,42 +63,68 @@ if TYPE_CHECKING:
     )
 
 _LAZY = {
-    "load": "facke_core.loading",
-    "load_encoder": "facke_core.building",
-    "save": "facke_core.publish.save",
-    "SwapPipeline": "facke_core.pipeline",
-    "Trainer": "facke_core.training.trainer",
-    "AlignedFace": "facke_core.types",
-    "DiscriminatorOutput": "facke_core.types",
-    "Face": "facke_core.types",
-    "FaceBatch": "facke_core.types",
-    "GeneratorOutput": "facke_core.types",
-    "GeneratorSpec": "facke_core.types",
-    "IdentityEncoderSpec": "facke_core.types",
-    "SwapInputs": "facke_core.types",
-    "SwapRequest": "facke_core.types",
-    "SwapResult": "facke_core.results",
+    "building": ("load_encoder",),
+    "faces.templates": ("Alignment",),
+    "loading": ("load",),
+    "objective": ("LossTerm", "Objective"),
+    "pipeline": ("SwapPipeline",),
+    "protocols": (
+        "Discriminator",
+        "FaceDetector",
+        "Generator",
+        "IdentityEncoder",
+        "Loss",
+        "Sampler",
+    ),
+    "publish.save": ("save",),
+    "results": ("SwapResult",),
+    "sampling": ("SinglePass",),
+    "training.recipe": ("Recipe",),
+    "training.trainer": ("Trainer",),
+    "types": (
+        "AlignedFace",
+        "DiscriminatorOutput",
+        "Face",
+        "FaceBatch",
+        "GeneratorOutput",
+        "GeneratorSpec",
+        "IdentityEncoderSpec",
+        "SwapInputs",
+        "SwapRequest",
+    ),
 }
+_HOME = {name: module for module, names in _LAZY.items() for name in names}
 
 __all__ = [
     "AlignedFace",
+    "Alignment",
     "Bundled",
     "CommandSpec",
     "ConverterSpec",
     "DetectorSpec",
+    "Discriminator",
     "DiscriminatorOutput",
     "EncoderSpec",
     "Face",
     "FaceBatch",
+    "FaceDetector",
     "FackeError",
+    "Generator",
     "GeneratorOutput",
     "GeneratorSpec",
     "HubRef",
+    "IdentityEncoder",
     "IdentityEncoderSpec",
+    "Loss",
+    "LossTerm",
     "Method",
     "MethodSpec",
     "MetricSpec",
+    "Objective",
+    "Recipe",
     "Registry",
+    "Sampler",
+    "SinglePass",
     "SwapInputs",
     "SwapPipeline",
     "SwapRequest",
@@ -102,6 +140,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
