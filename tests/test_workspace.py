@@ -107,7 +107,8 @@ def test_a_package_is_typed_licensed_and_described(package: Path) -> None:
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "facke-cli"])
 def test_the_entry_point_loads(name: str) -> None:
     (entry,) = importlib.metadata.entry_points(group="facke.plugins", name=name)
-    assert entry.value == f"{name.replace('-', '_')}.plugin"
+    where = "plugins.core" if name == "facke-core" else "plugin"
+    assert entry.value == f"{name.replace('-', '_')}.{where}"
     entry.load()
 
 

@@ -25,13 +25,14 @@ from swappers import (
 from torch import Tensor
 
 from facke_core.errors import DataError, PluginError, UsageError
-from facke_core.evaluation import metrics, rows
+from facke_core.evaluation import metrics
 from facke_core.evaluation.clock import Clock
 from facke_core.evaluation.judges import Recogniser, check_judge
 from facke_core.evaluation.metrics import PerPair, frechet
 from facke_core.evaluation.pictures import Pictures
 from facke_core.evaluation.report import diff, notes_of, to_markdown
 from facke_core.evaluation.runner import Evaluator
+from facke_core.jobs import engines
 from facke_core.jobs.pairs import PairSet, pairs_of_dataset, read_pairs, read_same
 from facke_core.plugins.registry import Registry
 
@@ -228,7 +229,7 @@ def _with(metric: Any, **options: Any) -> Evaluator:
 def test_an_interrupted_evaluation_goes_on_and_says_the_same(
     tmp_path: Path, photos: PairSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rows, "SHARD", 3)
+    monkeypatch.setattr(engines, "SHARD", 3)
     whole = _with(Killing(99)).run(photos)
     with pytest.raises(KeyboardInterrupt):
         _with(Killing(7), workers=1).run(photos, out=tmp_path / "out")
@@ -247,11 +248,11 @@ from pathlib import Path
 import torch
 from swappers import evaluator
 
-from facke_core.evaluation import rows
+from facke_core.jobs import engines
 from facke_core.evaluation.metrics import PerPair, frechet
 from facke_core.jobs.pairs import read_pairs
 
-rows.SHARD = 5
+engines.SHARD = 5
 seen = []
 
 
@@ -279,7 +280,7 @@ def test_a_killed_evaluation_goes_on_and_says_the_same(
     )
     assert done.returncode == -9, done.stderr
     assert [p.name for p in (tmp_path / "out").glob("rows-*")] == ["rows-00000.jsonl"]
-    monkeypatch.setattr(rows, "SHARD", 5)
+    monkeypatch.setattr(engines, "SHARD", 5)
     resumed = _with(Killing(99)).run(photos, out=tmp_path / "out", resume=True)
     assert resumed.run["pairs_computed"] == 7
     assert diff([_with(Killing(99)).run(photos)], [resumed], 0) == []

@@ -1,7 +1,7 @@
 """What an evaluation found for each pair, in memory and on disk.
 
-Rows are written in shards of :data:`SHARD` pairs, each a file that appears when it is complete. An
-evaluation that was killed loses the shard it was at, and goes on there.
+Rows are written in shards of :data:`~facke_core.jobs.engines.SHARD` pairs, each a file that appears
+when it is complete. An evaluation that was killed loses the shard it was at, and goes on there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from facke_core.config import read_json, write_json, write_text
 from facke_core.errors import ConfigError, DataError, UsageError
-from facke_core.jobs.engines import SHARD
+from facke_core.jobs import engines
 
 __all__ = ["RUN", "Row", "RowFiles", "pack", "read_run", "rounded", "unpack"]
 
@@ -128,7 +128,7 @@ class RowFiles:
         write_text(self._path(pairs), "".join(f"{line}\n" for line in lines))
 
     def _path(self, pairs: range) -> Path:
-        return self.folder / f"rows-{pairs.start // SHARD:05d}.jsonl"
+        return self.folder / f"rows-{pairs.start // engines.SHARD:05d}.jsonl"
 
 
 def read_run(folder: Path) -> dict[str, Any]:
