@@ -112,10 +112,10 @@ def versions(*modules: str) -> dict[str, str]:
     """Module -> version of its distribution, where it is installed."""
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {}
+    by_module = {}
     for module in modules:
         try:
-            found[module] = version(module)
+            by_module[module] = version(module)
         except PackageNotFoundError:
             continue
-    return found
+    return by_module

@@ -96,12 +96,12 @@ def matrix_figure(
     cells = [made[i : i + len(targets)] for i in range(0, len(made), len(targets))]
     named = style.labels
     image = face_matrix(
-        [studio.shown(one) for one in sources],
-        [studio.shown(one) for one in targets],
+        [studio.shown(path) for path in sources],
+        [studio.shown(path) for path in targets],
         cells,
         size=style.size,
-        source_labels=[one.stem for one in sources] if named else (),
-        target_labels=[one.stem for one in targets] if named else (),
+        source_labels=[path.stem for path in sources] if named else (),
+        target_labels=[path.stem for path in targets] if named else (),
     )
     return studio.figure(image)
 
@@ -128,7 +128,7 @@ def methods_figure(
 
 
 def _check_size(rows: int, columns: int, size: int) -> None:
-    height, width = (n * (size + GAP) - GAP for n in (rows, columns))
+    height, width = (count * (size + GAP) - GAP for count in (rows, columns))
     if height * width > MAX_PIXELS:
         raise UsageError(
             f"{rows} rows and {columns} columns of {size} pixels make a picture of {width} x "
@@ -162,8 +162,8 @@ class _Studio:
         """The largest one of a photograph."""
         if path not in self._faces:
             pipeline = next(iter(self.pipelines.values()))
-            found = pipeline.detect(self.photo(path))
-            self._faces[path] = found[0] if found else None
+            faces = pipeline.detect(self.photo(path))
+            self._faces[path] = faces[0] if faces else None
         return self._faces[path]
 
     def shown(self, path: Path, image: Tensor | None = None) -> Tensor:
@@ -186,7 +186,7 @@ class _Studio:
         pipeline, seed = self.pipelines[name], self.style.seed
         if self.style.view == "crops":
             return pipeline.swap_files(source, target, seed=seed).image
-        without = list(dict.fromkeys(one for one in (source, target) if self.face(one) is None))
+        without = list(dict.fromkeys(path for path in (source, target) if self.face(path) is None))
         if without:
             reason = f"no face was found in {' and '.join(map(str, without))}"
             self.missing.append(Missing(source, target, name, reason))
@@ -197,7 +197,7 @@ class _Studio:
     def figure(self, image: Tensor) -> SwapFigure:
         made = self.cells - len(self.missing)
         if not made:
-            reasons = list(dict.fromkeys(one.reason for one in self.missing))
+            reasons = list(dict.fromkeys(cell.reason for cell in self.missing))
             raise NoFaceError(
                 f"Not one of {self.cells} swaps could be made: {'; '.join(reasons[:5])}. Use "
                 "pictures that show a face upright, not in full profile, or aligned crops with "

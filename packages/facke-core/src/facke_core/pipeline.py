@@ -149,7 +149,7 @@ class SwapPipeline:
         with clock.stage("encode"):
             identity = self.encode(crop[None])
         remaining = iter(targets)
-        while photos := [read_image(one) for one in itertools.islice(remaining, batch_size)]:
+        while photos := [read_image(target) for target in itertools.islice(remaining, batch_size)]:
             yield from self._swapped(crop, identity, photos, seed, face, clock)
             clock = _Clock()
 
@@ -166,17 +166,17 @@ class SwapPipeline:
             faces = [self._faces(photo, choice) for photo in photos]
         with clock.stage("align"):
             aligned = [
-                [self.align(photo.image, one) for one in found]
-                for photo, found in zip(photos, faces, strict=True)
+                [self.align(photo.image, face) for face in detected]
+                for photo, detected in zip(photos, faces, strict=True)
             ]
         with clock.stage("generate"):
             sampler, (rng, start) = self.sampler(seed), _random(seed)
-            targets = torch.stack([one.crop for found in aligned for one in found])
-            n = len(targets)
+            targets = torch.stack([face.crop for shown in aligned for face in shown])
+            count = len(targets)
             crops = self.swap_crops(
-                source.expand(n, -1, -1, -1),
+                source.expand(count, -1, -1, -1),
                 targets,
-                identity=identity.expand(n, -1),
+                identity=identity.expand(count, -1),
                 rng=rng,
                 sampler=sampler,
             )
@@ -185,15 +185,15 @@ class SwapPipeline:
             images = []
             for photo, ready in zip(photos, aligned, strict=True):
                 image = photo.image
-                for one, crop in reversed([(one, next(swapped)) for one in ready]):
-                    image = self.paste(image, crop, one)  # the largest, in front, comes last
+                for face, crop in reversed([(face, next(swapped)) for face in ready]):
+                    image = self.paste(image, crop, face)  # the largest, in front, comes last
                 images.append(image)
         request = self._request(sampler, seed, rng, start)
         seconds = {stage: value / len(photos) for stage, value in clock.seconds().items()}
-        for photo, image, found in zip(photos, images, faces, strict=True):
+        for photo, image, detected in zip(photos, images, faces, strict=True):
             result = SwapResult(
                 image=image,
-                faces=tuple(found),
+                faces=tuple(detected),
                 seconds=seconds,
                 request=request,
                 alpha=photo.alpha,
@@ -212,7 +212,7 @@ class SwapPipeline:
             ImageError: a picture cannot be read or is not square.
         """
         clock = _Clock()
-        crops = [self._as_crop(read_image(one)) for one in (source, target)]
+        crops = [self._as_crop(read_image(picture)) for picture in (source, target)]
         with clock.stage("encode"):
             identity = self.encode(crops[0])
         with clock.stage("generate"):

@@ -196,8 +196,8 @@ def _kept(timesteps: int, spec: str) -> list[int]:
     if spec.startswith("ddim"):
         steps = _count(spec.removeprefix("ddim"), spec, timesteps)
         for stride in range(1, timesteps + 1):
-            if len(found := range(0, timesteps, stride)) == steps:
-                return list(found)
+            if len(strided := range(0, timesteps, stride)) == steps:
+                return list(strided)
         raise ConfigError(
             f"steps: no whole stride makes {steps} steps of {timesteps}. Use a divisor of "
             f"{timesteps}, or {str(steps)!r} for uneven strides."

@@ -87,8 +87,8 @@ def _generator(
 ) -> dict[str, Tensor]:
     numbers: dict[str, list[int]] = {}
     for kind in ("down", "up"):
-        found = {int(m[2]) for key in state if (m := _INDEXED.fullmatch(key)) and m[1] == kind}
-        numbers[kind] = sorted(found, reverse=ups_descend and kind == "up")
+        indices = {int(m[2]) for key in state if (m := _INDEXED.fullmatch(key)) and m[1] == kind}
+        numbers[kind] = sorted(indices, reverse=ups_descend and kind == "up")
 
     def rename(key: str) -> str | None:
         part, _, rest = key.partition(".")

@@ -84,9 +84,9 @@ def facke_cvae(checkpoint: Checkpoint) -> Converted | None:
 
 def _refuse_single(checkpoint: Checkpoint) -> None:
     state = checkpoint.only()
-    found = [name for name, key in _PARTS.items() if key in state]
-    if len(found) == 1:
+    parts = [name for name, key in _PARTS.items() if key in state]
+    if len(parts) == 1:
         raise WeightsError(
-            f"{checkpoint.path} is the part {found[0]} of a CVAE of Facke. Give the folder of the "
+            f"{checkpoint.path} is the part {parts[0]} of a CVAE of Facke. Give the folder of the "
             "run, checkpoints/NAME, which holds M1, E, M2 and D; --label picks the files."
         )

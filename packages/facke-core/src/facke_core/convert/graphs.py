@@ -215,11 +215,11 @@ class _Walk:
 
     def _node(self, x: str, op: str) -> Any:
         """The one node of this kind that uses ``x``."""
-        found = [node for node in self.users.get(x, ()) if node.op_type == op]
-        if len(found) != 1 or not found[0].output:
+        matching = [node for node in self.users.get(x, ()) if node.op_type == op]
+        if len(matching) != 1 or not matching[0].output:
             kinds = ", ".join(node.op_type for node in self.users.get(x, ())) or "nothing"
             raise _Unknown(f"where {op} belongs, it has {kinds}")
-        return found[0]
+        return matching[0]
 
     def _array(self, name: str) -> Array:
         from onnx import numpy_helper

@@ -30,18 +30,18 @@ def state_of(contents: Contents) -> dict[str, Tensor]:
         WeightsError: there is no network in it.
         VerificationError: its tensors overlap so that they would become larger than the file.
     """
-    found = _network(contents.root, set())
-    if not found:
+    state = _network(contents.root, set())
+    if not state:
         raise WeightsError(
             f"{contents.path} holds no network: {_described(contents.root)}. Give the checkpoint "
             "of a network, not of an optimiser or a training loop."
         )
-    if all(name.startswith("module.") for name in found):
-        found = {name.removeprefix("module."): value for name, value in found.items()}
+    if all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): value for name, value in state.items()}
     tensors: dict[str, Tensor] = {}
     seen: set[str] = set()
     size = 0
-    for name, stored in found.items():
+    for name, stored in state.items():
         if not name.isprintable() or len(name) > _MAX_NAME:
             raise VerificationError(
                 f"{contents.path} holds a tensor whose name is no text: {name[:60]!a}. It is "

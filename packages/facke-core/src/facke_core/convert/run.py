@@ -177,23 +177,23 @@ def _read(path: Path, label: str | None) -> tuple[Checkpoint, list[Path]]:
 
 def _run_files(folder: Path, label: str | None) -> dict[str, Path]:
     """Network -> its file: ``G/LABEL.pth`` as Facke has them, ``LABEL_net_G.pth`` as SimSwap."""
-    found: dict[str, dict[str, Path]] = {}
+    by_part: dict[str, dict[str, Path]] = {}
     for file in sorted(folder.iterdir()):
         if match := _NET.fullmatch(file.name):
-            found.setdefault(match["part"], {})[match["label"]] = file
+            by_part.setdefault(match["part"], {})[match["label"]] = file
         elif file.is_dir():
             for inner in sorted(file.glob("*.pth")):
-                found.setdefault(file.name, {})[inner.stem] = inner
-    if not found:
+                by_part.setdefault(file.name, {})[inner.stem] = inner
+    if not by_part:
         raise WeightsError(
             f"{folder} holds no run: neither G/LABEL.pth and the like, nor LABEL_net_G.pth. Give "
             f"one file ({', '.join(_CHECKPOINTS)}, .onnx) or the folder checkpoints/NAME."
         )
-    labels = {name for files in found.values() for name in files}
+    labels = {name for files in by_part.values() for name in files}
     wanted = label or ("latest" if "latest" in labels or len(labels) > 1 else next(iter(labels)))
     chosen = {
         part: files[name]
-        for part, files in found.items()
+        for part, files in by_part.items()
         for name in (wanted, f"{wanted}_iter")
         if name in files
     }
@@ -208,17 +208,17 @@ def _run_files(folder: Path, label: str | None) -> dict[str, Path]:
 def _recognised(checkpoint: Checkpoint, kind: str, registry: Registry) -> tuple[str, Converted]:
     named = kind != AUTO
     specs = [registry.converter(kind)] if named else [s for s in registry.converters() if s.guess]
-    found = {}
+    matches = {}
     for spec in specs:
         converted = registry.resolve(spec.target)(checkpoint)
         if converted is not None:
-            found[spec.name] = converted
-    if len(found) == 1:
-        return next(iter(found.items()))
-    if found:
+            matches[spec.name] = converted
+    if len(matches) == 1:
+        return next(iter(matches.items()))
+    if matches:
         raise UsageError(
-            f"{checkpoint.path} could be of several kinds: {', '.join(found)}. Say which: --from "
-            f"{next(iter(found))}."
+            f"{checkpoint.path} could be of several kinds: {', '.join(matches)}. Say which: --from "
+            f"{next(iter(matches))}."
         )
     known = ", ".join(spec.name for spec in registry.converters())
     raise WeightsError(

@@ -63,10 +63,10 @@ class StoredTensor:
         for sizes in (shape, stride):
             if not isinstance(sizes, tuple) or len(sizes) > _MAX_DIMENSIONS:
                 raise ValueError("a tensor has no usable shape")
-        if not all(type(n) is int and n >= 0 for n in (offset, *shape, *stride)):
+        if not all(type(number) is int and number >= 0 for number in (offset, *shape, *stride)):
             raise ValueError("a tensor has a shape, stride or offset that is no count")
         numel = math.prod(shape)
-        last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
+        last = offset + sum((length - 1) * step for length, step in zip(shape, stride, strict=True))
         if numel and (last >= storage.numel or numel > storage.numel):
             raise ValueError(
                 f"a tensor of shape {shape} claims more than the {storage.numel} numbers of its "

@@ -83,12 +83,12 @@ class SwapBatches:
     def read(self, step: int, rows: slice = ALL) -> FaceBatch:
         """The samples ``rows`` of batch ``step``: (b, 3, S, S) crops in [0, 1]."""
         pairs = self.pairs[step]
-        b, n = len(pairs), self._composites
+        b, composites = len(pairs), self._composites
         rng = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         # drawn for the whole batch, so that a sample does not depend on who reads it
         mirrored = (torch.rand(b, generator=rng) < 0.5) & self.config.mirror
-        donor = torch.randint(self.config.donors, (n,), generator=rng)
-        geometry = torch.rand(n, generator=rng) * self.config.max_geometry
+        donor = torch.randint(self.config.donors, (composites,), generator=rng)
+        geometry = torch.rand(composites, generator=rng) * self.config.max_geometry
         softness = int(torch.randint(2, 6, (1,), generator=rng)) * 2 + 1
         colours = torch.rand(b, 6, generator=rng)
 
@@ -100,7 +100,7 @@ class SwapBatches:
         reference = self._images(target_index, mirrored)
         source = self._images(source_index, mirrored)
         identity = self.crops.embeddings[source_index, mirrored.long()]
-        target, made = reference, chosen < n
+        target, made = reference, chosen < composites
         if made.any():
             target = target.clone()
             index = chosen[made]

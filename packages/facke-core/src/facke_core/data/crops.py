@@ -119,13 +119,15 @@ class CropSet:
             DataError: the keys are not in ascending order.
             OSError: the folder cannot be written.
         """
-        n = len(self)
-        keys = [bytes(row) for row in self.keys.numpy()] if self.keys is not None else _numbers(n)
+        count = len(self)
+        keys = (
+            [bytes(row) for row in self.keys.numpy()] if self.keys is not None else _numbers(count)
+        )
         if keys != sorted(set(keys)):
             raise DataError("The keys of a crop set must be different and in ascending order.")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / INFO).unlink(missing_ok=True)
-        digits = digits_for(n)
+        digits = digits_for(count)
         size = self.images[:1].shape[-1]
         for name, begin, end in shards_of(keys, digits):
             path = shard_path(folder, name, "tensors")

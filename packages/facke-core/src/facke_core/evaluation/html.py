@@ -78,9 +78,9 @@ def cases_of(evaluator: Evaluator, pairs: PairSet, report: EvaluationReport) -> 
     swapped = dict(zip(wanted, evaluator.swapped(pairs, wanted), strict=True))
 
     def case(row: Row, name: str) -> Case:
-        found = swapped[row.pair]
-        assert found is not None, "skipped pairs have no values"
-        return Case(row, tuple(_uri(x) for x in _pictures(found, name in per_self)))
+        pair_swapped = swapped[row.pair]
+        assert pair_swapped is not None, "skipped pairs have no values"
+        return Case(row, tuple(_uri(x) for x in _pictures(pair_swapped, name in per_self)))
 
     return {
         name: Cases(worst=[case(r, name) for r in worst], best=[case(r, name) for r in best])
@@ -90,10 +90,10 @@ def cases_of(evaluator: Evaluator, pairs: PairSet, report: EvaluationReport) -> 
 
 def _ordered(rows: Sequence[Row], metric: str, *, once_per_source: bool) -> list[Row]:
     """The rows that have a value, from the lowest."""
-    found = [row for row in rows if row.values.get(metric) is not None]
+    valued = [row for row in rows if row.values.get(metric) is not None]
     if once_per_source:
-        found = list({row.source: row for row in reversed(found)}.values())
-    return sorted(found, key=lambda row: (row.values[metric], row.pair))
+        valued = list({row.source: row for row in reversed(valued)}.values())
+    return sorted(valued, key=lambda row: (row.values[metric], row.pair))
 
 
 def _pictures(swapped: SwappedPairs, rebuilt: bool) -> list[Tensor]:
@@ -151,8 +151,8 @@ def page(reports: Sequence[EvaluationReport], cases: Sequence[Mapping[str, Cases
             parts.append("<ul class=notes>")
             parts += [f"<li>{escape(note)}</li>" for note in notes]
             parts.append("</ul>")
-        found = cases[i] if i < len(cases) else {}
-        parts += [_section(report, name, found.get(name)) for name in report.metrics]
+        own_cases = cases[i] if i < len(cases) else {}
+        parts += [_section(report, name, own_cases.get(name)) for name in report.metrics]
         parts.append(_protocol(report))
     return "\n".join([*parts, "</body></html>\n"])
 
@@ -170,8 +170,8 @@ def _section(report: EvaluationReport, name: str, cases: Cases | None) -> str:
     if not values:
         return ""
     parts = [f"<h3>{escape(name)}</h3>", _histogram(values)]
-    for title, some in (("Worst", cases.worst), ("Best", cases.best)) if cases else ():
-        parts.append(f"<h4>{title}</h4><div>{''.join(_figure(case, name) for case in some)}</div>")
+    for title, shown in (("Worst", cases.worst), ("Best", cases.best)) if cases else ():
+        parts.append(f"<h4>{title}</h4><div>{''.join(_figure(case, name) for case in shown)}</div>")
     return "".join(parts)
 
 
@@ -188,9 +188,9 @@ def _histogram(values: Sequence[float], width: int = 460, height: int = 90) -> s
     counts, edges = np.histogram(np.asarray(values), bins=BINS)
     bar = width / BINS
     bars = "".join(
-        f'<rect class="bar" x="{i * bar:.1f}" y="{height - height * n / counts.max():.1f}" '
-        f'width="{bar - 1:.1f}" height="{height * n / counts.max():.1f}"/>'
-        for i, n in enumerate(counts.tolist())
+        f'<rect class="bar" x="{i * bar:.1f}" y="{height - height * count / counts.max():.1f}" '
+        f'width="{bar - 1:.1f}" height="{height * count / counts.max():.1f}"/>'
+        for i, count in enumerate(counts.tolist())
     )
     low, high = (f"{edge:.3g}" for edge in (edges[0], edges[-1]))
     return (

@@ -155,8 +155,8 @@ def same_network(a: IdentityEncoder, b: IdentityEncoder) -> bool:
     """Whether two encoders have the same parameters, whatever they are called."""
     if a is b:
         return True
-    one, other = _parameters(a), _parameters(b)
-    return bool(one) and one == other
+    first, second = _parameters(a), _parameters(b)
+    return bool(first) and first == second
 
 
 def _parameters(encoder: IdentityEncoder) -> list[str]:

@@ -164,8 +164,8 @@ def _given(value: Tensor | None) -> Tensor:
 
 def _by(pairs: SwappedPairs, role: str) -> Identities:
     assert pairs.identities is not None, "the runner computes what a metric needs"
-    found = pairs.identities[role]
-    return Identities(*(x.double() if x.is_floating_point() else x for x in found))
+    seen = pairs.identities[role]
+    return Identities(*(x.double() if x.is_floating_point() else x for x in seen))
 
 
 # -- reconstruction --------------------------------------------------------------------------------
@@ -316,10 +316,10 @@ def expression_error() -> PerPair:
     distance of the irises, after the pose was removed. Needs a detector with a mesh."""
 
     def between(a: Face, b: Face) -> float:
-        one, other = geometry.expression(a), geometry.expression(b)
-        if one is None or other is None:
+        target, result = geometry.expression(a), geometry.expression(b)
+        if target is None or result is None:
             return float("nan")
-        return 100 * float((one - other).norm(dim=1).mean())
+        return 100 * float((target - result).norm(dim=1).mean())
 
     return PerPair(
         name="expression-error",

@@ -142,8 +142,10 @@ class Evaluator:
     ) -> None:
         self.pipeline, self.seed = pipeline, seed
         self.workers = workers or os.cpu_count() or 1
-        found = {"trainer": trainer_of(pipeline) or encoder, "judge": judge}
-        self.encoders = {role: one for role, one in found.items() if one is not None}
+        recognisers = {"trainer": trainer_of(pipeline) or encoder, "judge": judge}
+        self.encoders = {
+            role: recogniser for role, recogniser in recognisers.items() if recogniser is not None
+        }
         self.metrics = [m for m in metrics if not self._lacking(m)]
         self.left_out = {m.name: _LACKS[role] for m in metrics if (role := self._lacking(m))}
         if not self.metrics:
@@ -191,12 +193,12 @@ class Evaluator:
                 parts = self._rows(session, missing, batch_size, on_progress)
             else:
                 parts = _computed(compute(protocol, missing), elsewhere)
-            for shard, found in parts:
-                known[shard] = found
+            for shard, new_rows in parts:
+                known[shard] = new_rows
                 if files:
-                    files.write(shard, found)
+                    files.write(shard, new_rows)
                 if on_progress and compute is not None:
-                    done = sum(len(one) for one, rows in known.items() if rows is not None)
+                    done = sum(len(part) for part, rows in known.items() if rows is not None)
                     on_progress("pairs", done, len(pairs))
             rows = [row for shard in known.values() for row in shard or ()]
             of_set = self._of_set(session, rows)
@@ -218,13 +220,13 @@ class Evaluator:
         on_progress: Progress | None,
     ) -> Iterator[tuple[range, list[Row]]]:
         for shard in missing:
-            found: list[Row] = []
+            rows: list[Row] = []
             for start in range(0, len(shard), batch_size):
                 part = shard[start : start + batch_size]
-                found += session.rows(part, batch_size=batch_size)
+                rows += session.rows(part, batch_size=batch_size)
                 if on_progress:
                     on_progress("pairs", part.stop, len(session.pairs))
-            yield shard, found
+            yield shard, rows
 
     def session(self, pairs: PairSet, *, on_progress: Progress | None = None) -> Session:
         """The computation itself, to be used in a ``with`` statement."""
@@ -275,8 +277,8 @@ class Evaluator:
                 ),
             },
             "encoders": {
-                role: {"settings": dict(one.settings), "sha256": one.digest}
-                for role, one in self.encoders.items()
+                role: {"settings": dict(recogniser.settings), "sha256": recogniser.digest}
+                for role, recogniser in self.encoders.items()
             },
             "metrics": [metric.name for metric in self.metrics],
             "alignment": to_dict(pipeline.alignment),
@@ -308,17 +310,17 @@ class Evaluator:
         return {"name": type(inner).__name__, "threshold": detector.threshold}
 
     def _of_set(self, session: Session, rows: Sequence[Row]) -> dict[str, Estimate]:
-        found: dict[str, Estimate] = {}
+        estimates: dict[str, Estimate] = {}
         if not session.of_set:
-            return found
+            return estimates
         done = [torch.from_numpy(unpack(row.vector).copy()) for row in rows if row.vector]
         results = torch.stack(done).double() if done else torch.zeros(0, 1, dtype=torch.float64)
         real = session.real_vectors() if done else results
         for metric in session.of_set:
             value = metric.of_set(results, real)
             shown = None if value is None else rounded(value)
-            found[metric.name] = Estimate(value=shown, n=len(done))
-        return found
+            estimates[metric.name] = Estimate(value=shown, n=len(done))
+        return estimates
 
     def _report(
         self,
@@ -353,21 +355,21 @@ def _computed(
     parts: Iterable[tuple[range, Mapping[str, Any]]], seconds: Counter[str]
 ) -> Iterator[tuple[range, list[Row]]]:
     """Rows from what other processes sent; their seconds are added to ``seconds``."""
-    for part, found in parts:
-        seconds.update(found["seconds"])
-        yield part, [Row(**row) for row in found["rows"]]
+    for part, answer in parts:
+        seconds.update(answer["seconds"])
+        yield part, [Row(**row) for row in answer["rows"]]
 
 
 def environment(device: torch.device) -> dict[str, str]:
     """Versions and device, for the report."""
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {"python": platform.python_version(), "platform": platform.machine()}
+    facts = {"python": platform.python_version(), "platform": platform.machine()}
     for name in ("facke-core", "torch", "numpy", "kornia", "mediapipe"):
         try:
-            found[name] = version(name)
+            facts[name] = version(name)
         except PackageNotFoundError:
             continue
     cuda = device.type == "cuda"
-    found["device"] = torch.cuda.get_device_name(device) if cuda else str(device)
-    return found
+    facts["device"] = torch.cuda.get_device_name(device) if cuda else str(device)
+    return facts

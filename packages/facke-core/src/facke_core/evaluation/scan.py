@@ -56,13 +56,15 @@ def winners(values: Mapping[str, Values]) -> dict[str, str]:
     """
 
     def best(key: str) -> str:
-        found = {name: value for name, one in values.items() if (value := one[key]) is not None}
-        if not found:
+        by_name = {
+            name: value for name, means in values.items() if (value := means[key]) is not None
+        }
+        if not by_name:
             raise DataError(
                 f"No checkpoint has a value of {key} for every pair: their results are not finite "
                 "numbers. Train again, for example with a lower learning rate."
             )
-        return min(found, key=lambda name: found[name])
+        return min(by_name, key=lambda name: by_name[name])
 
     return {key: best(key) for key in CRITERIA}
 
@@ -94,8 +96,8 @@ def scan(
         UsageError: the folder holds no checkpoint.
         DataError: none of them gives finite values.
     """
-    found = thinned(complete(run), skip)
-    if not found:
+    checkpoints = thinned(complete(run), skip)
+    if not checkpoints:
         raise UsageError(f"{run} holds no checkpoint. Give the folder of `facke train --out`.")
 
     def measured(what: str, folders: Sequence[Path], some: PairSet) -> dict[str, Values]:
@@ -111,9 +113,9 @@ def scan(
         return values
 
     first, rest = pairs.first(coarse), pairs.first(fine)
-    values = measured("coarse", found, first)
+    values = measured("coarse", checkpoints, first)
     best = winners(values)
-    chosen = [folder for folder in found if folder.name in best.values()]
+    chosen = [folder for folder in checkpoints if folder.name in best.values()]
     return ScanReport(
         coarse=values,
         winners=best,
@@ -123,8 +125,8 @@ def scan(
     )
 
 
-def _mean(found: Estimate) -> float | None:
-    return None if found.missing else found.value
+def _mean(estimate: Estimate) -> float | None:
+    return None if estimate.missing else estimate.value
 
 
 def metrics() -> list[Any]:

@@ -90,7 +90,7 @@ class Session:
         remaining = iter(indices)
         while batch := list(islice(remaining, batch_size)):
             pairs = [self.pairs.pairs[i] for i in batch]
-            self._make_ready([one for pair in pairs for one in pair])
+            self._make_ready([picture for pair in pairs for picture in pair])
             if self._needs & {"judge"}:
                 self._sources()
             if rebuilt := self._to_rebuild([pair.source for pair in pairs]):
@@ -115,9 +115,9 @@ class Session:
         pair = self.pairs.pairs[index]
         self.ready(pair.source)
         self.ready(pair.target)
-        if not all(self.pictures.usable(one) for one in pair):
+        if not all(self.pictures.usable(picture) for picture in pair):
             return None
-        source, target = (self.pictures.load(one) for one in pair)
+        source, target = (self.pictures.load(picture) for picture in pair)
         crops = source.aligned.crop[None], target.aligned.crop[None]
         swapped = SwappedPairs(source=crops[0], target=crops[1])
         if rebuilt or self._mixed:
@@ -183,12 +183,12 @@ class Session:
         """Vectors (G, D) of all sources, who is on them (G,), and the same by key."""
         if self._gallery is None:
             self._make_ready(self.pairs.sources, "sources")
-            usable = [one for one in self.pairs.sources if self.pictures.usable(one)]
+            usable = [source for source in self.pairs.sources if self.pictures.usable(source)]
             number: dict[str, int] = {}
-            people = [number.setdefault(one.identity, len(number)) for one in usable]
-            vectors = [self.pictures.known(one).vectors["judge"].double() for one in usable]
+            people = [number.setdefault(source.identity, len(number)) for source in usable]
+            vectors = [self.pictures.known(source).vectors["judge"].double() for source in usable]
             stacked = torch.stack(vectors) if vectors else torch.zeros(0, 0, dtype=torch.float64)
-            own = {one.key: person for one, person in zip(usable, people, strict=True)}
+            own = {source.key: person for source, person in zip(usable, people, strict=True)}
             self._gallery = stacked, torch.tensor(people, dtype=torch.int64), own
         return self._gallery
 
@@ -199,7 +199,7 @@ class Session:
 
         ``identity`` (D,) takes the place of the source's.
         """
-        crops = [self.pictures.load(one).aligned.crop[None] for one in (source, target)]
+        crops = [self.pictures.load(picture).aligned.crop[None] for picture in (source, target)]
         if identity is None:
             identity = self.pictures.known(source).vectors["identity"]
         with self.clock.stage("generate"):
@@ -278,8 +278,10 @@ class Session:
     def _to_rebuild(self, sources: Iterable[Picture]) -> list[Picture]:
         if not any(m.needs == {"self"} for m in self.per_pair):
             return []
-        different = {one.key: one for one in sources if one.key not in self._rebuilt}.values()
-        return [one for one in different if self.pictures.usable(one)]
+        different = {
+            source.key: source for source in sources if source.key not in self._rebuilt
+        }.values()
+        return [source for source in different if self.pictures.usable(source)]
 
     @torch.inference_mode()
     def _rebuild(self, source: Picture) -> None:
@@ -330,10 +332,10 @@ class Session:
 
     def _value(self, metric: Metric, pairs: SwappedPairs) -> float:
         with self.clock.stage("measure"):
-            found = metric(pairs)
-        if found.shape != (1,):
+            values = metric(pairs)
+        if values.shape != (1,):
             raise PluginError(
-                f"The metric {metric.name!r} returned a tensor of shape {tuple(found.shape)} for 1 "
-                "pair. A metric returns one value per pair, (B,)."
+                f"The metric {metric.name!r} returned a tensor of shape {tuple(values.shape)} for "
+                "1 pair. A metric returns one value per pair, (B,)."
             )
-        return float(found)
+        return float(values)

@@ -61,7 +61,7 @@ def evaluate(
         progress = _named(on_progress, evaluator.name if len(specs) > 1 else "")
         # first, because it takes little and may find that a picture is damaged
         calibrated = evaluator.calibrate(same, on_progress=progress) if same else {}
-        found = evaluator.run(
+        report = evaluator.run(
             pairs,
             batch_size=batch_size,
             out=out / folder if out is not None else None,
@@ -69,10 +69,10 @@ def evaluate(
             compute=_elsewhere(engine, spec, batch_size, registry) if engine else None,
             on_progress=progress,
         )
-        found = replace(found, calibration=calibrated)
-        reports.append(found)
+        report = replace(report, calibration=calibrated)
+        reports.append(report)
         if html is not None:
-            cases.append(cases_of(evaluator, pairs, found))
+            cases.append(cases_of(evaluator, pairs, report))
     if html is not None:
         write_html(html, reports, cases)
     return reports
@@ -90,7 +90,8 @@ def evaluate_facke2022(
     wanted = [replace(spec, metrics=("id-loss", "id-retrieval")) for spec in specs]
     evaluators = [_evaluator(spec, workers, registry()) for spec in wanted]
     return [
-        run_facke2022(one, pairs, on_progress=_named(on_progress, one.name)) for one in evaluators
+        run_facke2022(evaluator, pairs, on_progress=_named(on_progress, evaluator.name))
+        for evaluator in evaluators
     ]
 
 
@@ -110,10 +111,10 @@ def scan_run(
     names = registry()
 
     def evaluator(folder: str) -> Evaluator:
-        one = replace(spec, weights=folder, metrics=("id-retrieval",))
-        found = _evaluator(one, workers, names)
-        judge = found.encoders["judge"]
-        return Evaluator(found.pipeline, metrics(), judge=judge, seed=spec.seed, workers=workers)
+        at_checkpoint = replace(spec, weights=folder, metrics=("id-retrieval",))
+        loaded = _evaluator(at_checkpoint, workers, names)
+        judge = loaded.encoders["judge"]
+        return Evaluator(loaded.pipeline, metrics(), judge=judge, seed=spec.seed, workers=workers)
 
     return scan(
         run,
@@ -151,10 +152,10 @@ def _elsewhere(
 
 
 def _evaluator(spec: EvaluationSpec, workers: int | None, registry: Registry) -> Evaluator:
-    found = spec.evaluator(registry)
+    evaluator = spec.evaluator(registry)
     if workers is not None:
-        found.workers = workers
-    return found
+        evaluator.workers = workers
+    return evaluator
 
 
 def _folders(names: Sequence[str]) -> list[str]:

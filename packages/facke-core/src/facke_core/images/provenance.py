@@ -102,17 +102,17 @@ def parse_packet(packet: bytes) -> dict[str, str]:
     _refuse_doctype(packet)
     parser.feed(packet.strip(b"\0 \r\n\t"))
     root = parser.close()
-    found: dict[str, str] = {}
+    disclosed: dict[str, str] = {}
     wanted = {f"{{{_IPTC}}}DigitalSourceType": "digital_source_type"}
     wanted |= {f"{{{NAMESPACE}}}{key}": key for key in FIELDS}
     resource = f"{{{_RDF}}}resource"
     for element in root.iter():
         for name, value in element.attrib.items():
             if name in wanted:
-                found[wanted[name]] = value
+                disclosed[wanted[name]] = value
         if element.tag in wanted:
-            found[wanted[element.tag]] = element.get(resource) or (element.text or "").strip()
-    return found
+            disclosed[wanted[element.tag]] = element.get(resource) or (element.text or "").strip()
+    return disclosed
 
 
 def _refuse_doctype(packet: bytes) -> None:

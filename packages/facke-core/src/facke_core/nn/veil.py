@@ -31,7 +31,8 @@ class Veil(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             blurred = F.conv2d(F.conv2d(padded, kernel, groups=3), kernel.mT, groups=3)
         rows, columns = (
-            (torch.arange(n, device=x.device, dtype=x.dtype) + 0.5) / n for n in x.shape[2:]
+            (torch.arange(side, device=x.device, dtype=x.dtype) + 0.5) / side
+            for side in x.shape[2:]
         )
         dx = (columns - self.CENTRE[0]) / self.RADII[0]
         dy = (rows - self.CENTRE[1]) / self.RADII[1]

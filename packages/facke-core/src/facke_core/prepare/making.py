@@ -89,8 +89,8 @@ class Making:
             done += 1
             self.on_progress("reading", done, len(paths))
 
-        found = file_keys(self.photos, paths, workers=self.workers, on_file=one_more)
-        self.keys = {path: key for path, key in found.items() if isinstance(key, bytes)}
+        keys_or_errors = file_keys(self.photos, paths, workers=self.workers, on_file=one_more)
+        self.keys = {path: key for path, key in keys_or_errors.items() if isinstance(key, bytes)}
         for picture in self.album.pictures:
             if picture.path in self.keys:
                 self.first.setdefault(self.keys[picture.path], picture)
@@ -254,14 +254,14 @@ class Making:
         return columns
 
     def _column(self, name: str, used: list[bytes]) -> Column:
-        one = self.known.column(name, used[0])
+        first_row = self.known.column(name, used[0])
 
         def parts() -> Iterator[Tensor]:
             rows = iter(used)
-            while some := list(islice(rows, 512)):
-                yield torch.stack([self.known.column(name, key) for key in some])
+            while chunk := list(islice(rows, 512)):
+                yield torch.stack([self.known.column(name, key) for key in chunk])
 
-        return Column(one.dtype, (len(used), *one.shape), parts())
+        return Column(first_row.dtype, (len(used), *first_row.shape), parts())
 
     def _shards(self, used: list[bytes]) -> list[Path]:
         return [

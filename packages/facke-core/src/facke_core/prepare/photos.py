@@ -179,12 +179,12 @@ def file_keys(
     photos: Path, paths: Sequence[str], *, workers: int, on_file: Callable[[], None]
 ) -> dict[str, bytes | OSError]:
     """The key of each file, or why it cannot be read; several files at a time."""
-    found: dict[str, bytes | OSError] = {}
+    keys_or_errors: dict[str, bytes | OSError] = {}
     remaining = iter(paths)
     with ThreadPoolExecutor(workers) as threads:
-        while some := list(islice(remaining, 4096)):
-            keys = threads.map(_key_or_error, (photos / path for path in some))
-            for path, key in zip(some, keys, strict=True):
-                found[path] = key
+        while chunk := list(islice(remaining, 4096)):
+            keys = threads.map(_key_or_error, (photos / path for path in chunk))
+            for path, key in zip(chunk, keys, strict=True):
+                keys_or_errors[path] = key
                 on_file()
-    return found
+    return keys_or_errors

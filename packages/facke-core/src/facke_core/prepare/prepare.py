@@ -99,22 +99,22 @@ def prepare(
     albums = find_photos(photos, manifest)
     _check_place(photos, dataset)
     folders = {split: dataset / split for split in albums}
-    found = _info(next(iter(folders.values())))
-    have = found.get("alignment", {})
+    existing = _info(next(iter(folders.values())))
+    have = existing.get("alignment", {})
     alignment = Alignment(
         template=template or have.get("template", DEFAULT_TEMPLATE),
         size=have.get("size", DEFAULT_SIZE) if size is None else size,
     )
     if aligned is None:
-        aligned = bool(found.get("aligned", False))
-    kept = encoder_settings(encoder or found.get("identity_encoder") or DEFAULT_ENCODER)
+        aligned = bool(existing.get("aligned", False))
+    kept = encoder_settings(encoder or existing.get("identity_encoder") or DEFAULT_ENCODER)
     settings = Settings(
         preparation=Preparation(alignment=alignment, aligned=aligned),
         encoder=kept,
         encoder_digest=encoder_digest(load_encoder(kept), kept),
-        store=store or found.get("store", "tensors"),
-        license=license if license is not None else found.get("license", ""),
-        name=name or found.get("name") or photos.resolve().name,
+        store=store or existing.get("store", "tensors"),
+        license=license if license is not None else existing.get("license", ""),
+        name=name or existing.get("name") or photos.resolve().name,
         manifest=manifest.name if manifest else "",
     )
     for folder in folders.values():
@@ -207,7 +207,8 @@ def _check_same_crops(folder: Path, settings: Settings) -> None:
     want = (alignment.size, alignment.template, settings.preparation.aligned)
     if have != want:
         texts = [
-            f"--size {one[0]} --template {one[1]}" + " --aligned" * one[2] for one in (have, want)
+            f"--size {crops[0]} --template {crops[1]}" + " --aligned" * crops[2]
+            for crops in (have, want)
         ]
         raise DataError(
             f"{folder} holds {info['count']} crops made with {texts[0]}; now it is {texts[1]}. "

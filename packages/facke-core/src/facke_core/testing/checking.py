@@ -73,9 +73,9 @@ def check_distribution(name: str, registry: Registry) -> list[CheckResult]:
             results.append(_command(command, registry))
         small = _small(info.name)
         subjects += [
-            Subject(kind, one, small.get(one, {}) if kind == "method" else {})
+            Subject(kind, subject, small.get(subject, {}) if kind == "method" else {})
             for kind in _SUITES
-            for one in info.contributions.get(kind, ())
+            for subject in info.contributions.get(kind, ())
         ]
     return [*results, *(_run(subjects) if subjects else [])]
 
@@ -85,14 +85,14 @@ def _plugins_of(name: str, registry: Registry) -> list[PluginInfo]:
         return re.sub(r"[-_.]+", "-", text).lower()
 
     everything = registry.plugins()
-    found = [info for info in everything if plain(info.distribution) == plain(name)]
-    if not found:
+    plugins = [info for info in everything if plain(info.distribution) == plain(name)]
+    if not plugins:
         known = sorted({info.distribution for info in everything if info.distribution})
         raise UnknownNameError(
             f"No installed distribution {name!r} has a plugin of facke.{did_you_mean(name, known)} "
             f"Those that have one: {', '.join(known)}. Install it first: pip install ./{name}"
         )
-    return found
+    return plugins
 
 
 def _small(plugin: str) -> Mapping[str, Mapping[str, Any]]:
@@ -101,7 +101,7 @@ def _small(plugin: str) -> Mapping[str, Mapping[str, Any]]:
         if entry.name == plugin:
             module = importlib.import_module(entry.module)
             said: Mapping[str, Mapping[str, Any]] = getattr(module, "CONFORMANCE", {})
-            unknown = {key for one in said.values() for key in one} - set(SETTINGS)
+            unknown = {key for settings in said.values() for key in settings} - set(SETTINGS)
             if unknown:
                 raise PluginError(
                     f"The plugin {plugin!r}: CONFORMANCE has the keys {sorted(unknown)}. There "

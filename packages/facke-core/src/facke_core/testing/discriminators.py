@@ -97,9 +97,11 @@ class DiscriminatorConformance:
     def test_the_image_matters(self) -> None:
         """A discriminator that says the same to every picture teaches nothing."""
         network = self.made()
-        one, two = (self.judge(network, faces(self.count, self.size, s)).logits for s in (0, 1))
+        first, second = (
+            self.judge(network, faces(self.count, self.size, s)).logits for s in (0, 1)
+        )
         require(
-            any(change(a, b) > 1e-7 for a, b in zip(one, two, strict=True)),
+            any(change(a, b) > 1e-7 for a, b in zip(first, second, strict=True)),
             "Other images have the same logits. Use the image in forward.",
         )
 

@@ -51,8 +51,8 @@ class EncoderConformance(SpecChecks):
             parameters = inspect.signature(self.the_registry().resolve(spec.build)).parameters
         needed = [
             name
-            for name, one in parameters.items()
-            if one.default is one.empty and one.kind is one.KEYWORD_ONLY
+            for name, parameter in parameters.items()
+            if parameter.default is parameter.empty and parameter.kind is parameter.KEYWORD_ONLY
         ]
         if missing := [name for name in needed if name not in self.settings]:
             pytest.skip(f"{spec.name} needs the settings {', '.join(missing)}")
@@ -194,9 +194,9 @@ class EncoderConformance(SpecChecks):
         face = faces(2, self.size)
         self.made()
         with leaves_randomness_alone("The encoder"):
-            one = self.encode(face)
+            first = self.encode(face)
         require(
-            torch.equal(one, self.encode(face)),
+            torch.equal(first, self.encode(face)),
             "The same face has two embeddings. Remove randomness from forward.",
         )
 
@@ -210,12 +210,12 @@ class EncoderConformance(SpecChecks):
         """Crops are often slices or channels_last."""
         face = faces(2, self.size)
         expected = self.encode(face)
-        for one in (
+        for crop in (
             face.contiguous(memory_format=torch.channels_last),
             torch.cat([face, face], dim=3)[..., : self.size],
         ):
             require(
-                largest_change(self.encode(one), expected) <= self.tolerance,
+                largest_change(self.encode(crop), expected) <= self.tolerance,
                 "A channels_last or non-contiguous crop has another embedding. Use flatten or "
                 "reshape, not view.",
             )

@@ -140,15 +140,17 @@ class LossConformance:
         goal = [step.output.image, *step.output.aux.values()]
         if self.trains != "generator":
             goal = list(step.modules[self.trains].parameters())
-        goal = [one for one in goal if one.requires_grad]
+        goal = [tensor for tensor in goal if tensor.requires_grad]
         require(
             total.requires_grad,
             f"The loss {self.make().name!r} has no gradient. Remove detach(), no_grad and item().",
         )
         gradients = torch.autograd.grad(total, goal, allow_unused=True)
-        found = [one for one in gradients if one is not None and bool(one.any())]
+        reached = [
+            gradient for gradient in gradients if gradient is not None and bool(gradient.any())
+        ]
         require(
-            found and all(bool(one.isfinite().all()) for one in found),
+            reached and all(bool(gradient.isfinite().all()) for gradient in reached),
             f"No finite gradient of the loss {self.make().name!r} reaches the {self.trains}. Look "
             "for detach(), rounding, comparisons and square roots of 0.",
         )
@@ -181,10 +183,10 @@ class LossConformance:
         """With global randomness a resumed training is another training."""
         step = self.make_step()
         with leaves_randomness_alone("The loss"):
-            one = value_of(self.make(), dataclasses.replace(step, rng=rng(4)))
-        two = value_of(self.make(), dataclasses.replace(step, rng=rng(4)))
+            first = value_of(self.make(), dataclasses.replace(step, rng=rng(4)))
+        second = value_of(self.make(), dataclasses.replace(step, rng=rng(4)))
         require(
-            torch.equal(one, two),
+            torch.equal(first, second),
             "The loss does not repeat with the same rng. Draw with generator=step.rng, and keep no "
             "state between calls.",
         )

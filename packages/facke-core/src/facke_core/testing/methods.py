@@ -114,8 +114,8 @@ class MethodConformance(GeneratorChecks, TrainingChecks, SpecChecks):
         generator = to_dict(self._config(self.generator_settings()))
         at_once = {
             key: {
-                term: dataclasses.replace(one, start=0, ramp=0)
-                for term, one in getattr(recipe, key).items()
+                term: dataclasses.replace(settings, start=0, ramp=0)
+                for term, settings in getattr(recipe, key).items()
             }
             for key in ("loss", "discriminator_loss")
         }

@@ -71,8 +71,11 @@ class SamplerConformance:
     def inputs(self, seed: int = 0, count: int | None = None) -> SwapInputs:
         """Drawn faces in the size of the generator."""
         spec = self.made().generator.spec
-        n, size = count or self.count, spec.image_size
-        source, target = faces(n, size, seed=2 * seed), faces(n, size, seed=2 * seed + 1)
+        samples, size = count or self.count, spec.image_size
+        source, target = (
+            faces(samples, size, seed=2 * seed),
+            faces(samples, size, seed=2 * seed + 1),
+        )
         return SwapInputs(source, target, self._identity(source), alignment(size))
 
     def _identity(self, source: Tensor) -> Tensor:
@@ -187,11 +190,11 @@ class SamplerConformance:
             with leaves_randomness_alone("The sampler"):
                 self.sample(inputs, sampler=sampler)
             with own_randomness(1):
-                one = self.sample(inputs, sampler=sampler)
+                first = self.sample(inputs, sampler=sampler)
             with own_randomness(2):
-                two = self.sample(inputs, sampler=sampler)
+                second = self.sample(inputs, sampler=sampler)
             require(
-                torch.equal(one, two),
+                torch.equal(first, second),
                 "Two calls with the same seed give different results. Draw all noise with "
                 "generator=rng, and keep no state between calls.",
             )

@@ -78,12 +78,12 @@ class SpecChecks:
         """A target that cannot be imported is found by the first user otherwise."""
         for target in targets_of(self.the_spec()):
             try:
-                found = self.the_registry().resolve(target)
+                resolved = self.the_registry().resolve(target)
             except PluginError as error:
                 raise AssertionError(str(error)) from error
             require(
-                callable(found),
-                f"The target {target!r} is a {type(found).__name__}, not a class or function. "
+                callable(resolved),
+                f"The target {target!r} is a {type(resolved).__name__}, not a class or function. "
                 "Correct the spec.",
             )
 

@@ -135,7 +135,7 @@ class TrainingChecks:
                 f"No gradient reaches {_some(dead)} of the {phase.trains}. Use these parameters, "
                 "remove them, or freeze them with requires_grad_(False).",
             )
-            broken = [n for n, p in module.named_parameters() if not _finite(p.grad)]
+            broken = [name for name, p in module.named_parameters() if not _finite(p.grad)]
             require(
                 not broken,
                 f"The gradient of {_some(broken)} of the {phase.trains} is not finite. Look for "
@@ -181,11 +181,11 @@ class TrainingChecks:
             module.eval()
         for phase in bench.objective.phases:
             with leaves_randomness_alone(f"The phase of {phase.trains!r}"):
-                one = _forward(bench, phase, None).output.image
+                first = _forward(bench, phase, None).output.image
             with own_randomness(5):
-                two = _forward(bench, phase, None).output.image
+                second = _forward(bench, phase, None).output.image
             require(
-                change(one.detach(), two.detach()) == 0,
+                change(first.detach(), second.detach()) == 0,
                 f"The phase of {phase.trains!r} does not repeat with the same rng. Draw with "
                 "generator=rng, and keep no state between steps.",
             )
