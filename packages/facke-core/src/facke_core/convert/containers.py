@@ -38,7 +38,7 @@ DTYPES = {
     "ByteStorage": ("uint8", 1),
     "BoolStorage": ("bool", 1),
 }
-"""Class of a storage in the file -> dtype and bytes per number."""
+"""Class of a storage in the file -> its dtype and bytes per number."""
 
 _ITEM = dict(DTYPES.values())
 _MAX_DIRECTORY = 4 * 2**20
@@ -72,7 +72,7 @@ class Contents:
         self.size = path.stat().st_size
 
     def tensor(self, stored: StoredTensor) -> Tensor:
-        """A tensor that shares the memory of the file, where its place there is aligned."""
+        """The tensor itself; it shares the memory of the file where its place there is aligned."""
         import torch
 
         dtype, storage = getattr(torch, stored.storage.dtype), stored.storage

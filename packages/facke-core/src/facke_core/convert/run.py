@@ -1,4 +1,4 @@
-"""``facke weights convert``: from a checkpoint file to a folder that facke reads."""
+"""``facke weights convert``: a checkpoint file in, a folder that facke reads out."""
 
 from __future__ import annotations
 
@@ -36,34 +36,46 @@ if TYPE_CHECKING:
 __all__ = ["Report", "convert"]
 
 AUTO = "auto"
+"""Stands for the kind that names and shapes tell."""
 _NET = re.compile(r"(?P<label>.+)_net_(?P<part>[A-Z]\w?)\.pth")
 _CHECKPOINTS = (".pth", ".pt", ".tar", ".ckpt", ".bin")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What was converted, and how it is used."""
+    """The facts of a conversion, and the use of its result."""
 
     out: Path
+    """Folder that was written."""
     kind: str
+    """Name of the converter."""
     summary: str
+    """Name of the network in a few words."""
     license: str
+    """SPDX identifier of the licence; empty: not known."""
     notice: str
+    """Further facts on the rights to the weights."""
     sources: Mapping[str, str]
-    """File -> its SHA-256."""
+    """File that was read -> its SHA-256."""
     tensors: int
+    """Number of tensors."""
     parameters: int
+    """Number of their elements."""
     files: tuple[str, ...]
+    """Names of the files that were written."""
     method: str = ""
+    """Name of the method, for a generator."""
     encoder: Mapping[str, Any] | None = None
-    """What ``identity_encoder`` of a recipe or a ``config.json`` names, for an encoder."""
+    """Settings for ``identity_encoder`` of a recipe or a ``config.json``, for an encoder."""
     notes: tuple[str, ...] = ()
+    """Facts that names and shapes do not tell."""
     usage: str = ""
+    """Line that uses the result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Settings:
-    """What ``--set`` can change."""
+    """The settings that ``--set`` can change."""
 
     generator: Mapping[str, Any] = field(default_factory=dict)
     sampler: Mapping[str, Any] = field(default_factory=dict)
@@ -89,13 +101,14 @@ def convert(
     Args:
         path: a file, or the folder of a run with one file per network.
         out: the folder to write; it appears whole.
-        kind: name of a converter, or ``auto``.
+        kind: name of a converter, or ``auto``: the one that knows the names and shapes.
         settings: ``"generator.KEY=VALUE"``, ``"sampler.KEY=VALUE"``, ``"alignment.KEY=VALUE"``.
         spdx: identifier of the licence, where the one that is known of the kind is not right.
         encoder: the converted identity encoder that conditions the generator: a folder, a
             ``.safetensors`` file or ``hf:org/repo@COMMIT``.
-        label: which files of a run's folder.
+        label: label of the files to take from a run's folder; default: ``latest``, or the only one.
         force: replace weights that lie in ``out``.
+        registry: where names are looked up.
 
     Raises:
         WeightsError: it is not a checkpoint, or of a kind that is not known.
@@ -176,7 +189,8 @@ def _read(path: Path, label: str | None) -> tuple[Checkpoint, list[Path]]:
 
 
 def _run_files(folder: Path, label: str | None) -> dict[str, Path]:
-    """Network -> its file: ``G/LABEL.pth`` as Facke has them, ``LABEL_net_G.pth`` as SimSwap."""
+    """The file of each network of a run: ``G/LABEL.pth`` of Facke, ``LABEL_net_G.pth`` of
+    SimSwap."""
     by_part: dict[str, dict[str, Path]] = {}
     for file in sorted(folder.iterdir()):
         if match := _NET.fullmatch(file.name):
@@ -258,7 +272,7 @@ def _with_weights(config: WeightsConfig, encoder: str | None) -> Mapping[str, An
 
 
 def _check(config: WeightsConfig, converted: Converted, source: str, registry: Registry) -> None:
-    """The tensors must be those of the generator that the configuration describes."""
+    """Refuse tensors that are not those of the generator that the configuration describes."""
 
     def build() -> torch.nn.Module:
         generator = build_method(config, registry=registry).generator
@@ -291,7 +305,7 @@ def _write(
     origin: Mapping[str, Any],
     registry: Registry,
 ) -> tuple[str, ...]:
-    """Everything beside ``out`` first, then into its place, ``config.json`` last."""
+    """Write everything beside ``out`` first, then move it into its place, ``config.json`` last."""
     states = _states(converted)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -321,8 +335,8 @@ def _write(
 
 
 def _remove_old(out: Path, names: Sequence[str]) -> None:
-    """What describes the weights that are replaced, ``config.json`` first, and what is left of
-    them."""
+    """Delete what describes the weights that are replaced, ``config.json`` first, and their files
+    that no new one replaces."""
     if not in_layout(out):
         return
     try:
