@@ -29,24 +29,29 @@ _SUITES = {
 
 
 SETTINGS = ("tiny", "settings", "recipe", "training")
+"""Attributes of :class:`~facke_core.testing.MethodConformance` that a plugin's module can give."""
 
 
 class Subject(NamedTuple):
-    """What is checked, and how it is made small."""
+    """A registered name to check, with what makes it small."""
 
     kind: str
+    """Kind of what is registered: ``method``, ``encoder``, ``detector`` or ``metric``."""
     name: str
     settings: Mapping[str, Any]
+    """Attributes of the test class, out of :data:`SETTINGS`."""
 
 
 class CheckResult(NamedTuple):
-    """One line of the table."""
+    """The result of one check of one subject."""
 
     subject: str
-    """``method demo``, for example."""
+    """Kind and name, such as ``method demo``."""
     check: str
+    """Name of the check in words."""
     result: Literal["passed", "failed", "skipped"]
     reason: str = ""
+    """Message of a check that failed or was skipped."""
 
 
 def check_distribution(name: str, registry: Registry) -> list[CheckResult]:
@@ -96,7 +101,7 @@ def _plugins_of(name: str, registry: Registry) -> list[PluginInfo]:
 
 
 def _small(plugin: str) -> Mapping[str, Mapping[str, Any]]:
-    """What the plugin's module says under ``CONFORMANCE``."""
+    """The attribute ``CONFORMANCE`` of the plugin's module, by name of a method; or nothing."""
     for entry in importlib.metadata.entry_points(group=GROUP):
         if entry.name == plugin:
             module = importlib.import_module(entry.module)

@@ -28,7 +28,7 @@ from facke_core.types import Face
 __all__ = ["DetectorConformance", "portrait"]
 
 LANDMARKS = ((107.1, 100.4), (150.1, 103.0), (126.6, 130.5), (106.1, 139.2), (149.0, 140.1))
-"""Eyes, nose and mouth corners in ``portrait.jpg``, image-left first."""
+"""Eyes, nose and mouth corners (x, y) in pixels of ``portrait.jpg``, image-left first."""
 
 
 def portrait() -> Tensor:
@@ -47,7 +47,7 @@ class DetectorConformance(SpecChecks):
     settings: ClassVar[Mapping[str, Any]] = {}
     """Keywords of ``build``."""
     tolerance = 0.3
-    """How far landmarks may be off, in distances of the eyes."""
+    """Largest error of a landmark, in distances of the eyes."""
 
     def make(self) -> FaceDetector:
         """The detector under test; skips where it cannot be used."""
@@ -60,13 +60,13 @@ class DetectorConformance(SpecChecks):
         return detector
 
     def made(self) -> FaceDetector:
-        """Built once per check."""
+        """The detector, built once per check."""
         if not hasattr(self, "_made"):
             self._made = self.make()
         return self._made
 
     def detect(self, photo: Tensor) -> list[Face]:
-        """The faces, checked to be a list of them."""
+        """The faces of a photo (3, H, W), checked to be a list of them."""
         with doing(f"The detector fails on a photo {tuple(photo.shape)}. Correct its __call__."):
             faces = self.made()(photo)
         require(
@@ -77,7 +77,7 @@ class DetectorConformance(SpecChecks):
         return faces
 
     def one(self, photo: Tensor) -> Face:
-        """The only face of a photo."""
+        """The only face of a photo (3, H, W)."""
         faces = self.detect(photo)
         require(
             len(faces) == 1,

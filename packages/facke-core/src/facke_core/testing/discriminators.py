@@ -22,25 +22,30 @@ __all__ = ["DiscriminatorConformance"]
 
 
 class DiscriminatorConformance:
-    """What :class:`~facke_core.protocols.Discriminator` promises. Override :meth:`make`."""
+    """Everything that :class:`~facke_core.protocols.Discriminator` promises.
+
+    Override :meth:`make`.
+    """
 
     size = 96
-    """Pixels of the images."""
+    """Side of the images in pixels."""
     count = 3
+    """Number of images in a batch."""
     tolerance = 1e-3
+    """Largest relative difference of logits between equal computations in another order."""
 
     def make(self) -> Discriminator:
         """The discriminator under test, with fresh weights."""
         raise NotImplementedError(f"{type(self).__name__} must override make().")
 
     def made(self, seed: int = 0) -> Discriminator:
-        """In evaluation mode, with weights as after some training."""
+        """A new discriminator in evaluation mode, with weights as after some training."""
         with own_randomness(seed), doing("The discriminator cannot be built. Correct __init__."):
             network = self.make()
         return awaken(network).eval() if isinstance(network, nn.Module) else network
 
     def judge(self, network: Discriminator, image: Tensor) -> DiscriminatorOutput:
-        """Its output, checked to be one."""
+        """The output of ``network`` for images (B, 3, S, S) in [0, 1], checked to be one."""
         with doing("The discriminator fails. Correct its forward."):
             output = network(image)
         require(
@@ -106,7 +111,7 @@ class DiscriminatorConformance:
         )
 
     def test_rows_are_independent_in_eval(self) -> None:
-        """Otherwise a loss per sample is none."""
+        """A loss per sample is none where the rows of a batch mix."""
         network, image = self.made(), faces(self.count, self.size)
         together = self.judge(network, image).logits
         alone = self.judge(network, image[1:2]).logits

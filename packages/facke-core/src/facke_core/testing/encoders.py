@@ -37,9 +37,11 @@ class EncoderConformance(SpecChecks):
     encoder: ClassVar[str] = ""
     """The registered name."""
     settings: ClassVar[Mapping[str, Any]] = {}
-    """What ``identity_encoder`` in ``config.json`` holds beside the name."""
+    """Settings that ``identity_encoder`` in ``config.json`` holds beside the name."""
     size = 112
+    """Side of the crops in pixels."""
     tolerance = 1e-4
+    """Largest difference of an embedding between equal computations in another order."""
 
     def make(self) -> IdentityEncoder:
         """The encoder under test; skips where it cannot be used."""
@@ -60,13 +62,13 @@ class EncoderConformance(SpecChecks):
             return load_encoder({"name": self.encoder, **self.settings}, registry=self.registry)
 
     def made(self) -> IdentityEncoder:
-        """Built once per check."""
+        """The encoder, built once per check."""
         if not hasattr(self, "_made"):
             self._made = self.make()
         return self._made
 
     def encode(self, face: Tensor) -> Tensor:
-        """The embeddings, without a graph."""
+        """The embeddings (B, D) of crops (B, 3, H, W) in [0, 1], without a graph."""
         with torch.no_grad(), doing("The encoder fails. Correct its forward."):
             identity = self.made()(face)
         require(

@@ -28,17 +28,19 @@ __all__ = ["Call", "GeneratorChecks"]
 
 
 class Call(NamedTuple):
-    """What a sampler asked of a generator."""
+    """One call of a generator by a sampler."""
 
     x: Tensor
+    """Image or state (B, 3, S, S)."""
     conditions: dict[str, Any]
+    """Keywords of the call, without those that are None."""
 
 
 class GeneratorChecks(SamplerConformance):
-    """What :class:`~facke_core.protocols.Generator` promises."""
+    """Everything that :class:`~facke_core.protocols.Generator` promises."""
 
     def calls(self, seed: int = 0, inputs: SwapInputs | None = None) -> list[Call]:
-        """What the sampler asks of the generator, by default for the inputs of ``seed``."""
+        """The calls of the generator by the sampler, by default for the inputs of ``seed``."""
         generator, sampler = self.made()
         calls: list[Call] = []
         inputs = inputs or self.inputs(seed)
@@ -56,7 +58,7 @@ class GeneratorChecks(SamplerConformance):
         return calls
 
     def generate(self, call: Call) -> GeneratorOutput:
-        """The generator's answer, checked to be one."""
+        """The generator's output for a call, checked to be one."""
         with torch.no_grad(), doing("The generator fails. Correct its forward."):
             output = self.made().generator(call.x, **call.conditions)
         require(
@@ -245,7 +247,7 @@ class GeneratorChecks(SamplerConformance):
         )
 
     def make_copy(self) -> Any:
-        """Another one like :meth:`made`, that a check may spoil."""
+        """Another method like that of :meth:`made`, which a check may spoil."""
         kept = self.made()
         del self._made
         copy = self.made()
@@ -260,7 +262,7 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def _others(value: Any, recorded: list[Any]) -> Iterator[Any]:
-    """Values that a condition could have had: of other calls, then made up."""
+    """Further values that a condition could have: those of other calls, then made up."""
     if not isinstance(value, Tensor):
         yield from (other for other in recorded if other is not None and other != value)
         return
@@ -278,7 +280,7 @@ def _others(value: Any, recorded: list[Any]) -> Iterator[Any]:
 
 @contextmanager
 def _recording(generator: Any, calls: list[Call]) -> Iterator[Any]:
-    """The generator, with its calls added to ``calls``."""
+    """Yield the generator, with its calls added to ``calls``."""
 
     def note(x: Tensor, conditions: dict[str, Any]) -> None:
         kept = {k: v.clone() if isinstance(v, Tensor) else v for k, v in conditions.items()}

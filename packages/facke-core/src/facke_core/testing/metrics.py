@@ -33,8 +33,11 @@ from facke_core.types import AlignedFace, Face
 __all__ = ["SIZE", "MetricConformance", "chosen", "pairs", "perfect"]
 
 COUNT = 6
+"""Number of pairs."""
 SIZE = 64
+"""Side of the crops in pixels."""
 DIM = 16
+"""Length of the identities."""
 
 
 class MetricConformance(SpecChecks):
@@ -44,15 +47,17 @@ class MetricConformance(SpecChecks):
     metric: ClassVar[str] = ""
     """The registered name."""
     perfect_is_best: ClassVar[bool] = True
-    """Whether a perfect swap gets the best value; False for metrics of something else."""
+    """True where a perfect swap gets the best value; False for metrics of something else."""
 
     def made(self) -> AnyMetric:
+        """The metric under test."""
         with doing("The metric cannot be built. Correct the target MetricSpec.build."):
             metric: AnyMetric = self.the_registry().resolve(self.the_spec().build)()
         return metric
 
     def measure(self, pairs: SwappedPairs) -> Tensor:
-        """(B,) values; a metric of sets gives its value as (1,)."""
+        """The values (B,) of pairs, checked to be that; a metric of sets gives its value as
+        (1,)."""
         metric = self.made()
         if isinstance(metric, SetMetric):
             seen = _judged(pairs)
@@ -184,7 +189,7 @@ class MetricConformance(SpecChecks):
 
 
 def pairs(seed: int = 0) -> SwappedPairs:
-    """Six poor swaps, with everything that any metric can need."""
+    """Six poor swaps, with everything that any metric can need; they follow from ``seed``."""
     noise = torch.Generator().manual_seed(50 + seed)
     source, target = faces(COUNT, SIZE, 30 + seed), faces(COUNT, SIZE, 40 + seed)
     grain = 0.2 * torch.randn(source.shape, generator=noise)
@@ -209,8 +214,8 @@ def pairs(seed: int = 0) -> SwappedPairs:
 
 
 def perfect(poor: SwappedPairs) -> SwappedPairs:
-    """Nothing to complain about: pictures and faces alike, and the result has the source's identity
-    while the target has another."""
+    """Swaps with nothing to complain about: pictures and faces are alike, and the result has the
+    source's identity while the target has another."""
     seen = {
         who: vectors._replace(result=vectors.source.clone())
         for who, vectors in (poor.identities or {}).items()
@@ -234,7 +239,7 @@ def perfect(poor: SwappedPairs) -> SwappedPairs:
 
 
 def chosen(some: SwappedPairs, rows: list[int]) -> SwappedPairs:
-    """Some of the pairs; what belongs to the evaluation as a whole stays."""
+    """The pairs ``rows`` out of others; what belongs to the evaluation as a whole stays."""
     fields: dict[str, Any] = {}
     for field in dataclasses.fields(some):
         value = getattr(some, field.name)
@@ -258,7 +263,8 @@ def chosen(some: SwappedPairs, rows: list[int]) -> SwappedPairs:
 
 
 def _judged(some: SwappedPairs) -> Identities:
-    """For a metric of sets, the real pictures are the targets; of perfect swaps the same ones."""
+    """The identities for a metric of sets: the real pictures are the targets, and for perfect
+    swaps the results themselves."""
     vectors = (some.identities or {})["judge"]
     same = some.result is not None and torch.equal(some.result, some.source)
     return vectors._replace(target=vectors.result if same else vectors.target)

@@ -1,4 +1,4 @@
-"""What the trainer expects of a method's objective."""
+"""The contract of a method's objective with the trainer."""
 
 from __future__ import annotations
 
@@ -34,12 +34,14 @@ class Bench(NamedTuple):
     batch: FaceBatch
     method: Method
     trainable: dict[str, list[nn.Parameter]]
+    """Name of a module -> its parameters that take gradients."""
 
 
 class TrainingChecks:
-    """The objective of a method; skipped for methods that have none."""
+    """Checks of a method's objective; skipped for methods that have none."""
 
     training_count = 4
+    """Number of samples in a batch."""
 
     def make_objective(self, method: Method, encoder: Any) -> Objective | None:
         """The objective, or None for a method that cannot be trained."""
@@ -50,7 +52,7 @@ class TrainingChecks:
         raise NotImplementedError
 
     def bench(self) -> Bench:
-        """Everything new, from one seed."""
+        """A new bench, from one seed."""
         with own_randomness(12):
             method = self.make_trainable()
             spec = method.generator.spec
