@@ -1,4 +1,4 @@
-"""How well a recogniser tells real people apart, before it judges swaps."""
+"""Calibration: a recogniser shows how well it tells real people apart, before it judges swaps."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def calibrate(
     workers: int | None = None,
     on_progress: Progress | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Cosines of real pairs of photographs, by each encoder.
+    """Measure the cosines of real pairs of photographs, by each encoder.
 
     Faces are found by the pipeline's detector, and aligned for each encoder as results are.
 

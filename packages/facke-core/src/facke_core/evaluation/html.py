@@ -1,6 +1,6 @@
-"""One file to look at: the table, how the values are spread, and the worst and best pairs.
+"""One page to look at: the table, the spread of the values, and the worst and best pairs.
 
-No script, no other file, nothing from the network.
+It needs no script, no other file and nothing from the network.
 """
 
 from __future__ import annotations
@@ -27,9 +27,11 @@ from facke_core.jobs.pairs import PairSet
 __all__ = ["Case", "Cases", "cases_of", "page", "write_html"]
 
 SHOWN = 4
-"""Pairs at each end."""
+"""Number of pairs that are shown at each end."""
 SIDE = 128
+"""Side of a picture in pixels."""
 BINS = 30
+"""Number of bars of a histogram."""
 
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem;
@@ -51,7 +53,7 @@ class Case(NamedTuple):
 
     row: Row
     pictures: tuple[str, ...]
-    """Data URIs: source, target, result; for a metric of swap(x, x): x, swap(x, x)."""
+    """Data URIs of source, target and result; for a metric of swap(x, x), of x and swap(x, x)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +91,7 @@ def cases_of(evaluator: Evaluator, pairs: PairSet, report: EvaluationReport) -> 
 
 
 def _ordered(rows: Sequence[Row], metric: str, *, once_per_source: bool) -> list[Row]:
-    """The rows that have a value, from the lowest."""
+    """The rows that have a value, from the lowest value; one per source where that decides it."""
     valued = [row for row in rows if row.values.get(metric) is not None]
     if once_per_source:
         valued = list({row.source: row for row in reversed(valued)}.values())
@@ -123,9 +125,9 @@ def write_html(
     """Write the page.
 
     Args:
-        path: where to.
+        path: the file, which is replaced.
         reports: what was measured.
-        cases: from :func:`cases_of`, one per report; none: no pictures.
+        cases: the pictures that :func:`cases_of` made, one mapping per report; none: no pictures.
 
     Raises:
         ConfigError: it cannot be written.
@@ -134,7 +136,7 @@ def write_html(
 
 
 def page(reports: Sequence[EvaluationReport], cases: Sequence[Mapping[str, Cases]] = ()) -> str:
-    """The HTML text; see :func:`write_html`."""
+    """The HTML text of the page; the arguments are those of :func:`write_html`."""
     title = "Evaluation of " + ", ".join(report.name for report in reports)
     parts = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
@@ -184,7 +186,7 @@ def _figure(case: Case, metric: str) -> str:
 
 
 def _histogram(values: Sequence[float], width: int = 460, height: int = 90) -> str:
-    """How many pairs have which value, as SVG."""
+    """A histogram of the values of the pairs, as SVG."""
     counts, edges = np.histogram(np.asarray(values), bins=BINS)
     bar = width / BINS
     bars = "".join(

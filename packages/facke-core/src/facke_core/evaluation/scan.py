@@ -19,14 +19,15 @@ __all__ = ["ScanReport", "Values", "metrics", "scan", "thinned", "winners"]
 T = TypeVar("T")
 RETRIEVAL, RECON, SUM = "id-retrieval", "recon-l1-imagenet", "sum"
 CRITERIA = (RETRIEVAL, RECON, SUM)
-"""The lowest wins, the first of equals."""
+"""Names of the criteria. The lowest value wins, the first of equals."""
 Values = Mapping[str, float | None]
-"""Criterion -> mean over pairs; None where a pair has no value, as of a training that diverged."""
+"""Criterion -> mean over pairs; None where a pair has no value, as after a training that
+diverged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScanReport:
-    """Which checkpoint is the best, by three criteria."""
+    """The best checkpoints of a run, by three criteria."""
 
     coarse: Mapping[str, Values]
     """Checkpoint -> criterion -> mean over the coarse pairs."""
@@ -38,18 +39,18 @@ class ScanReport:
     fine_pairs: int
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """The report as plain values."""
         return asdict(self)
 
 
 def thinned(items: Sequence[T], skip: int) -> list[T]:
-    """Every ``skip``-th item counted from the end, and the first."""
+    """Take every ``skip``-th item counted from the end, and the first."""
     kept = list(items[::-1][::skip][::-1])
     return kept if not items or kept[0] is items[0] else [items[0], *kept]
 
 
 def winners(values: Mapping[str, Values]) -> dict[str, str]:
-    """Criterion -> the name with the lowest value; the first of equals.
+    """Find the name with the lowest value of each criterion; the first of equals.
 
     Raises:
         DataError: no name has a value.
@@ -80,16 +81,16 @@ def scan(
     batch_size: int = 8,
     on_progress: Progress | None = None,
 ) -> ScanReport:
-    """Measure the checkpoints of a training run.
+    """Measure the checkpoints of a training run: all on a few pairs, the best on many.
 
     Args:
-        run: the run folder.
+        run: the folder of the run.
         evaluator: makes an evaluator of :func:`metrics` for a checkpoint's folder.
-        pairs: the first of them are used.
-        coarse: pairs for every checkpoint.
-        fine: pairs for the winners; default: all.
-        skip: see :func:`thinned`.
-        batch_size: as for :meth:`Evaluator.run`.
+        pairs: the pairs, of which the first are taken.
+        coarse: number of pairs for every checkpoint.
+        fine: number of pairs for the winners; default: all.
+        skip: measure every ``skip``-th checkpoint (:func:`thinned`).
+        batch_size: pairs in work at a time.
         on_progress: called after each checkpoint.
 
     Raises:
@@ -130,5 +131,5 @@ def _mean(estimate: Estimate) -> float | None:
 
 
 def metrics() -> list[Any]:
-    """What a scan measures: ID Retrieval, and reconstruction in the paper's units."""
+    """The metrics of a scan: ID Retrieval, and reconstruction in the paper's units."""
     return [id_retrieval(), recon_l1_imagenet()]

@@ -36,21 +36,23 @@ __all__ = [
 _PHOTO = frozenset({"photo", "faces", "judge"})
 """Needs that include the finished photo; the last two also the face in it."""
 FACES = frozenset({"faces", "judge"})
+"""Needs that include the face in the finished photo."""
 T = TypeVar("T")
 
 
 class Session:
-    """One pipeline and one set of pairs.
+    """The computation of one pipeline on one set of pairs; used in a ``with`` statement.
 
     Args:
-        pipeline: what swaps.
-        pairs: all of them, also where only some are evaluated here: the sources of all are those
+        pipeline: the pipeline that swaps.
+        pairs: all pairs, also where only some are evaluated here: the sources of all are those
             among which one is retrieved.
-        metrics: what is measured.
+        metrics: the metrics to measure.
         encoders: ``trainer`` and ``judge``, as far as metrics need them.
-        seed: of samplers that draw noise; with None those that draw only for somebody who asks for
-            a seed do not.
-        workers: threads. The rows do not depend on them.
+        seed: seed of samplers that draw noise; with None those that draw only for somebody who
+            asks for a seed do not.
+        workers: number of threads. The rows do not depend on it.
+        on_progress: called while the sources are made ready.
     """
 
     def __init__(
@@ -84,8 +86,10 @@ class Session:
         self._pool.shutdown(cancel_futures=True)
 
     def rows(self, indices: Iterable[int], *, batch_size: int = 8) -> list[Row]:
-        """The rows of some pairs, in the order of ``indices``; ``batch_size`` are in work at a
-        time."""
+        """Swap and measure some pairs: their rows, in the order of ``indices``.
+
+        ``batch_size`` of them are in work at a time.
+        """
         rows: list[Row] = []
         remaining = iter(indices)
         while batch := list(islice(remaining, batch_size)):
@@ -108,7 +112,7 @@ class Session:
 
     @torch.inference_mode()
     def swapped(self, index: int, *, rebuilt: bool = False) -> SwappedPairs | None:
-        """One pair with everything that the metrics need; None where a face is missing.
+        """Swap one pair, with everything that the metrics need; None where a face is missing.
 
         With ``rebuilt``, swap(source, source) is there in any case.
         """
@@ -143,7 +147,7 @@ class Session:
         return replace(swapped, identities=identities)
 
     def again(self, indices: Sequence[int]) -> list[SwappedPairs | None]:
-        """Some pairs, computed as for :meth:`rows`, with swap(source, source)."""
+        """Swap some pairs exactly as :meth:`rows` does, with swap(source, source)."""
         if self._needs & {"judge"}:
             self._sources()
         return self.map(lambda index: self.swapped(index, rebuilt=True), indices)
@@ -151,7 +155,7 @@ class Session:
     # -- pictures ----------------------------------------------------------------------------------
 
     def map(self, function: Callable[[Any], T], items: Sequence[Any]) -> list[T]:
-        """What the function makes of each item, in this session's threads."""
+        """Apply a function to each item, in this session's threads."""
         return list(self._pool.map(function, items))
 
     def _make_ready(self, pictures: Iterable[Picture], what: str = "") -> None:
@@ -180,7 +184,7 @@ class Session:
             known.vectors["judge"] = self._by_judge(unpacked(loaded.photo), face)
 
     def _sources(self) -> tuple[Tensor, Tensor, dict[str, int]]:
-        """Vectors (G, D) of all sources, who is on them (G,), and the same by key."""
+        """The vectors (G, D) of all usable sources, the persons (G,) on them, and these by key."""
         if self._gallery is None:
             self._make_ready(self.pairs.sources, "sources")
             usable = [source for source in self.pairs.sources if self.pictures.usable(source)]
@@ -195,7 +199,7 @@ class Session:
     # -- swapping ----------------------------------------------------------------------------------
 
     def swap(self, source: Picture, target: Picture, *, identity: Tensor | None = None) -> Tensor:
-        """The result crop (3, S, S) of two pictures that are ready.
+        """Swap two pictures that are ready: the result crop (3, S, S).
 
         ``identity`` (D,) takes the place of the source's.
         """
@@ -217,7 +221,7 @@ class Session:
             return self.pipeline.paste(unpacked(target.photo), result, target.aligned)
 
     def _cut(self, photo: Tensor, target: Loaded) -> Tensor:
-        """(1, 3, S, S): a finished photo where the target's crop was."""
+        """The crop (1, 3, S, S) of a finished photo where the target's crop was."""
         alignment = self.pipeline.alignment
         with self.clock.stage("measure"):
             return warp(
@@ -272,7 +276,7 @@ class Session:
 
     @property
     def _mixed(self) -> bool:
-        """Whether a metric reads the reconstruction beside something else."""
+        """True where a metric reads the reconstruction beside something else."""
         return any("self" in m.needs and m.needs != {"self"} for m in self.per_pair)
 
     def _to_rebuild(self, sources: Iterable[Picture]) -> list[Picture]:
@@ -285,7 +289,7 @@ class Session:
 
     @torch.inference_mode()
     def _rebuild(self, source: Picture) -> None:
-        """The values that a source alone decides."""
+        """Compute the values that a source alone decides."""
         crop = self.pictures.load(source).aligned.crop[None]
         rebuilt = self.swap(source, source)[None]
         pairs = SwappedPairs(source=crop, target=crop, reconstruction=rebuilt)
