@@ -107,23 +107,17 @@ class SwappedPairs:
 
 @runtime_checkable
 class Metric(Protocol):
-    """A metric with one value per pair, which may not depend on the other pairs of a call."""
+    """A metric with one value per pair, which may not depend on the other pairs of a call.
+
+    ``name`` is the registered one; an empty ``unit`` means that the values have none.
+    """
 
     @property
-    def name(self) -> str:
-        """The registered name."""
-        ...
-
+    def name(self) -> str: ...
     @property
-    def unit(self) -> str:
-        """The unit of the values; empty: none."""
-        ...
-
+    def unit(self) -> str: ...
     @property
-    def higher_is_better(self) -> bool:
-        """True where higher values are better."""
-        ...
-
+    def higher_is_better(self) -> bool: ...
     @property
     def needs(self) -> frozenset[str]:
         """The parts of :class:`SwappedPairs` that it reads, out of :data:`Need`."""
@@ -136,28 +130,17 @@ class Metric(Protocol):
 
 @runtime_checkable
 class SetMetric(Protocol):
-    """A metric with one value for all pairs together, from the judge's vectors."""
+    """A metric with one value for all pairs together, from the judge's vectors; its properties are
+    those of :class:`Metric`."""
 
     @property
-    def name(self) -> str:
-        """The registered name."""
-        ...
-
+    def name(self) -> str: ...
     @property
-    def unit(self) -> str:
-        """The unit of the values; empty: none."""
-        ...
-
+    def unit(self) -> str: ...
     @property
-    def higher_is_better(self) -> bool:
-        """True where higher values are better."""
-        ...
-
+    def higher_is_better(self) -> bool: ...
     @property
-    def needs(self) -> frozenset[str]:
-        """The parts of :class:`SwappedPairs` that it reads, out of :data:`Need`."""
-        ...
-
+    def needs(self) -> frozenset[str]: ...
     def of_set(self, results: Tensor, real: Tensor) -> float | None:
         """The value for vectors of the results (N, D) and of the real pictures (M, D).
 
