@@ -1,4 +1,4 @@
-"""From names and settings to objects: methods, identity encoders, face detectors."""
+"""Methods, identity encoders and face detectors, built from names and settings."""
 
 from __future__ import annotations
 
@@ -36,14 +36,23 @@ __all__ = [
 ]
 
 DEFAULT_ENCODER = "dlib-resnet29"
+"""Name of the encoder that is taken where none is named; it works offline."""
 
 
 def build_method(
     config: WeightsConfig, *, registry: Registry, sampler: Mapping[str, Any] | None = None
 ) -> Method:
-    """The generator, with fresh weights, and its sampler; torch's random state stays as it was.
+    """Build a generator, with fresh weights, and its sampler.
+
+    The weights are drawn from torch's global randomness, whose state stays as it was.
+
+    Args:
+        config: names the method, and has the settings of both.
+        registry: where names are looked up.
+        sampler: further settings of the sampler, which go before those of ``config``.
 
     Raises:
+        UnknownNameError: no such method.
         ConfigError: a generator or sampler setting that the method does not know.
         PluginError: the plugin fails.
     """
@@ -93,7 +102,7 @@ def load_encoder(
     Args:
         name: a registered encoder (``"dlib-resnet29"``), ``"hf:org/repo@COMMIT"`` for a timm
             encoder on the Hub, or ``{"name": ..., **settings}`` as in ``config.json``.
-        device: as in :func:`load`.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         local_files_only: never contact the Hub.
         registry: where names are looked up.
 
@@ -142,7 +151,14 @@ def _check_settings(
 
 
 def encoder_settings(name: str | Mapping[str, Any]) -> dict[str, Any]:
-    """What :func:`load_encoder` takes, as ``{"name": ..., **settings}``."""
+    """The settings of an encoder, ``{"name": ..., **settings}``, in whichever form they are given.
+
+    Args:
+        name: as :func:`load_encoder` takes it.
+
+    Raises:
+        ConfigError: a mapping without ``name``.
+    """
     if isinstance(name, str):
         if not name.startswith(hub.PREFIX):
             return {"name": name}
@@ -155,7 +171,12 @@ def encoder_settings(name: str | Mapping[str, Any]) -> dict[str, Any]:
 def make_detector(
     name: str | None = None, *, registry: Registry | None = None, **settings: Any
 ) -> FaceDetector:
-    """The detector ``name``, or the first registered one that works here.
+    """Build the detector ``name``, or the first registered one that works here.
+
+    Args:
+        name: a registered detector.
+        registry: where names are looked up.
+        settings: keywords of the detector's ``build``.
 
     Raises:
         UnknownNameError: no such detector.
@@ -187,16 +208,24 @@ class LazyDetector:
         self._built: FaceDetector | None = None
 
     def get(self) -> FaceDetector:
-        """The detector itself."""
+        """The detector itself.
+
+        Raises:
+            UnavailableError: no detector works here.
+        """
         if self._built is None:
             self._built = make_detector(registry=self._registry)
         return self._built
 
     @property
     def threshold(self) -> float:
-        """The detector's own."""
+        """The threshold of the detector, which is built for it."""
         return self.get().threshold
 
     def __call__(self, photo: Tensor) -> list[Face]:
-        """Faces of a photo (3, H, W) in [0, 1], largest first."""
+        """The faces of a photo (3, H, W) in [0, 1], largest first.
+
+        Raises:
+            UnavailableError: no detector works here.
+        """
         return self.get()(photo)

@@ -1,4 +1,4 @@
-"""What there is on this machine: devices, a folder for caches, optional packages."""
+"""This machine: its devices, a folder for caches, optional packages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ __all__ = [
 
 
 def available_devices() -> list[str]:
-    """``cuda:0`` ..., ``mps``, ``cpu``: what torch can compute on here, fastest first."""
+    """The devices that torch can compute on here, fastest first: ``cuda:0``, ..., ``mps``,
+    ``cpu``."""
     import torch
 
     devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
@@ -67,7 +68,10 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
 
 
 def cache_folder() -> Path:
-    """``$FACKE_CACHE``, or ``facke`` in the user's cache folder; it need not exist."""
+    """The folder of facke's caches: ``$FACKE_CACHE``, or ``facke`` in the user's cache folder.
+
+    It need not exist.
+    """
     root = os.environ.get("FACKE_CACHE")
     if root:
         return Path(root)
@@ -81,12 +85,14 @@ EXTRAS = {
     "onnxruntime.quantization": "onnx",
     "openvino": "openvino",
 }
-"""Module -> the extra of facke-core that brings it."""
+"""Name of a module -> the extra of facke-core that brings it."""
 
 
 def require(module: str) -> Any:
-    """The module; what its import adds to ``sys.path`` is taken away again
-    (``onnxruntime.quantization`` adds a folder where ``import models`` would find something).
+    """Import a module that an extra brings, one of :data:`EXTRAS`, and return it.
+
+    What its import adds to ``sys.path`` is taken away again: ``onnxruntime.quantization`` adds a
+    folder where ``import models`` would find something.
 
     Raises:
         UnavailableError: it is not installed, or broken; says what to install.
@@ -104,18 +110,18 @@ def require(module: str) -> Any:
 
 
 def installed(module: str) -> bool:
-    """Whether ``module`` is there, without importing it."""
+    """Tell whether ``module`` can be imported, without importing it."""
     return importlib.util.find_spec(module) is not None
 
 
 def versions(*modules: str) -> dict[str, str]:
-    """Module -> version of its distribution, where it is installed."""
+    """The versions of distributions, by name; those that are not installed are left out."""
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {}
+    by_module = {}
     for module in modules:
         try:
-            found[module] = version(module)
+            by_module[module] = version(module)
         except PackageNotFoundError:
             continue
-    return found
+    return by_module

@@ -30,12 +30,13 @@ __all__ = [
 ]
 
 View = Literal["heads", "photos", "crops"]
-"""``heads``: faces are found and swapped in the photograph, and the heads cut out, upright and of
-one size. ``photos``: the whole photographs. ``crops``: the pictures are aligned crops already."""
+"""The part of the pictures that a figure shows. ``heads``: faces are found and swapped in the
+photograph, and the heads cut out, upright and of one size. ``photos``: the whole photographs.
+``crops``: the pictures are aligned crops already."""
 Progress = Callable[[str, int, int], None]
-"""(what is done, how much of it, of how much)."""
+"""A function of what is being done, how much of it is done, and how much there is."""
 _OPEN = 8
-"""Photographs that are kept decoded."""
+"""Number of photographs that are kept decoded."""
 
 
 class Missing(NamedTuple):
@@ -52,15 +53,16 @@ class SwapFigure:
     """A picture of swaps."""
 
     image: Tensor
-    """(3, H, W) float32 in [0, 1]."""
+    """Picture (3, H, W) float32 in [0, 1]."""
     made: int
-    """Cells with a result."""
+    """Number of cells with a result."""
     missing: Sequence[Missing]
+    """Cells without one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FigureStyle:
-    """How a figure looks, and what is swapped in it."""
+    """The looks of a figure, and the seed of its swaps."""
 
     view: View = "heads"
     size: int = 192
@@ -68,7 +70,7 @@ class FigureStyle:
     labels: bool = True
     """File names on the pictures of a matrix, names of columns on the others."""
     seed: int | None = None
-    """Of every cell; as for :meth:`SwapPipeline.__call__`."""
+    """Seed of every cell's swap, as :class:`~facke_core.pipeline.SwapPipeline` takes it."""
 
 
 def matrix_figure(
@@ -80,7 +82,7 @@ def matrix_figure(
     *,
     on_progress: Progress | None = None,
 ) -> SwapFigure:
-    """Sources down the left, targets along the top, results of one pipeline inside.
+    """Draw sources down the left, targets along the top, and results of one pipeline inside.
 
     Pictures in which no face is found are shown whole, and their cells stay white.
 
@@ -96,12 +98,12 @@ def matrix_figure(
     cells = [made[i : i + len(targets)] for i in range(0, len(made), len(targets))]
     named = style.labels
     image = face_matrix(
-        [studio.shown(one) for one in sources],
-        [studio.shown(one) for one in targets],
+        [studio.shown(path) for path in sources],
+        [studio.shown(path) for path in targets],
         cells,
         size=style.size,
-        source_labels=[one.stem for one in sources] if named else (),
-        target_labels=[one.stem for one in targets] if named else (),
+        source_labels=[path.stem for path in sources] if named else (),
+        target_labels=[path.stem for path in targets] if named else (),
     )
     return studio.figure(image)
 
@@ -113,9 +115,9 @@ def methods_figure(
     *,
     on_progress: Progress | None = None,
 ) -> SwapFigure:
-    """A row for each pair (source, target): both pictures, then the result of every pipeline.
+    """Draw a row for each pair (source, target): both pictures, then the result of every pipeline.
 
-    Raises: as :func:`matrix_figure`.
+    Errors are those of :func:`matrix_figure`.
     """
     _check_size(len(pairs), len(pipelines) + 2, style.size)
     studio = _Studio(pipelines, style, len(pairs) * len(pipelines), on_progress)
@@ -128,7 +130,7 @@ def methods_figure(
 
 
 def _check_size(rows: int, columns: int, size: int) -> None:
-    height, width = (n * (size + GAP) - GAP for n in (rows, columns))
+    height, width = (count * (size + GAP) - GAP for count in (rows, columns))
     if height * width > MAX_PIXELS:
         raise UsageError(
             f"{rows} rows and {columns} columns of {size} pixels make a picture of {width} x "
@@ -159,15 +161,15 @@ class _Studio:
         self._faces: dict[Path, Face | None] = {}
 
     def face(self, path: Path) -> Face | None:
-        """The largest one of a photograph."""
+        """The largest face of a photograph; None where there is none."""
         if path not in self._faces:
             pipeline = next(iter(self.pipelines.values()))
-            found = pipeline.detect(self.photo(path))
-            self._faces[path] = found[0] if found else None
+            faces = pipeline.detect(self.photo(path))
+            self._faces[path] = faces[0] if faces else None
         return self._faces[path]
 
     def shown(self, path: Path, image: Tensor | None = None) -> Tensor:
-        """What is seen of a photograph, or of what became of it."""
+        """The part of a photograph that is shown, or of ``image``, which it became."""
         image = self.photo(path) if image is None else image
         face = self.face(path) if self.style.view == "heads" else None
         if face is None:
@@ -175,7 +177,7 @@ class _Studio:
         return align(image, face, Alignment(template="ffhq", size=self.style.size)).crop
 
     def swap(self, name: str, source: Path, target: Path) -> Tensor | None:
-        """A cell; None where a face is missing."""
+        """The result for a cell; None where a face is missing."""
         result = self._result(name, source, target)
         self.done += 1
         if self.on_progress:
@@ -186,7 +188,7 @@ class _Studio:
         pipeline, seed = self.pipelines[name], self.style.seed
         if self.style.view == "crops":
             return pipeline.swap_files(source, target, seed=seed).image
-        without = list(dict.fromkeys(one for one in (source, target) if self.face(one) is None))
+        without = list(dict.fromkeys(path for path in (source, target) if self.face(path) is None))
         if without:
             reason = f"no face was found in {' and '.join(map(str, without))}"
             self.missing.append(Missing(source, target, name, reason))
@@ -197,7 +199,7 @@ class _Studio:
     def figure(self, image: Tensor) -> SwapFigure:
         made = self.cells - len(self.missing)
         if not made:
-            reasons = list(dict.fromkeys(one.reason for one in self.missing))
+            reasons = list(dict.fromkeys(cell.reason for cell in self.missing))
             raise NoFaceError(
                 f"Not one of {self.cells} swaps could be made: {'; '.join(reasons[:5])}. Use "
                 "pictures that show a face upright, not in full profile, or aligned crops with "
@@ -207,6 +209,6 @@ class _Studio:
 
 
 def _read(path: Path) -> Tensor:
-    """(3, H, W); transparent places are white."""
+    """The photograph (3, H, W) in [0, 1]; transparent places are white."""
     photo = read_image(path)
     return photo.image if photo.alpha is None else photo.image * photo.alpha + 1 - photo.alpha

@@ -1,4 +1,4 @@
-"""What a method hands to the trainer: named modules, and phases with weighted loss terms."""
+"""Objectives: named modules, and phases with weighted loss terms, from a method to the trainer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ __all__ = ["Forward", "LossTerm", "Objective", "Phase", "StepReport"]
 
 @dataclass(frozen=True, slots=True)
 class LossTerm:
-    """``weight`` x mean of ``loss`` over the samples where ``batch.<where>`` holds.
+    """A term of a phase: ``weight`` times the mean of ``loss`` over the samples where
+    ``batch.<where>`` holds.
 
     The weight rises linearly from 0 at step ``start`` to its full value ``ramp`` steps later; the
     loss is not computed before ``start``.
@@ -30,12 +31,13 @@ class LossTerm:
     ramp: int = 0
 
     def weight_at(self, step: int) -> float:
+        """The weight at a step, counted from 0."""
         if step < self.start:
             return 0.0
         return self.weight * min(1.0, (step - self.start + 1) / (self.ramp + 1))
 
     def mean(self, step: Step) -> Tensor:
-        """The unweighted mean, a float32 scalar; 0 where no sample qualifies."""
+        """The unweighted mean of the loss, a float32 scalar; 0 where no sample qualifies."""
         values = self.loss(step).float()
         if self.where is None:
             return values.mean()
@@ -44,10 +46,11 @@ class LossTerm:
 
 
 class Forward(Protocol):
-    """What a phase computes.
+    """The computation of a phase: from modules and a batch to a :class:`~facke_core.types.Step`.
 
-    ``made``: the generator's output of an earlier phase of the same step, without a graph, or
-    None. A discriminator can judge it instead of making another one.
+    ``rng`` is the only source of randomness. ``made`` is the generator's output of an earlier phase
+    of the same step, without a graph, or None: a discriminator can judge it instead of making
+    another one.
     """
 
     def __call__(
@@ -61,32 +64,38 @@ class Forward(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """One optimiser step: which module it trains, what it computes, what it minimises."""
+    """One optimiser step: the module it trains, its computation, and the terms it minimises."""
 
     trains: str
+    """Name of the module in :attr:`Objective.modules`."""
     forward: Forward
     terms: Sequence[LossTerm]
     every: int = 1
-    """The phase takes part in every n-th step."""
+    """Number n of steps of which the phase takes part in one: those that n divides, from 0."""
 
     def active_at(self, step: int) -> bool:
-        """Whether it is the phase's turn and any of its terms counts."""
+        """Tell whether it is the phase's turn and any of its terms has a weight."""
         return step % self.every == 0 and any(term.weight_at(step) for term in self.terms)
 
 
 @runtime_checkable
 class Objective(Protocol):
-    """What the trainer needs to know of a method."""
+    """A method as the trainer sees it."""
 
     @property
-    def modules(self) -> Mapping[str, nn.Module]: ...
+    def modules(self) -> Mapping[str, nn.Module]:
+        """Name -> module; ``generator`` is the one that is averaged and saved."""
+        ...
+
     @property
-    def phases(self) -> Sequence[Phase]: ...
+    def phases(self) -> Sequence[Phase]:
+        """The phases of a step, in order."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepReport:
-    """What one training step did."""
+    """The figures of one training step."""
 
     step: int
     """Steps finished, this one included."""
@@ -99,5 +108,5 @@ class StepReport:
 
     @property
     def images_per_second(self) -> float:
-        """Of all processes together, in this step."""
+        """Images per second of all processes together, in this step."""
         return self.images / self.step / self.seconds if self.seconds else 0.0

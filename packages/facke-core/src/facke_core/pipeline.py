@@ -1,4 +1,4 @@
-"""From two photos to a result: detect, align, encode, sample, paste."""
+"""The pipeline from two photos to a result: detect, align, encode, sample, paste."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["FaceChoice", "SwapPipeline"]
 
 FaceChoice = Literal["largest", "all"] | int
-"""Which faces of the target: a number counts from the largest, which is 1."""
+"""The faces of a target to swap: a number counts from the largest, which is 1."""
 
 
 class SwapPipeline:
@@ -43,13 +43,14 @@ class SwapPipeline:
 
     Args:
         method: generator and sampler.
-        identity_encoder: the one the generator was trained with; None if it takes no identity.
+        identity_encoder: the encoder that the generator was trained with; None if it takes no
+            identity.
         detector: finds faces in photos.
-        alignment: how the generator wants its crops.
+        alignment: the framing in which the generator wants its crops.
         registry: whose ``facke_result`` hooks see the results; default: everything installed.
         source: where the weights come from, for the disclosure in results.
-        device: where generator and encoder are.
-        choice: what computes the generator, for results to name; default: torch.
+        device: the device that generator and encoder are on.
+        choice: runtime and number format of the generator, for results to name; default: torch.
 
     Raises:
         CompatibilityError: sampler, generator, encoder or alignment do not fit together.
@@ -98,16 +99,17 @@ class SwapPipeline:
         Args:
             source: gives the identity, by its largest face.
             target: the photo that is changed.
-            seed: of the noise, for methods that draw any; default: a fresh one, which the result
-                names. Some methods draw only if it is given
+            seed: seed of the noise, for methods that draw any; default: a fresh one, which the
+                result names. Some methods draw only if it is given
                 (:class:`~facke_core.protocols.SeededSampler`). The global random state is neither
                 read nor changed.
-            face: which faces of the target: ``largest``, ``all``, or a number counted from the
-                largest, 1.
+            face: the faces of the target to swap: ``largest``, ``all``, or a number counted from
+                the largest, 1.
 
         Raises:
             ImageError: a picture cannot be read.
             NoFaceError: no face, or fewer than ``face`` asks for.
+            UsageError: an impossible ``seed`` or ``face``.
         """
         return next(self.swap_many(source, [target], seed=seed, face=face))
 
@@ -126,9 +128,9 @@ class SwapPipeline:
         Args:
             source: gives the identity, by its largest face.
             targets: the photos that are changed; read as they are needed.
-            seed: as for one photo. Each batch begins with it again. Where a method draws noise,
-                what a photo gets depends on its place in the batch.
-            face: which faces of each target.
+            seed: seed of the noise, with which each batch begins again. Where a method draws
+                noise, what a photo gets depends on its place in the batch.
+            face: the faces of each target to swap.
             batch_size: photos at a time.
 
         Yields:
@@ -137,6 +139,7 @@ class SwapPipeline:
         Raises:
             ImageError: a picture cannot be read.
             NoFaceError: no face, or fewer than ``face`` asks for.
+            UsageError: an impossible ``seed``, ``face`` or ``batch_size``.
         """
         if batch_size < 1:
             raise UsageError(f"batch_size={batch_size} is not possible. Use a number from 1.")
@@ -149,7 +152,7 @@ class SwapPipeline:
         with clock.stage("encode"):
             identity = self.encode(crop[None])
         remaining = iter(targets)
-        while photos := [read_image(one) for one in itertools.islice(remaining, batch_size)]:
+        while photos := [read_image(target) for target in itertools.islice(remaining, batch_size)]:
             yield from self._swapped(crop, identity, photos, seed, face, clock)
             clock = _Clock()
 
@@ -166,17 +169,17 @@ class SwapPipeline:
             faces = [self._faces(photo, choice) for photo in photos]
         with clock.stage("align"):
             aligned = [
-                [self.align(photo.image, one) for one in found]
-                for photo, found in zip(photos, faces, strict=True)
+                [self.align(photo.image, face) for face in detected]
+                for photo, detected in zip(photos, faces, strict=True)
             ]
         with clock.stage("generate"):
             sampler, (rng, start) = self.sampler(seed), _random(seed)
-            targets = torch.stack([one.crop for found in aligned for one in found])
-            n = len(targets)
+            targets = torch.stack([face.crop for shown in aligned for face in shown])
+            count = len(targets)
             crops = self.swap_crops(
-                source.expand(n, -1, -1, -1),
+                source.expand(count, -1, -1, -1),
                 targets,
-                identity=identity.expand(n, -1),
+                identity=identity.expand(count, -1),
                 rng=rng,
                 sampler=sampler,
             )
@@ -185,15 +188,15 @@ class SwapPipeline:
             images = []
             for photo, ready in zip(photos, aligned, strict=True):
                 image = photo.image
-                for one, crop in reversed([(one, next(swapped)) for one in ready]):
-                    image = self.paste(image, crop, one)  # the largest, in front, comes last
+                for face, crop in reversed([(face, next(swapped)) for face in ready]):
+                    image = self.paste(image, crop, face)  # the largest, in front, comes last
                 images.append(image)
         request = self._request(sampler, seed, rng, start)
         seconds = {stage: value / len(photos) for stage, value in clock.seconds().items()}
-        for photo, image, found in zip(photos, images, faces, strict=True):
+        for photo, image, detected in zip(photos, images, faces, strict=True):
             result = SwapResult(
                 image=image,
-                faces=tuple(found),
+                faces=tuple(detected),
                 seconds=seconds,
                 request=request,
                 alpha=photo.alpha,
@@ -212,7 +215,7 @@ class SwapPipeline:
             ImageError: a picture cannot be read or is not square.
         """
         clock = _Clock()
-        crops = [self._as_crop(read_image(one)) for one in (source, target)]
+        crops = [self._as_crop(read_image(picture)) for picture in (source, target)]
         with clock.stage("encode"):
             identity = self.encode(crops[0])
         with clock.stage("generate"):
@@ -226,13 +229,17 @@ class SwapPipeline:
         return self.detector(photo)
 
     def align(self, photo: Tensor, face: Face) -> AlignedFace:
-        """The crop (3, S, S) of a face, and the map (2, 3) from photo to crop pixels."""
+        """The crop (3, S, S) of a face of a photo (3, H, W), and the map (2, 3) to its pixels.
+
+        Raises:
+            NoFaceError: the landmarks coincide or are not finite.
+        """
         return align(photo, face, self.alignment)
 
     def encode(self, crops: Tensor) -> Tensor:
-        """Identities (B, D), unit norm, of crops (B, 3, S, S) that :meth:`align` made; any S.
+        """The identities (B, D), unit norm, of crops (B, 3, S, S) that :meth:`align` made; any S.
 
-        (B, 0) where the generator takes no identity.
+        They are (B, 0) where the generator takes no identity.
         """
         if self.identity_encoder is None:
             return crops.new_zeros(len(crops), 0)
@@ -253,15 +260,15 @@ class SwapPipeline:
         rng: torch.Generator | None = None,
         sampler: Sampler[Any] | None = None,
     ) -> Tensor:
-        """The results (B, 3, S, S) in [0, 1], on the device of ``target``.
+        """Swap crops: the results (B, 3, S, S) float32 in [0, 1], on the device of ``target``.
 
         Args:
-            source: (B, 3, S, S), gives the identity.
-            target: (B, 3, S, S), gives everything else.
-            identity: (B, D); default: the encoding of ``source``.
-            rng: for methods that draw noise. Give one on the CPU to get the same result on every
-                device.
-            sampler: instead of the method's own.
+            source: crops (B, 3, S, S) in [0, 1] that give the identity.
+            target: crops (B, 3, S, S) in [0, 1] that give everything else.
+            identity: identities (B, D); default: the encoding of ``source``.
+            rng: the source of noise, for methods that draw any. Give one on the CPU to get the same
+                result on every device.
+            sampler: takes the place of the method's own.
         """
         if identity is None:
             identity = self.encode(source)
@@ -282,7 +289,7 @@ class SwapPipeline:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the generator's parameters; float32 where it has none."""
+        """The type of the generator's parameters; float32 where it has none."""
         generator = self.method.generator
         parameters = generator.parameters() if isinstance(generator, nn.Module) else iter(())
         first = next(parameters, None)
@@ -326,7 +333,8 @@ class SwapPipeline:
         return photo.image[None] if width == size else resize(photo.image[None], (size, size))
 
     def sampler(self, seed: int | None) -> Sampler[Any]:
-        """The method's, or what it draws with for those who ask for a seed."""
+        """The method's sampler; with a seed, the one that draws noise, if it has one
+        (:class:`~facke_core.protocols.SeededSampler`)."""
         sampler = self.method.sampler
         if seed is not None and isinstance(sampler, SeededSampler):
             return sampler.seeded()
@@ -335,7 +343,7 @@ class SwapPipeline:
     def _request(
         self, sampler: Sampler[Any], seed: int | None, rng: torch.Generator, start: Tensor
     ) -> SwapRequest:
-        """What results record; a seed that was drawn here only if noise was drawn with it."""
+        """The record for results; it names a seed that was drawn here only if noise was drawn."""
         used = not torch.equal(rng.get_state(), start)
         settings = getattr(sampler, "__dataclass_fields__", {})
         return SwapRequest(
@@ -351,7 +359,7 @@ class SwapPipeline:
 
 
 def _random(seed: int | None) -> tuple[torch.Generator, Tensor]:
-    """A generator of its own on the CPU, and its state before anything was drawn."""
+    """A random generator of its own on the CPU, and its state before anything was drawn."""
     if seed is not None and not 0 <= seed < 2**63:
         raise UsageError(f"seed={seed} is not possible. Use a number from 0 to 2**63 - 1.")
     rng = torch.Generator().manual_seed(secrets.randbits(63) if seed is None else seed)

@@ -39,11 +39,21 @@ __all__ = [
 
 @runtime_checkable
 class Generator(Protocol):
-    """Maps an image, clean or noised, and its conditions to an estimate of the swapped crop."""
+    """Maps an image, clean or noised, and its conditions to an estimate of the swapped crop.
+
+    ``x`` is (B, 3, S, S), in the range that the method's sampler gives it; the conditions are those
+    that ``spec`` names, by keyword.
+    """
 
     @property
-    def spec(self) -> GeneratorSpec: ...
-    def forward(self, x: Tensor, *args: Any, **conditions: Any) -> GeneratorOutput: ...
+    def spec(self) -> GeneratorSpec:
+        """Sizes and conditions of the generator."""
+        ...
+
+    def forward(self, x: Tensor, *args: Any, **conditions: Any) -> GeneratorOutput:
+        """Compute what ``__call__`` returns."""
+        ...
+
     def __call__(self, x: Tensor, *args: Any, **conditions: Any) -> GeneratorOutput: ...
 
 
@@ -51,12 +61,19 @@ class Generator(Protocol):
 class IdentityEncoder(Protocol):
     """Maps crops (B, 3, H, W) in [0, 1], any H and W, to unit embeddings (B, D).
 
-    Frozen: parameters carry no gradient, ``train()`` changes nothing, gradients reach the input.
+    It is frozen: parameters carry no gradient, ``train()`` changes nothing, and gradients reach the
+    input.
     """
 
     @property
-    def spec(self) -> IdentityEncoderSpec: ...
-    def forward(self, face: Tensor) -> Tensor: ...
+    def spec(self) -> IdentityEncoderSpec:
+        """Input and output of the encoder."""
+        ...
+
+    def forward(self, face: Tensor) -> Tensor:
+        """Compute what ``__call__`` returns."""
+        ...
+
     def __call__(self, face: Tensor) -> Tensor: ...
 
 
@@ -65,8 +82,14 @@ class Discriminator(Protocol):
     """Maps images (B, 3, S, S) in [0, 1] to logits and features per scale."""
 
     @property
-    def num_scales(self) -> int: ...
-    def forward(self, image: Tensor) -> DiscriminatorOutput: ...
+    def num_scales(self) -> int:
+        """The number of scales, each with its own logits and features."""
+        ...
+
+    def forward(self, image: Tensor) -> DiscriminatorOutput:
+        """Compute what ``__call__`` returns."""
+        ...
+
     def __call__(self, image: Tensor) -> DiscriminatorOutput: ...
 
 
@@ -75,11 +98,15 @@ G_contra = TypeVar("G_contra", bound=Generator, contravariant=True)
 
 @runtime_checkable
 class Sampler(Protocol[G_contra]):
-    """The inference procedure: returns (B, 3, S, S) in [0, 1]; draws noise from ``rng`` only."""
+    """The inference procedure: from a generator and inputs to results (B, 3, S, S) in [0, 1].
+
+    Noise is drawn from ``rng`` only. A sampler that needs ``rng`` raises
+    :class:`~facke_core.errors.UsageError` without it.
+    """
 
     @property
     def supplies(self) -> frozenset[str]:
-        """Conditions that it can feed; must cover ``generator.spec.conditions``."""
+        """The conditions that it can feed; they must cover ``generator.spec.conditions``."""
         ...
 
     def __call__(
@@ -92,7 +119,7 @@ class SeededSampler(Protocol):
     """A sampler that does not draw by itself, but does for a user who asks for a seed."""
 
     def seeded(self) -> Sampler[Any]:
-        """The sampler for a swap with a seed."""
+        """The sampler that draws noise, for a swap with a seed."""
         ...
 
 
@@ -103,23 +130,33 @@ class SteeredSampler(Protocol):
 
     @property
     def encoders(self) -> Sequence[str | Mapping[str, Any]]:
-        """As for :func:`facke_core.load_encoder`."""
+        """The encoders that results are made to please, each in the form that
+        :func:`facke_core.load_encoder` takes."""
         ...
 
 
 @runtime_checkable
 class Loss(Protocol):
-    """One float32 value per sample, (B,)."""
+    """A function of a step with one float32 value per sample, (B,); the trainer averages.
+
+    Noise is drawn from the step's ``rng`` only.
+    """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name in logs and reports."""
+        ...
+
     def __call__(self, step: Step) -> Tensor: ...
 
 
 @runtime_checkable
 class FaceDetector(Protocol):
-    """Finds faces in a photo (3, H, W), RGB in [0, 1]; largest first."""
+    """Finds the faces in a photo (3, H, W), RGB in [0, 1]; largest first."""
 
     @property
-    def threshold(self) -> float: ...
+    def threshold(self) -> float:
+        """The lowest score of a face, 0 to 1."""
+        ...
+
     def __call__(self, photo: Tensor) -> list[Face]: ...

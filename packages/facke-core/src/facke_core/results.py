@@ -1,4 +1,4 @@
-"""What a swap gives back. torch is not imported here."""
+"""The result of a swap. torch is not imported here."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class SwapResult:
     """A finished swap."""
 
     image: Tensor
-    """(3, H, W) float32 RGB in [0, 1], the size of the target photo."""
+    """Picture (3, H, W) float32 RGB in [0, 1], of the size of the target photo."""
     faces: tuple[Face, ...]
     """The target faces that were swapped."""
     seconds: Mapping[str, float]
-    """Wall time per stage: detect, align, encode, generate, paste, total."""
+    """Wall time per stage, in seconds: detect, align, encode, generate, paste, total."""
     request: SwapRequest
     alpha: Tensor | None = None
-    """(1, H, W) in [0, 1]: the target's transparency, kept as it was."""
+    """Transparency (1, H, W) of the target in [0, 1], kept as it was."""
 
     def to_pil(self) -> Any:
         """An 8-bit ``PIL.Image`` (RGB, or RGBA when the target had transparency)."""
@@ -36,7 +36,11 @@ class SwapResult:
         return to_pil(self.image, self.alpha)
 
     def save(self, path: str, *, overwrite: bool = False) -> None:
-        """Write the picture with its disclosure metadata (:mod:`facke_core.images.provenance`)."""
+        """Write the picture with its disclosure metadata (:mod:`facke_core.images.provenance`).
+
+        Raises:
+            ImageError: it cannot be written, or is there already and ``overwrite`` is False.
+        """
         from facke_core.images.io import write_image
         from facke_core.images.provenance import disclosure
 

@@ -1,4 +1,4 @@
-"""How a method infers: in one pass, as GANs and autoencoders do, or in a plugin's own loop."""
+"""Inference: in one pass, as GANs and autoencoders do, or in steps that somebody may watch."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ if TYPE_CHECKING:
 __all__ = ["OnStep", "SinglePass", "check_compatible", "report_step", "watched"]
 
 OnStep = Callable[[int, int, "Tensor"], None]
-"""(steps done, steps in all, (B, 3, S, S) in [0, 1]: the result as far as it is known)."""
+"""A function of steps done, steps in all, and the results (B, 3, S, S) in [0, 1] as far as they are
+known."""
 
 _on_step: ContextVar[OnStep | None] = ContextVar("on_step", default=None)
 
 
 @dataclass(frozen=True, slots=True)
 class SinglePass:
-    """One call of the generator on the target crops. Not random: ``rng`` is left alone."""
+    """A sampler that calls the generator once, on the target crops; ``rng`` is left alone."""
 
     @property
     def supplies(self) -> frozenset[str]:
-        """``{"identity"}``."""
+        """The conditions that it can feed: ``{"identity"}``."""
         return frozenset({"identity"})
 
     def __call__(
@@ -54,7 +55,7 @@ def watched(on_step: OnStep) -> Iterator[None]:
 
 
 def report_step(done: int, steps: int, estimate: Callable[[], Tensor]) -> None:
-    """What a sampler that takes several steps calls after each of them.
+    """Tell who watches that a step is done; a sampler of several steps calls it after each.
 
     Args:
         done: steps done, from 1.
@@ -70,7 +71,7 @@ def report_step(done: int, steps: int, estimate: Callable[[], Tensor]) -> None:
 def check_compatible(
     generator: Generator, sampler: Sampler[Any], encoder: IdentityEncoder | None = None
 ) -> None:
-    """Whether the parts of a pipeline fit together.
+    """Refuse parts of a pipeline that do not fit together.
 
     Raises:
         CompatibilityError: the sampler does not supply a condition that the generator takes, or

@@ -34,18 +34,18 @@ __all__ = [
 
 
 class FaceBatch(NamedTuple):
-    """What a training step sees. All images are RGB in [0, 1]."""
+    """The B samples of a training step. All images are RGB in [0, 1]."""
 
     source: Tensor
-    """(B, 3, S, S): gives the identity."""
+    """Crops (B, 3, S, S) that give the identity."""
     target: Tensor
-    """(B, 3, S, S): gives pose, expression, light and background."""
+    """Crops (B, 3, S, S) that give pose, expression, light and background."""
     identity: Tensor
-    """(B, D), unit norm: the encoder's embedding of ``source``."""
+    """Embeddings (B, D) of ``source`` by the identity encoder, unit norm."""
     same_identity: Tensor
-    """(B,), bool: the result is known, namely ``reference``."""
+    """Mask (B,), bool: True where the result is known, namely ``reference``."""
     reference: Tensor
-    """(B, 3, S, S): the known result where ``same_identity`` holds; elsewhere the target.
+    """Results (B, 3, S, S) where ``same_identity`` holds; elsewhere the target.
 
     In the original systems this is always the target; composite pairs (docs/adr/0001) put the
     untouched photograph here.
@@ -53,98 +53,112 @@ class FaceBatch(NamedTuple):
 
 
 class SwapInputs(NamedTuple):
-    """What a sampler sees: the first three fields of :class:`FaceBatch`."""
+    """The B swaps that a sampler is asked for. All images are RGB in [0, 1]."""
 
     source: Tensor
+    """Crops (B, 3, S, S) that give the identity."""
     target: Tensor
+    """Crops (B, 3, S, S) that give pose, expression, light and background."""
     identity: Tensor
+    """Embeddings (B, D) of ``source``, unit norm; (B, 0) where the generator takes no identity."""
     alignment: Alignment | None = None
-    """How the crops are framed, for samplers that look at faces themselves; None: not known."""
+    """Framing of ``source`` and ``target``, for samplers that show them to another network, such as
+    an encoder of another template; None: not known."""
 
 
 class GeneratorOutput(NamedTuple):
-    """What a generator returns."""
+    """The output of a generator for B crops."""
 
     image: Tensor
-    """(B, 3, S, S) in [0, 1]: the result, or the estimate of it from a noisy state."""
+    """Results (B, 3, S, S) in [0, 1], or estimates of them from a noisy state."""
     aux: dict[str, Tensor]
-    """What the method's own losses read, e.g. ``mu``, ``log_var``, ``eps``."""
+    """Further tensors by name, for the method's own losses and sampler: ``mu``, ``log_var``,
+    ``eps``, ..."""
 
 
 class DiscriminatorOutput(NamedTuple):
-    """What a discriminator returns."""
+    """The output of a discriminator for B images."""
 
     logits: list[Tensor]
-    """Per scale (B, 1, h, w), unbounded."""
+    """Verdicts per scale, (B, 1, h, w), unbounded: higher means real."""
     features: list[list[Tensor]]
-    """Per scale, shallow to deep, without the logits."""
+    """Features per scale, shallow to deep, without the logits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeneratorSpec:
-    """What a generator needs and makes."""
+    """The shapes and conditions of a generator."""
 
     image_size: int
-    """S in pixels."""
+    """Side S of the crops in pixels."""
     identity_dim: int
-    """D, the length of the identities that the method takes: as the condition ``identity``, or for
-    its sampler to make another condition of. 0: none."""
+    """Length D of the identities that the method takes: as the condition ``identity``, or for its
+    sampler to make another condition of. 0: none."""
     conditions: frozenset[str]
-    """Keyword names that ``forward`` takes: ``{"identity"}``, ``{"timestep"}``, ..."""
+    """Keywords that ``forward`` takes: ``{"identity"}``, ``{"timestep"}``, ..."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdentityEncoderSpec:
-    """What an identity encoder expects and returns."""
+    """The input and output of an identity encoder."""
 
     name: str
     embedding_dim: int
+    """Length D of the embeddings."""
     input_size: tuple[int, int]
-    """(height, width) of the network's own input; crops of other sizes are resized inside."""
+    """Height and width of the network's own input; crops of other sizes are resized inside."""
     template: str
-    """Name of the alignment template it was trained on (:mod:`facke_core.faces.align`)."""
+    """Name of the template that the crops it is given are aligned to
+    (:mod:`facke_core.faces.templates`). Who has crops of another one brings them to it first
+    (:func:`~facke_core.faces.align.retemplate`). Empty: crops of any framing are taken as they are.
+    The framing that the network itself was trained on is the encoder's own affair."""
     license: str = ""
     """SPDX identifier of the weights' licence."""
 
 
 class Face(NamedTuple):
-    """One detected face, in pixels of the photo."""
+    """One detected face, in pixels of the photo with centres at integers."""
 
     box: Tensor
-    """(4,) float32, x0 y0 x1 y1."""
+    """Edges (4,) float32: x0, y0, x1, y1."""
     landmarks: Tensor
-    """(5, 2) float32, xy: eyes, nose, mouth corners; image-left first."""
+    """Points (5, 2) float32, x and y: eyes, nose, mouth corners; image-left first."""
     score: float
+    """Certainty of the detector, from its threshold to 1."""
     mesh: Tensor | None = None
-    """(478, 2) float32, xy, where the detector gives MediaPipe's face mesh."""
+    """Points (478, 2) float32 of MediaPipe's face mesh, where the detector gives it."""
 
 
 class AlignedFace(NamedTuple):
     """A face brought to a template."""
 
     crop: Tensor
-    """(3, S, S) float32 in [0, 1]."""
+    """Crop (3, S, S) float32 in [0, 1]."""
     matrix: Tensor
-    """(2, 3) float32: photo pixels -> crop pixels."""
+    """Affine map (2, 3) float32 from photo to crop pixels."""
     face: Face
+    """The face in the photo."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SwapRequest:
-    """What was asked for; read by the ``facke_result`` hooks."""
+    """The facts about a swap that results disclose and ``facke_result`` hooks read."""
 
     method: str
     weights: str
     revision: str
+    """Commit of the weights on the Hub, or the first 12 digits of their SHA-256."""
     seed: int | None
+    """Seed of the noise; None where none was given and nothing was drawn."""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the sampler."""
     backend: str = "torch float32"
-    """What computed the generator, and in what."""
+    """Runtime and number format of the generator."""
 
 
 @dataclass
 class Step:
-    """What one phase computed; losses read it.
+    """The outcome of one phase of a training step, which losses read.
 
     The discriminator's verdicts are computed on first use, so a phase whose adversarial terms are
     not active yet does not pay for them.
@@ -157,10 +171,10 @@ class Step:
 
     @cached_property
     def fake(self) -> DiscriminatorOutput:
-        """The discriminator on the result."""
+        """The discriminator's verdict on the result, with gradients to it."""
         return self.modules["discriminator"](self.output.image)
 
     @cached_property
     def real(self) -> DiscriminatorOutput:
-        """The discriminator on the reference."""
+        """The discriminator's verdict on the reference."""
         return self.modules["discriminator"](self.batch.reference)

@@ -24,8 +24,8 @@ __all__ = ["from_guided_diffusion"]
 def from_guided_diffusion(
     state: Mapping[str, Tensor], **known: Any
 ) -> tuple[DDPMConfig, dict[str, Tensor]]:
-    """The configuration that fits a U-Net of guided-diffusion (also of ILVR and Facke), and its
-    tensors for :class:`~facke_diffusion.ddpm.DDPMGenerator`.
+    """Find the configuration that fits a U-Net of guided-diffusion (also of ILVR and Facke), and
+    its tensors for :class:`~facke_diffusion.ddpm.DDPMGenerator`.
 
     The names stay. Widths, blocks, attention, variance and classes are read from the shapes. The
     picture size is the one whose usual ``channel_mult`` these weights have. Shapes do not tell
@@ -33,7 +33,7 @@ def from_guided_diffusion(
     models, the defaults of :class:`~facke_diffusion.ddpm.DDPMConfig`.
 
     Args:
-        state: key -> tensor.
+        state: the state dict, key -> tensor.
         known: settings of :class:`~facke_diffusion.ddpm.DDPMConfig` that differ, such as
             ``image_size=256`` or ``schedule="cosine"``.
 

@@ -21,16 +21,16 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DDPMConfig(UNetConfig):
-    """A U-Net and what it was trained for. The defaults are those of :data:`FFHQ_256`."""
+    """The shape of a U-Net and its noise schedule. The defaults are those of :data:`FFHQ_256`."""
 
     schedule: S.Kind = "linear"
     timesteps: int = 1000
-    """T: timesteps are 0 ... T - 1."""
+    """Number T of timesteps, which are 0 ... T - 1."""
     rescale_timesteps: bool = False
-    """The U-Net sees ``t * 1000 / T``."""
+    """True: the U-Net sees ``t * 1000 / T``."""
     prediction: Literal["eps", "x0", "v"] = "eps"
-    """What the U-Net guesses: the noise, the clean image, or the velocity
-    (Salimans and Ho, arXiv:2202.00512)."""
+    """Quantity that the U-Net guesses: the noise, the clean image, or the velocity (Salimans and
+    Ho, arXiv:2202.00512)."""
 
 
 FFHQ_256 = DDPMConfig()
@@ -39,17 +39,18 @@ with: 93,563,910 parameters."""
 
 
 class DDPMGenerator(UNet):
-    """A noisy image and its timestep in, the estimate of the clean image out."""
+    """A generator with a noisy image and its timestep in, the estimate of the clean image out."""
 
     config: DDPMConfig
 
     def __init__(self, config: DDPMConfig) -> None:
         super().__init__(config)
         self.schedule = S.make_schedule(config.schedule, config.timesteps)
-        """The schedule of training, with T steps; no part of the state dict."""
+        """Schedule of the training, with T steps; no part of the state dict."""
 
     @property
     def spec(self) -> GeneratorSpec:
+        """The sizes; the conditions are ``timestep`` and, with classes, ``label``."""
         conditions = {"timestep", "label"} if self.config.num_classes else {"timestep"}
         return GeneratorSpec(
             image_size=self.config.image_size,
@@ -77,6 +78,7 @@ class DDPMGenerator(UNet):
 
         Raises:
             CompatibilityError: a size that does not fit.
+            UsageError: a label too few or too many.
         """
         x = x if x.dtype == torch.float64 else x.float()
         scale = 1000 / self.config.timesteps if self.config.rescale_timesteps else 1

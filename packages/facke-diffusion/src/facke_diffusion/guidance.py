@@ -27,17 +27,18 @@ __all__ = ["IdentityGuide", "embed", "identity_gradient"]
 
 
 class IdentityGuide:
-    """Moves estimates towards the identities of ``inputs.source``; ``guide(x0, abar=...)``.
+    """Moves estimates towards the identities of ``inputs.source``.
 
     Args:
-        encoder: name of the recogniser, as for :func:`facke_core.load_encoder`.
-        inputs: whose ``source`` is embedded. ``alignment`` tells the recogniser how the crops are
+        encoder: name of the recogniser, as :func:`facke_core.load_encoder` takes it.
+        inputs: its ``source`` is embedded. Its ``alignment`` tells the recogniser how the crops are
             framed; without it they are taken to be framed as it wants.
         weight: root mean square of a step at full noise, in units of the range [-1, 1]. It shrinks
             with the noise, by ``sqrt(1 - abar)``, so that the network has the last word.
 
     Raises:
-        UnknownNameError: no such encoder. UnavailableError: it cannot be used here.
+        UnknownNameError: no such encoder.
+        UnavailableError: it cannot be used here.
     """
 
     def __init__(self, encoder: str, inputs: SwapInputs, *, weight: float) -> None:
@@ -47,11 +48,15 @@ class IdentityGuide:
             self.identity = embed(self.encoder, inputs.source.float(), self.alignment)
 
     def __call__(self, x0: Tensor, *, abar: float) -> Tensor:
-        """``x0 + weight sqrt(1 - abar) g / rms(g)``, g the gradient of the cosine.
+        """Move an estimate: ``x0 + weight sqrt(1 - abar) g / rms(g)``, g the gradient of the
+        cosine.
 
         Args:
-            x0: the estimate (B, 3, S, S) in [-1, 1].
-            abar: of the level it was made at.
+            x0: the estimate (B, 3, S, S), about [-1, 1].
+            abar: the ``abar`` of the level it was made at.
+
+        Returns:
+            The moved estimate, not clamped.
         """
         gradient = identity_gradient(self.encoder, x0, self.identity, self.alignment)
         size = gradient.square().mean((1, 2, 3), keepdim=True).sqrt().clamp(min=1e-20)
@@ -59,7 +64,7 @@ class IdentityGuide:
 
 
 def embed(encoder: IdentityEncoder, crops: Tensor, alignment: Alignment | None) -> Tensor:
-    """Identities (B, D) of crops (B, 3, S, S) in [0, 1]; gradients reach the crops."""
+    """The identities (B, D) of crops (B, 3, S, S) in [0, 1]; gradients reach the crops."""
     if alignment is not None:
         crops = retemplate(crops, alignment, encoder.spec.template, encoder.spec.input_size)
     return encoder(crops)
@@ -70,7 +75,7 @@ def identity_gradient(
 ) -> Tensor:
     """The gradient of ``cos(E(x0), identity)`` with respect to ``x0`` (B, 3, S, S), row by row.
 
-    Also within ``torch.inference_mode``.
+    It is computed within ``torch.inference_mode``, too.
     """
     with torch.inference_mode(False), torch.enable_grad():
         image = x0.clone().requires_grad_()

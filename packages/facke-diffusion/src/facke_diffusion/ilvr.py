@@ -49,14 +49,14 @@ __all__ = [
 
 
 class Variant(NamedTuple):
-    """In what the versions of the algorithm differ."""
+    """The points in which the versions of the algorithm differ."""
 
     source: bool
-    """Begins with the noised source; otherwise with noise alone."""
+    """True: it begins with the noised source; False: with noise alone."""
     shared: Literal["always", "first", "never"]
-    """Which references are noised with the noise of the beginning; the others with fresh noise."""
+    """References that are noised with the noise of the beginning; the others get fresh noise."""
     below: bool
-    """The reference has the level of x', one below that of x; otherwise that of x."""
+    """True: the reference has the level of x', one below that of x; False: that of x."""
 
 
 VARIANTS = {
@@ -64,26 +64,27 @@ VARIANTS = {
     "facke": Variant(source=True, shared="first", below=False),
     "adm": Variant(source=False, shared="never", below=False),
 }
-"""``paper``: Algorithm 1 as printed. ``facke``: as its code computes it: the noise is shared in the
-first step only, and the reference is one level noisier. ``adm``: plain ILVR, as in ilvr_adm; the
-source has no part in it."""
+"""Name -> version of the algorithm. ``paper``: Algorithm 1 as printed. ``facke``: as its code
+computes it: the noise is shared in the first step only, and the reference is one level noisier.
+``adm``: plain ILVR, as in ilvr_adm; the source has no part in it."""
 
 
 _compiled: WeakSet[DDPMGenerator] = WeakSet()
 
 
 def start_state(schedule: Schedule, source: Tensor, i: int, eps: Tensor) -> Tensor:
-    """``x_T ~ q(x_T | source)``: the source (B, 3, S, S), noised to level ``i``."""
+    """The state ``x_T ~ q(x_T | source)``: the source (B, 3, S, S), noised to level ``i``."""
     return q_sample(schedule, source, _rows(i, source), eps)
 
 
 def reference_state(schedule: Schedule, target: Tensor, i: int, eps: Tensor) -> Tensor:
-    """``y ~ q(y | target)``: the target (B, 3, S, S), noised to level ``i``; itself at -1."""
+    """The reference ``y ~ q(y | target)``: the target (B, 3, S, S), noised to level ``i``; itself
+    at -1."""
     return target if i < 0 else q_sample(schedule, target, _rows(i, target), eps)
 
 
 def project(x: Tensor, y: Tensor, factor: int) -> Tensor:
-    """``phi(y) + x - phi(x)``: x (B, 3, S, S) with the low frequencies of y."""
+    """The projection ``phi(y) + x - phi(x)``: x (B, 3, S, S) with the low frequencies of y."""
     return x + low_pass(y - x, factor)
 
 
@@ -98,41 +99,44 @@ class ILVRSampler:
     All noise is drawn from ``rng``, in this order: that of the beginning, then in each step that of
     the reverse process and that of the reference, where they are needed. Each is one tensor for
     all rows. Rows do not influence each other, but which noise one gets depends on its place.
+
+    Raises:
+        ConfigError: a setting out of its range, or two that exclude each other.
     """
 
     variant: Literal["paper", "facke", "adm"] = "paper"
-    """See :data:`VARIANTS`."""
+    """Version of the algorithm, out of :data:`VARIANTS`."""
     factor: int = 16
-    """N of phi_N: a power of two that divides the image size. Small: the target's face stays;
-    large: only its light and colours do."""
+    """Factor N of phi_N, a power of two that divides the image size. Small: the target's face
+    stays; large: only its light and colours do."""
     until: float = 0.2
-    """Levels above it are conditioned on the target, those below are free. Below 1 it is a share of
-    the timesteps of the training; from 1 on it is the number of the level, counted from 0: the
-    originals' ``range_t``, 20 with 100 steps."""
+    """Level above which states are conditioned on the target; those below are free. Below 1 it is a
+    share of the timesteps of the training; from 1 on it is the number of the level, counted from 0:
+    the originals' ``range_t``, 20 with 100 steps."""
     steps: int = 20
-    """Levels of a whole process, from 1 to the timesteps of the training
+    """Number of levels of a whole process, from 1 to the timesteps of the training
     (:func:`~facke_diffusion.solvers.levels`)."""
     start: float = 0.5
-    """Where to begin, in (0, 1], as a share of the timesteps. At 1 hardly a hundredth of the source
-    is left in the noise; the lower, the more of its identity, but also of its pose, and the fewer
-    calls of the network: ``start * steps``."""
+    """Beginning of the process, in (0, 1], as a share of the timesteps. At 1 hardly a hundredth of
+    the source is left in the noise; the lower, the more of its identity, but also of its pose, and
+    the fewer calls of the network: ``start * steps``."""
     solver: Literal["ddpm", "ddim", "dpmpp"] = "dpmpp"
-    """``ddpm``: the reverse process itself, for many steps. ``ddim`` and ``dpmpp``, DPM-Solver++
-    (2M), solve its differential equation in few."""
+    """Way from one level to the next. ``ddpm``: the reverse process itself, for many steps.
+    ``ddim`` and ``dpmpp``, DPM-Solver++ (2M), solve its differential equation in few."""
     eta: float = 0.0
     """Noise of ``ddim``: 0 none, 1 as much as ``ddpm``."""
     clip: bool = True
-    """Clamp the network's estimates of the image to [-1, 1]."""
+    """True: the network's estimates of the image are clamped to [-1, 1]."""
     guidance: float = 0.0
-    """How far each estimate is moved towards the source's identity; see
-    :mod:`~facke_diffusion.guidance`. 0: not at all."""
+    """Step of each estimate towards the source's identity, as root mean square in the range
+    [-1, 1] at full noise (:mod:`~facke_diffusion.guidance`); 0: none."""
     guidance_encoder: str = "dlib-resnet29"
-    """The encoder that guides; as ``identity_encoder`` in ``config.json``."""
+    """Name of the encoder that guides."""
     refine: str = ""
-    """Name of a method, as for :func:`facke_core.load`: its result takes the place of source and
-    target (:mod:`~facke_diffusion.refine`)."""
+    """Name of a method, as :func:`facke_core.load` takes it: its result takes the place of source
+    and target (:mod:`~facke_diffusion.refine`)."""
     compile: bool = False
-    """Let torch compile the network in the first run, which takes a minute: for many swaps."""
+    """True: torch compiles the network in the first run, which takes a minute; for many swaps."""
 
     def __post_init__(self) -> None:
         check_factor(self.factor)
@@ -164,12 +168,12 @@ class ILVRSampler:
 
     @property
     def supplies(self) -> frozenset[str]:
-        """``{"timestep"}``."""
+        """The conditions that it can feed: ``{"timestep"}``."""
         return frozenset({"timestep"})
 
     @property
     def encoders(self) -> list[str | Mapping[str, Any]]:
-        """Those that the results are made to please: of ``guidance`` and of ``refine``."""
+        """The encoders that results are made to please: those of ``guidance`` and of ``refine``."""
         names: list[str | Mapping[str, Any]] = []
         if self.guidance:
             names.append(self.guidance_encoder)
@@ -253,7 +257,8 @@ class ILVRSampler:
     def _estimate(
         self, generator: DDPMGenerator, schedule: Schedule, x: Tensor, i: int
     ) -> tuple[Tensor, Tensor | None]:
-        """The network's ``x0``, and what it says of the variance, if anything."""
+        """The network's estimate ``x0``, and its output for the variance; None where it has
+        none."""
         timestep = schedule.timestep_map[i].expand(len(x)).to(x.device)
         aux = generator(x, timestep=timestep).aux
         x0 = aux["x0"].float()
@@ -270,7 +275,7 @@ class ILVRSampler:
         previous: Tensor | None,
         rng: torch.Generator,
     ) -> Tensor:
-        """``x'``, one level below ``x``."""
+        """The state ``x'``, one level below ``x``."""
         if self.solver == "dpmpp":
             return dpmpp_step(schedule, x, x0, i, previous=previous)
         noisy = i > 0 and (self.solver == "ddpm" or self.eta > 0)
@@ -283,7 +288,10 @@ class ILVRSampler:
 def _noise(
     use: Literal["start", "reverse", "reference"], i: int, like: Tensor, rng: torch.Generator
 ) -> Tensor:
-    """N(0, 1), shaped like ``like``: all noise of a run. ``use`` and ``i`` say what for."""
+    """Draw noise from N(0, 1), shaped like ``like``; ``use`` and ``i`` say what it is for.
+
+    All noise of a run comes from here.
+    """
     return torch.randn(like.shape, generator=rng, device=rng.device).to(like.device)
 
 
@@ -296,7 +304,7 @@ def _rows(i: int, x: Tensor) -> Tensor:
 
 
 def build(config: DDPMConfig) -> Method:
-    """A DDPM with fresh weights, and ILVR to swap with it."""
+    """Make a DDPM with fresh weights, and ILVR to swap with it."""
     # convolutions are faster in this layout
     generator = DDPMGenerator(config).to(memory_format=torch.channels_last)
     return Method(generator=generator, sampler=ILVRSampler())

@@ -17,7 +17,11 @@ _FFHQ = (
 
 
 def guided_diffusion(checkpoint: Checkpoint) -> Converted | None:
-    """A plain state dict of guided-diffusion's U-Net; the part ``DDPM`` of a run of Facke."""
+    """Convert a state dict of guided-diffusion's U-Net, or the part ``DDPM`` of a run of Facke.
+
+    Raises:
+        WeightsError: shapes are not those of such a network.
+    """
     state = checkpoint.only("DDPM")
     if "time_embed.0.weight" not in state or "input_blocks.0.0.weight" not in state:
         return None

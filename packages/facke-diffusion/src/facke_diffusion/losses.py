@@ -37,24 +37,25 @@ __all__ = [
 
 @dataclass(kw_only=True)
 class DenoisingStep(Step):
-    """What the denoising phase computed, and what the generator was not told."""
+    """The outcome of the denoising phase, with what the generator was not told."""
 
     schedule: S.Schedule
-    """The steps that are trained on."""
+    """Schedule of the steps that are trained on."""
     t: Tensor
-    """(B,) int64: an index into them."""
+    """Indices (B,) int64 into the schedule."""
     weight: Tensor
-    """(B,): what the losses below are multiplied by, because not all ``t`` are as likely."""
+    """Factors (B,) of the losses below, because not all ``t`` are as likely."""
     clean: Tensor
-    """(B, 3, S, S) in [-1, 1]: the target."""
+    """Targets (B, 3, S, S) in [-1, 1]."""
     noise: Tensor
-    """Like ``clean``: what was added."""
+    """Noise (B, 3, S, S) that was added, from N(0, 1)."""
     noisy: Tensor
-    """Like ``clean``: the state that the generator saw."""
+    """States (B, 3, S, S) that the generator saw."""
 
 
 def gaussian_kl(mean1: Tensor, log_var1: Tensor, mean2: Tensor, log_var2: Tensor) -> Tensor:
-    """``KL(N(mean1, exp(log_var1)) || N(mean2, exp(log_var2)))`` in nats, per element."""
+    """The divergence ``KL(N(mean1, exp(log_var1)) || N(mean2, exp(log_var2)))`` in nats, per
+    element."""
     return 0.5 * (
         log_var2
         - log_var1
@@ -65,8 +66,9 @@ def gaussian_kl(mean1: Tensor, log_var1: Tensor, mean2: Tensor, log_var2: Tensor
 
 
 def grey_log_likelihood(x: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
-    """Log-probability in nats of the grey values ``x`` (multiples of 1/127.5 from -1 to 1) under a
-    Gaussian that is cut into 256 bins, the outer ones open (Ho et al., Eq. (13)); per element.
+    """The log-probability in nats of the grey values ``x`` (multiples of 1/127.5 from -1 to 1)
+    under a Gaussian that is cut into 256 bins, the outer ones open (Ho et al., Eq. (13)); per
+    element.
 
     The cumulative distribution is its tanh approximation, as in the original.
     """
@@ -94,7 +96,7 @@ def variational_bound(
         noisy: its state at ``t``.
         t: (B,) int64.
         x0: the estimate of ``clean``.
-        log_var: of the estimated step, (B, 3, S, S) or (B, 1, 1, 1).
+        log_var: log-variance of the estimated step, (B, 3, S, S) or (B, 1, 1, 1).
     """
     true = S.posterior_mean(schedule, clean, noisy, t)
     mean = S.posterior_mean(schedule, x0, noisy, t)
@@ -106,14 +108,14 @@ def variational_bound(
 
 
 def min_snr_weight(schedule: S.Schedule, t: Tensor, gamma: float, prediction: str) -> Tensor:
-    """(B,): what the squared error of a guess is multiplied by, so that the error of the image
-    counts with ``min(SNR, gamma)``, SNR = ``abar / (1 - abar)`` (Hang et al., arXiv:2303.09556).
+    """The factor (B,) of the squared error of a guess with which the error of the image counts
+    ``min(SNR, gamma)``, SNR = ``abar / (1 - abar)`` (Hang et al., arXiv:2303.09556).
 
     Args:
         schedule: the steps.
         t: (B,) int64.
         gamma: largest weight of the image's error; 5 in the paper.
-        prediction: ``eps``, ``x0`` or ``v``: what the error is of.
+        prediction: ``eps``, ``x0`` or ``v``: the quantity that is guessed.
     """
     abar = schedule.alphas_bar[t.cpu()]
     snr = abar / (1 - abar)
@@ -125,18 +127,18 @@ class DenoisingLoss(ABC):
     """A term that reads a :class:`DenoisingStep`."""
 
     def __call__(self, step: Step) -> Tensor:
-        """(B,), weighted by ``step.weight``."""
+        """The loss (B,), weighted by ``step.weight``."""
         denoising = cast(DenoisingStep, step)
         return self.values(denoising) * denoising.weight
 
     @abstractmethod
     def values(self, step: DenoisingStep) -> Tensor:
-        """(B,), not weighted."""
+        """The loss (B,), not weighted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseLoss(DenoisingLoss):
-    """Mean squared error of what the network guesses: noise, image or velocity (Ho et al.,
+    """The mean squared error of what the network guesses: noise, image or velocity (Ho et al.,
     Eq. (14)).
 
     ``min_snr`` above 0 is the gamma of :func:`min_snr_weight`; 0 weighs all timesteps alike, as the
@@ -147,6 +149,7 @@ class NoiseLoss(DenoisingLoss):
     name: str = "noise"
 
     def values(self, step: DenoisingStep) -> Tensor:
+        """The mean squared errors (B,), with the factor of ``min_snr``."""
         prediction = cast("DDPMGenerator", step.modules["generator"]).config.prediction
         truth = step.clean if prediction == "x0" else step.noise
         if prediction == "v":
@@ -159,8 +162,8 @@ class NoiseLoss(DenoisingLoss):
 
 @dataclass(frozen=True, kw_only=True)
 class VarianceLoss(DenoisingLoss):
-    """:func:`variational_bound` as a function of the learned variance alone: the estimated image is
-    held fixed (Nichol and Dhariwal, Sec. 3.1).
+    """The bound of :func:`variational_bound` as a function of the learned variance alone: the
+    estimated image is held fixed (Nichol and Dhariwal, Sec. 3.1).
 
     ``rescaled`` multiplies it by T / 1000, T the number of steps trained on; with a weight of 1
     that is guided-diffusion's ``rescale_learned_sigmas``.
@@ -170,18 +173,20 @@ class VarianceLoss(DenoisingLoss):
     name: str = "variance"
 
     def values(self, step: DenoisingStep) -> Tensor:
+        """The shares (B,) of the bound, in bits per dimension."""
         values = _bound(step, step.output.aux["x0"].detach())
         return values * (len(step.schedule) / 1000) if self.rescaled else values
 
 
 @dataclass(frozen=True, kw_only=True)
 class BoundLoss(DenoisingLoss):
-    """:func:`variational_bound` times T, which estimates the whole bound: guided-diffusion's
-    ``use_kl``. In place of the noise and variance terms."""
+    """The bound of :func:`variational_bound` times T, which estimates the whole bound:
+    guided-diffusion's ``use_kl``. It takes the place of the noise and variance terms."""
 
     name: str = "bound"
 
     def values(self, step: DenoisingStep) -> Tensor:
+        """The estimates (B,) of the whole bound, in bits per dimension."""
         return _bound(step, step.output.aux["x0"]) * len(step.schedule)
 
 
@@ -201,4 +206,4 @@ TERMS: dict[str, Callable[..., Loss]] = {
     "variance": VarianceLoss,
     "bound": BoundLoss,
 }
-"""The terms that a recipe of a DDPM can name, besides those of facke-core."""
+"""The terms that a recipe of a DDPM can name, beside those of facke-core."""

@@ -17,7 +17,8 @@ __all__ = ["check_factor", "check_size", "cubic", "low_pass", "resampling_matrix
 
 
 def cubic(x: Tensor) -> Tensor:
-    """The kernel of Keys (1981) with a = -0.5; zero from 2 on."""
+    """The cubic kernel of Keys (IEEE TASSP 1981) with a = -0.5 at distances ``x``; zero from 2
+    on."""
     x = x.abs()
     inner = 1.5 * x**3 - 2.5 * x**2 + 1
     outer = -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
@@ -25,7 +26,7 @@ def cubic(x: Tensor) -> Tensor:
 
 
 def resampling_matrix(size: int, scale: float) -> Tensor:
-    """(size * scale, size) float64: resamples a row of ``size`` pixels by ``scale``.
+    """The matrix (size * scale, size) float64 that resamples a row of ``size`` pixels by ``scale``.
 
     Output o, counted from 1, lies at ``p = o / scale + (1 - 1 / scale) / 2`` between the inputs
     1 ... size; beyond the ends the row is mirrored, edge pixels included. Shrinking widens the
@@ -44,12 +45,16 @@ def resampling_matrix(size: int, scale: float) -> Tensor:
 
 
 def _numbers(n: int) -> Tensor:
-    """1 ... n, float64."""
+    """The numbers 1 ... n, float64."""
     return torch.arange(1, n + 1, dtype=torch.float64, device="cpu")
 
 
 def check_factor(factor: int) -> None:
-    """Raise ConfigError unless ``factor`` is a power of two from 2."""
+    """Refuse a ``factor`` that is no power of two from 2.
+
+    Raises:
+        ConfigError: it is none.
+    """
     if factor < 2 or factor & (factor - 1):
         raise ConfigError(
             f"factor: {factor} is not a power of two from 2, and phi_N is defined for those. Use "
@@ -58,7 +63,11 @@ def check_factor(factor: int) -> None:
 
 
 def check_size(size: int, factor: int) -> None:
-    """Raise CompatibilityError unless ``factor`` divides ``size``."""
+    """Refuse a ``factor`` that does not divide ``size``.
+
+    Raises:
+        CompatibilityError: it does not.
+    """
     if size % factor:
         most = size & -size
         advice = f"Use {most} or a smaller power of two." if most > 1 else "Use an even size."
@@ -71,7 +80,7 @@ def check_size(size: int, factor: int) -> None:
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)  # what a swap computed must serve a later training too
 def _matrices(size: int, factor: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """``D`` (size / N, size) and ``U`` (size, size / N), float32."""
+    """The matrices ``D`` (size / N, size) and ``U`` (size, size / N), float32."""
     check_factor(factor)
     check_size(size, factor)
     shrink = resampling_matrix(size, 1 / factor)
@@ -80,7 +89,8 @@ def _matrices(size: int, factor: int, device: torch.device) -> tuple[Tensor, Ten
 
 
 def low_pass(x: Tensor, factor: int) -> Tensor:
-    """phi_N (ILVR, arXiv:2108.02938, Sec. 3.2): what a picture of an N-th of the size can show.
+    """Apply phi_N, which leaves what a picture of an N-th of the size can show (ILVR,
+    arXiv:2108.02938, Sec. 3.2).
 
     Args:
         x: (B, C, H, W), any range.
@@ -90,7 +100,8 @@ def low_pass(x: Tensor, factor: int) -> Tensor:
         Shaped like ``x``, computed in float32.
 
     Raises:
-        ConfigError: N is no power of two. CompatibilityError: it does not divide H or W.
+        ConfigError: N is no power of two.
+        CompatibilityError: it does not divide H or W.
     """
     height, width = x.shape[-2:]
     down_h, up_h = _matrices(height, factor, x.device)

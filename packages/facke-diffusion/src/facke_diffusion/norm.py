@@ -10,7 +10,7 @@ from torch import Tensor, nn
 __all__ = ["GROUPS", "GroupNorm"]
 
 GROUPS = 32
-"""Of every group normalisation; eps is 1e-5, statistics are computed in float32."""
+"""Number of groups of every group normalisation."""
 
 
 class _ChannelsLastNorm(torch.autograd.Function):
@@ -44,7 +44,8 @@ class _ChannelsLastNorm(torch.autograd.Function):
 
 
 class GroupNorm(nn.GroupNorm):
-    """In 32 groups; statistics are float32 whatever the input is.
+    """Group normalisation in 32 groups, with eps 1e-5; statistics are float32 whatever the input
+    is.
 
     On CPUs torch's gradient for channels-last features takes some thirty times as long as that for
     contiguous ones, so they are copied for it.
@@ -54,6 +55,7 @@ class GroupNorm(nn.GroupNorm):
         super().__init__(GROUPS, channels)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        """Normalise features (B, C, H, W)."""
         x = input
         slow = x.is_cpu and x.requires_grad and not x.is_contiguous()
         if slow and x.is_contiguous(memory_format=torch.channels_last):

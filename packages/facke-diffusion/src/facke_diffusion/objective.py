@@ -1,4 +1,4 @@
-"""How a DDPM is trained: a random timestep and noise for each picture, and a guess of them."""
+"""The training of a DDPM: a random timestep and noise for each picture, and a guess of them."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ __all__ = ["DenoisingObjective", "objective"]
 
 
 class DenoisingObjective:
-    """One phase: noise the batch's targets and let the generator estimate them.
+    """An objective of one phase, which noises the batch's targets and lets the generator estimate
+    them.
 
     Args:
         generator: the network.
-        terms: what it minimises.
+        terms: the terms to minimise.
         schedule: the steps to train on; default: all that the network knows.
         timesteps: draws the steps; default: all alike.
     """
@@ -58,8 +59,9 @@ class DenoisingObjective:
         rng: torch.Generator | None,
         made: GeneratorOutput | None = None,
     ) -> Step:
-        """Timestep and noise come from ``rng`` alone, for the whole batch: first (B,), then
-        (B, 3, S, S).
+        """Noise the targets of a batch and have the generator estimate them.
+
+        Timesteps (B,), then noise (B, 3, S, S) are drawn from ``rng``, for the whole batch.
 
         Raises:
             UsageError: no ``rng``.
@@ -103,16 +105,16 @@ def objective(
     timesteps: str = "uniform",
     respacing: int | str = "",
 ) -> Objective:
-    """The objective of a DDPM with the terms of :data:`facke_diffusion.losses.TERMS`. The identity
-    encoder takes no part.
+    """Make the objective of a DDPM with the terms of :data:`facke_diffusion.losses.TERMS`. The
+    identity encoder takes no part.
 
     Args:
-        method: with a :class:`~facke_diffusion.ddpm.DDPMGenerator`.
+        method: one with a :class:`~facke_diffusion.ddpm.DDPMGenerator`.
         encoder: not used.
         recipe: names the terms.
-        timesteps: how they are drawn; one of :data:`facke_diffusion.timesteps.SAMPLERS`.
-        respacing: which of the steps are trained on, as for
-            :func:`~facke_diffusion.schedule.respaced`; empty: all.
+        timesteps: name of what draws them, out of :data:`facke_diffusion.timesteps.SAMPLERS`.
+        respacing: the steps to train on, as :func:`~facke_diffusion.schedule.respaced` takes them;
+            empty: all.
 
     Raises:
         ConfigError: an unknown term, or one that the network cannot have; no such respacing.

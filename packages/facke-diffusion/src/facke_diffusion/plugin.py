@@ -1,4 +1,4 @@
-"""What facke-diffusion contributes."""
+"""The plugin: the method and the converter of facke-diffusion."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ DENOISER = {
     "num_head_channels": 32,
 }
 CONFORMANCE = {"ilvr": {"tiny": DENOISER, "settings": {"steps": 6, "factor": 4}}}
-"""Sizes for ``facke plugins check``."""
+"""Small sizes in which ``facke plugins check`` checks the method."""
 
 
 @hookimpl
 def facke_methods() -> list[MethodSpec]:
+    """The method ILVR."""
     return [
         MethodSpec(
             name="ilvr",
@@ -38,6 +39,7 @@ def facke_methods() -> list[MethodSpec]:
 
 @hookimpl
 def facke_converters() -> list[ConverterSpec]:
+    """The converter of guided-diffusion's checkpoints."""
     return [
         ConverterSpec(
             name="guided-diffusion",

@@ -22,12 +22,13 @@ __all__ = ["refined"]
 
 
 def refined(method: str, inputs: SwapInputs, *, rng: torch.Generator | None = None) -> Tensor:
-    """What ``method`` makes of the crops: (B, 3, S, S) in [0, 1], of the size of the target.
+    """Swap the crops with another method: results (B, 3, S, S) in [0, 1], of the target's size.
 
     Args:
-        method: a name, as for :func:`facke_core.load`; its identity encoder sees ``inputs.source``.
-        inputs: crops; they are resized to the method's size and back.
-        rng: for methods that draw noise.
+        method: a name, as :func:`facke_core.load` takes it; the method's identity encoder sees
+            ``inputs.source``.
+        inputs: the crops, which are resized to the method's size and back.
+        rng: the source of noise, for methods that draw any.
 
     Raises:
         CompatibilityError: the method frames its crops in another way, or refines, too.

@@ -51,6 +51,7 @@ def betas(kind: Kind, timesteps: int) -> Tensor:
 
     Raises:
         ConfigError: T is below 1, or so small that a linear variance reaches 1.
+        UsageError: there is no such kind.
     """
     check_choice("Schedule", kind, ("linear", "cosine"))
     if timesteps < 1:
@@ -80,7 +81,7 @@ class Schedule:
 
     betas: Tensor
     timestep_map: Tensor
-    """(T,) int64: the index in the schedule that the network was trained with."""
+    """Indices (T,) int64 in the schedule that the network was trained with."""
     _placed: dict[tuple[str, torch.device, torch.dtype], Tensor] = field(
         default_factory=dict, repr=False
     )
@@ -90,57 +91,67 @@ class Schedule:
 
     @cached_property
     def alphas_bar(self) -> Tensor:
+        """The ``abar`` of each step."""
         return (1 - self.betas).cumprod(0)
 
     @cached_property
     def alphas_bar_prev(self) -> Tensor:
-        """``abar`` of the step before; 1 before the first."""
+        """The ``abar`` of the step before each; 1 before the first."""
         return torch.cat([self.betas.new_ones(1), self.alphas_bar[:-1]])
 
     @cached_property
     def sqrt_alphas_bar(self) -> Tensor:
+        """The roots ``sqrt(abar)``."""
         return self.alphas_bar.sqrt()
 
     @cached_property
     def sqrt_one_minus_alphas_bar(self) -> Tensor:
+        """The roots ``sqrt(1 - abar)``."""
         return (1 - self.alphas_bar).sqrt()
 
     @cached_property
     def sqrt_recip_alphas_bar(self) -> Tensor:
+        """The roots ``sqrt(1 / abar)``."""
         return (1 / self.alphas_bar).sqrt()
 
     @cached_property
     def sqrt_recipm1_alphas_bar(self) -> Tensor:
+        """The roots ``sqrt(1 / abar - 1)``."""
         return (1 / self.alphas_bar - 1).sqrt()
 
     @cached_property
     def posterior_variance(self) -> Tensor:
-        """Of ``q(x_{t-1} | x_t, x0)``: ``beta (1 - abar_prev) / (1 - abar)``; 0 at t = 0."""
+        """The variance of ``q(x_{t-1} | x_t, x0)``: ``beta (1 - abar_prev) / (1 - abar)``, 0 at
+        t = 0 (Ho et al., Eq. (7))."""
         return self.betas * (1 - self.alphas_bar_prev) / (1 - self.alphas_bar)
 
     @cached_property
     def posterior_log_variance_clipped(self) -> Tensor:
-        """Its logarithm, with entry 1 in place of entry 0, which would be infinite."""
+        """The logarithm of :attr:`posterior_variance`, with entry 1 in place of entry 0, which
+        would be infinite."""
         return self._without_zero(self.posterior_variance).log()
 
     @cached_property
     def large_log_variance(self) -> Tensor:
-        """``log beta``, with the posterior's entry 1 at t = 0: the ``fixed_large`` of
-        guided-diffusion, for networks that learn no variance."""
+        """The logarithms ``log beta``, with the posterior's entry 1 at t = 0: the ``fixed_large``
+        of guided-diffusion, for networks that learn no variance."""
         return torch.cat([self._without_zero(self.posterior_variance)[:1], self.betas[1:]]).log()
 
     @cached_property
     def log_betas(self) -> Tensor:
+        """The logarithms ``log beta``."""
         return self.betas.log()
 
     @cached_property
     def posterior_mean_coef1(self) -> Tensor:
-        """Of ``x0`` in the mean of ``q(x_{t-1} | x_t, x0)``."""
+        """The coefficient of ``x0`` in the mean of ``q(x_{t-1} | x_t, x0)``:
+        ``beta sqrt(abar_prev) / (1 - abar)`` (Ho et al., Eq. (7))."""
         return self.betas * self.alphas_bar_prev.sqrt() / (1 - self.alphas_bar)
 
     @cached_property
     def posterior_mean_coef2(self) -> Tensor:
-        """Of ``x_t`` in the mean of ``q(x_{t-1} | x_t, x0)``."""
+        """The coefficient of ``x_t`` in the mean of ``q(x_{t-1} | x_t, x0)``:
+        ``(1 - abar_prev) sqrt(1 - beta) / (1 - abar)`` (Ho et al., Eq. (7))."""
         return (1 - self.alphas_bar_prev) * (1 - self.betas).sqrt() / (1 - self.alphas_bar)
 
     def _without_zero(self, variance: Tensor) -> Tensor:
@@ -148,10 +159,10 @@ class Schedule:
         return torch.cat([second, variance[1:]])
 
     def at(self, name: str, t: Tensor, like: Tensor) -> Tensor:
-        """A table's values at ``t`` (B,), shaped to multiply ``like`` (B, ...).
+        """The values of the table ``name`` at ``t`` (B,), shaped to multiply ``like`` (B, ...).
 
-        Looked up in float64 and cast to float32, or kept where ``like`` is float64. The table stays
-        on the device of ``like`` for later calls.
+        They are cast to float32, or stay float64 where ``like`` is. The table stays on the device
+        of ``like`` for later calls.
         """
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
         place = (name, like.device, dtype)
@@ -162,19 +173,24 @@ class Schedule:
 
 
 def make_schedule(kind: Kind, timesteps: int) -> Schedule:
-    """The schedule that a network is trained with."""
+    """Make the schedule that a network is trained with.
+
+    Raises:
+        ConfigError: what :func:`betas` refuses.
+        UsageError: there is no such kind.
+    """
     values = betas(kind, timesteps)
     return Schedule(values, torch.arange(timesteps, device="cpu"))
 
 
 def respaced(schedule: Schedule, spec: int | str) -> Schedule:
-    """A schedule of some of the steps, with the same ``abar`` at each of them.
+    """Make a schedule of some of the steps, with the same ``abar`` at each of them.
 
     Args:
         schedule: the full one, T steps.
-        spec: ``100``: that many steps, evenly spaced from the first to the last. ``"10,15,20"``:
-            so many in each third. ``"ddim25"``: the steps 0, T / 25, 2 T / 25, ... (Song et al.,
-            arXiv:2010.02502). ``""``: all.
+        spec: the steps. ``100``: that many steps, evenly spaced from the first to the last.
+            ``"10,15,20"``: so many in each third. ``"ddim25"``: the steps 0, T / 25, 2 T / 25, ...
+            (Song et al., arXiv:2010.02502). ``""``: all.
 
     Raises:
         ConfigError: not of these forms, or more steps than there are.
@@ -183,7 +199,8 @@ def respaced(schedule: Schedule, spec: int | str) -> Schedule:
 
 
 def subsequence(schedule: Schedule, kept: Sequence[int]) -> Schedule:
-    """A schedule of the timesteps ``kept``, ascending, with the same ``abar`` at each of them."""
+    """Make a schedule of the timesteps ``kept``, ascending, with the same ``abar`` at each of
+    them."""
     index = torch.tensor(kept, device="cpu")
     abar = schedule.alphas_bar[index]
     prev = torch.cat([abar.new_ones(1), abar[:-1]])
@@ -196,8 +213,8 @@ def _kept(timesteps: int, spec: str) -> list[int]:
     if spec.startswith("ddim"):
         steps = _count(spec.removeprefix("ddim"), spec, timesteps)
         for stride in range(1, timesteps + 1):
-            if len(found := range(0, timesteps, stride)) == steps:
-                return list(found)
+            if len(strided := range(0, timesteps, stride)) == steps:
+                return list(strided)
         raise ConfigError(
             f"steps: no whole stride makes {steps} steps of {timesteps}. Use a divisor of "
             f"{timesteps}, or {str(steps)!r} for uneven strides."
@@ -226,37 +243,40 @@ def _count(text: str, spec: str, most: int) -> int:
 
 
 def q_sample(schedule: Schedule, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-    """``x_t = sqrt(abar) x0 + sqrt(1 - abar) eps`` (Ho et al., Eq. (4))."""
+    """The state ``x_t = sqrt(abar) x0 + sqrt(1 - abar) eps`` (Ho et al., Eq. (4))."""
     a, b = schedule.at("sqrt_alphas_bar", t, x0), schedule.at("sqrt_one_minus_alphas_bar", t, x0)
     return a * x0 + b * eps
 
 
 def predict_x0_from_eps(schedule: Schedule, x_t: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-    """``x0 = sqrt(1 / abar) x_t - sqrt(1 / abar - 1) eps``: :func:`q_sample`, solved for x0."""
+    """The clean image ``x0 = sqrt(1 / abar) x_t - sqrt(1 / abar - 1) eps``: :func:`q_sample`,
+    solved for x0."""
     a = schedule.at("sqrt_recip_alphas_bar", t, x_t)
     return a * x_t - schedule.at("sqrt_recipm1_alphas_bar", t, x_t) * eps
 
 
 def predict_eps_from_x0(schedule: Schedule, x_t: Tensor, t: Tensor, x0: Tensor) -> Tensor:
-    """``eps = (sqrt(1 / abar) x_t - x0) / sqrt(1 / abar - 1)``: solved for eps."""
+    """The noise ``eps = (sqrt(1 / abar) x_t - x0) / sqrt(1 / abar - 1)``: :func:`q_sample`, solved
+    for eps."""
     a = schedule.at("sqrt_recip_alphas_bar", t, x_t)
     return (a * x_t - x0) / schedule.at("sqrt_recipm1_alphas_bar", t, x_t)
 
 
 def velocity(schedule: Schedule, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-    """``v = sqrt(abar) eps - sqrt(1 - abar) x0`` (Salimans and Ho, arXiv:2202.00512)."""
+    """The velocity ``v = sqrt(abar) eps - sqrt(1 - abar) x0`` (Salimans and Ho,
+    arXiv:2202.00512)."""
     a, b = schedule.at("sqrt_alphas_bar", t, x0), schedule.at("sqrt_one_minus_alphas_bar", t, x0)
     return a * eps - b * x0
 
 
 def predict_x0_from_v(schedule: Schedule, x_t: Tensor, t: Tensor, v: Tensor) -> Tensor:
-    """``x0 = sqrt(abar) x_t - sqrt(1 - abar) v``."""
+    """The clean image ``x0 = sqrt(abar) x_t - sqrt(1 - abar) v`` of a :func:`velocity`."""
     a, b = schedule.at("sqrt_alphas_bar", t, x_t), schedule.at("sqrt_one_minus_alphas_bar", t, x_t)
     return a * x_t - b * v
 
 
 def predict_eps_from_v(schedule: Schedule, x_t: Tensor, t: Tensor, v: Tensor) -> Tensor:
-    """``eps = sqrt(1 - abar) x_t + sqrt(abar) v``."""
+    """The noise ``eps = sqrt(1 - abar) x_t + sqrt(abar) v`` of a :func:`velocity`."""
     a, b = schedule.at("sqrt_alphas_bar", t, x_t), schedule.at("sqrt_one_minus_alphas_bar", t, x_t)
     return b * x_t + a * v
 
@@ -268,11 +288,11 @@ def posterior_mean(schedule: Schedule, x0: Tensor, x_t: Tensor, t: Tensor) -> Te
 
 
 def learned_log_variance(schedule: Schedule, variance: Tensor, t: Tensor) -> Tensor:
-    """``f log beta + (1 - f) log(posterior variance)``, ``f = (variance + 1) / 2``, per pixel
-    (Nichol and Dhariwal, Eq. (15)).
+    """The log-variance ``f log beta + (1 - f) log(posterior variance)``, ``f = (variance + 1) /
+    2``, per pixel (Nichol and Dhariwal, Eq. (15)).
 
     Args:
-        schedule: the one to sample from or to train on.
+        schedule: the schedule to sample from or to train on.
         variance: (B, 3, S, S), the second half of a network's output, about [-1, 1].
         t: (B,).
     """

@@ -1,5 +1,4 @@
-"""From one noise level to the one below it: what replaces the reverse process between two
-projections of ILVR.
+"""Solvers: steps from one noise level to the one below it, between two projections of ILVR.
 
 ``i`` is an index into ``schedule``, the same for all rows; one step leads from level i to level
 i - 1, and from level 0 to the clean image. ``x_t`` and ``x0`` are (B, 3, S, S), ``x0`` the estimate
@@ -26,12 +25,12 @@ __all__ = ["ddim_sigma", "ddim_step", "ddpm_step", "dpmpp_step", "levels"]
 
 
 def levels(schedule: Schedule, steps: int, start: float, *, even: bool) -> Schedule:
-    """The levels to take, ``round(start * steps)`` of them.
+    """Choose the levels to take, ``round(start * steps)`` of them and at least one.
 
     Args:
         schedule: that of the training, T timesteps.
-        steps: levels of a whole process.
-        start: where to begin, as a share of T.
+        steps: number of levels of a whole process.
+        start: the beginning, as a share of T.
         even: True: the lowest of ``steps`` levels that are spread evenly from timestep 0 to T - 1,
             as in guided-diffusion. False: up to ``start * T``, denser towards 0, where the image
             changes most (quadratic, as Song et al., arXiv:2010.02502, App. D.2, but without
@@ -64,15 +63,16 @@ def ddpm_step(
     variance: Tensor | None = None,
     noise: Tensor | None = None,
 ) -> Tensor:
-    """``x' ~ p(x_{t-1} | x_t) = N(mean(x_t, x0), sigma^2)`` (Ho et al., arXiv:2006.11239, Alg. 2).
+    """One step of the reverse process, ``x' ~ p(x_{t-1} | x_t) = N(mean(x_t, x0), sigma^2)`` (Ho et
+    al., arXiv:2006.11239, Alg. 2).
 
     Args:
         schedule: the steps that are taken.
         x_t: the state.
         x0: the estimate.
         i: its level.
-        variance: what the network says of sigma (see
-            :func:`~facke_diffusion.schedule.learned_log_variance`); None: sigma^2 is beta.
+        variance: the network's output for sigma, as
+            :func:`~facke_diffusion.schedule.learned_log_variance` reads it; None: sigma^2 is beta.
         noise: (B, 3, S, S) from N(0, 1); None: the mean. Level 0 needs none.
     """
     t = _level(i, x_t)
@@ -87,7 +87,8 @@ def ddpm_step(
 
 
 def ddim_sigma(schedule: Schedule, i: int, eta: float) -> float:
-    """The noise that DDIM adds: 0 for ``eta`` 0, that of the posterior for 1 (Eq. (16))."""
+    """The deviation of the noise that DDIM adds: 0 for ``eta`` 0, that of the posterior for 1 (Song
+    et al., arXiv:2010.02502, Eq. (16))."""
     here, below = _abar(schedule, i), _abar(schedule, i - 1)
     return eta * math.sqrt((1 - below) / (1 - here) * (1 - here / below))
 
@@ -153,7 +154,7 @@ def _abar(schedule: Schedule, i: int) -> float:
 
 
 def _log_snr(abar: float) -> float:
-    """``lambda = log(alpha / sigma)``."""
+    """The half log-SNR ``lambda = log(alpha / sigma)``."""
     return 0.5 * math.log(abar / (1 - abar))
 
 

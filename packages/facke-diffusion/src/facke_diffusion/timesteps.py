@@ -1,4 +1,4 @@
-"""Which timesteps a denoiser is trained on."""
+"""The draw of the timesteps that a denoiser is trained on."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor, nn
 __all__ = ["SAMPLERS", "LossSecondMoment", "Uniform"]
 
 HISTORY = 10
-"""Losses that are remembered of each timestep."""
+"""Number of losses that are remembered of each timestep."""
 UNIFORM = 0.001
-"""Probability that is shared by all timesteps alike."""
+"""Probability that all timesteps share alike."""
 
 
 class Uniform(nn.Module):
-    """All timesteps alike.
+    """Draws all timesteps alike.
 
     Args:
         timesteps: T.
@@ -26,21 +26,24 @@ class Uniform(nn.Module):
         self.timesteps = timesteps
 
     def draw(self, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Timesteps (B,) int64 and the weights (B,) float32 of their losses, on the device of
-        ``rng``; with these weights the mean loss is expected to be that of uniform timesteps."""
+        """Draw timesteps (B,) int64, and say the weights (B,) float32 of their losses.
+
+        With the weights the mean loss is expected to be that of uniform timesteps. Both are on the
+        device of ``rng``.
+        """
         t = torch.randint(self.timesteps, (count,), generator=rng, device=rng.device)
         return t, torch.ones(count, device=rng.device)
 
     def learn(self, t: Tensor, losses: Tensor) -> None:
-        """Nothing."""
+        """Learn nothing from the losses; others may draw by them."""
 
 
 class LossSecondMoment(Uniform):
-    """Timesteps with probability proportional to ``sqrt(E[loss^2])``, which lowers the variance of
-    the gradient (Nichol and Dhariwal, arXiv:2102.09672, Sec. 3.3).
+    """Draws timesteps with a probability in proportion to ``sqrt(E[loss^2])``, which lowers the
+    variance of the gradient (Nichol and Dhariwal, arXiv:2102.09672, Sec. 3.3).
 
-    Uniform until every timestep has been seen ten times. What it remembers is a part of a
-    checkpoint, and the same in all processes.
+    The draw is uniform until every timestep has been seen ten times. What it remembers is a part of
+    a checkpoint, and the same in all processes.
     """
 
     losses: Tensor
@@ -53,20 +56,21 @@ class LossSecondMoment(Uniform):
 
     @property
     def probabilities(self) -> Tensor:
-        """(T,) float64 on the CPU, sum 1."""
+        """The probabilities (T,) of all timesteps, float64 on the CPU, sum 1."""
         if (self.seen < HISTORY).any():
             return torch.full((self.timesteps,), 1 / self.timesteps, dtype=torch.float64)
         moment = self.losses.cpu().double().square().mean(dim=1).sqrt()
         return (1 - UNIFORM) * moment / moment.sum() + UNIFORM / self.timesteps
 
     def draw(self, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """As of :class:`Uniform`."""
+        """Draw timesteps (B,) by :attr:`probabilities` p; the weights (B,) are ``1 / (T p)``."""
         p = self.probabilities.to(rng.device)
         t = torch.multinomial(p, count, replacement=True, generator=rng)
         return t, (1 / (self.timesteps * p[t])).float()
 
     def learn(self, t: Tensor, losses: Tensor) -> None:
-        """Remember the losses (B,), unweighted, of timesteps ``t`` (B,); of all processes."""
+        """Remember the losses (B,), unweighted, of timesteps ``t`` (B,), in all processes those of
+        all."""
         for i, loss in zip(*_of_all_processes(t, losses.detach().float()), strict=True):
             self.losses[i] = self.losses[i].roll(-1)
             self.losses[i, -1] = loss
@@ -85,4 +89,4 @@ def _of_all_processes(*tensors: Tensor) -> list[Tensor]:
 
 
 SAMPLERS = {"uniform": Uniform, "loss-second-moment": LossSecondMoment}
-"""What ``objective.timesteps`` of a recipe can be."""
+"""Name in ``objective.timesteps`` of a recipe -> the class that draws."""

@@ -39,36 +39,42 @@ MULTIPLIERS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UNetConfig:
-    """Shape of a U-Net. The defaults are guided-diffusion's flags for FFHQ at 256 pixels."""
+    """The shape of a U-Net. The defaults are guided-diffusion's flags for FFHQ at 256 pixels.
+
+    Raises:
+        ConfigError: a setting out of its range, or sizes that do not fit each other.
+    """
 
     image_size: int = 256
     model_channels: int = 128
     """Width; the levels have ``channel_mult`` times as many channels."""
     num_res_blocks: int = 1
-    """Per level on the way down, and one more on the way up."""
+    """Number of residual blocks per level on the way down; on the way up there is one more."""
     channel_mult: tuple[float, ...] = ()
-    """One per level; each level has half the size of the one before. Empty: guided-diffusion's
-    for 512, 256, 128 or 64 pixels."""
+    """Multiple of the width per level; each level has half the size of the one before. Empty:
+    guided-diffusion's for 512, 256, 128 or 64 pixels."""
     attention_resolutions: tuple[int, ...] = (16,)
     """Sides of the feature maps with self-attention, besides the coarsest one."""
     num_heads: int = 4
-    """Of the attention; means nothing where ``num_head_channels`` is not 0."""
+    """Number of heads of the attention; means nothing where ``num_head_channels`` is not 0."""
     num_head_channels: int = 64
-    """Channels per head; 0: by ``num_heads``."""
+    """Channels per head; 0: those that ``num_heads`` leaves."""
     resblock_updown: bool = True
-    """Residual blocks change the size; otherwise convolutions do."""
+    """True: residual blocks change the size; False: convolutions do."""
     use_scale_shift_norm: bool = True
-    """The timestep scales and shifts normalised features; otherwise it is added before."""
+    """True: the timestep scales and shifts normalised features; False: it is added before."""
     learn_sigma: bool = True
-    """Six channels come out instead of three: the second half is for the variance."""
+    """True: six channels come out instead of three, the second half for the variance."""
     dropout: float = 0.0
     num_classes: int = 0
-    """Of a class-conditional network; 0: it takes no label."""
+    """Number of classes of a class-conditional network; 0: it takes no label."""
     new_attention_order: bool = False
-    """How queries, keys and values lie in the weights: first by kind, then by head."""
+    """True: queries, keys and values lie in the weights by kind, then by head; False: by head, then
+    by kind."""
     patch: int = 1
-    """The stem sees pixels folded p x p into channels, and the output is unfolded: the network
-    runs at ``image_size / p``. Ours, for small and fast models; 1 is guided-diffusion."""
+    """Side p of the blocks of pixels that the stem sees folded into channels, and the output
+    unfolds: the network runs at ``image_size / p``. It is ours, for small and fast models; 1 is
+    guided-diffusion."""
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -109,7 +115,8 @@ class UNetConfig:
 
     @property
     def multipliers(self) -> tuple[float, ...]:
-        """``channel_mult``, or guided-diffusion's for the size.
+        """The multiples of the width per level: ``channel_mult``, or guided-diffusion's for the
+        size.
 
         Raises:
             ConfigError: there is none for this size.
@@ -125,22 +132,22 @@ class UNetConfig:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Channels per level."""
+        """The channels per level."""
         return tuple(int(self.model_channels * m) for m in self.multipliers)
 
     @property
     def side(self) -> int:
-        """Width of the finest feature map."""
+        """The width of the finest feature map in cells."""
         return self.image_size // self.patch
 
     @property
     def factor(self) -> int:
-        """Pixels per cell of the coarsest feature map."""
+        """The pixels per cell of the coarsest feature map."""
         return self.patch * 2 ** (len(self.multipliers) - 1)
 
 
 class UNet(nn.Module):
-    """A noisy image and its timestep in, a guess about noise and image out."""
+    """The network: a noisy image and its timestep in, a guess about noise or image out."""
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
@@ -204,7 +211,7 @@ class UNet(nn.Module):
         return [Attention(self.config, self.config.widths[level])]
 
     def forward(self, x: Tensor, timestep: Tensor, label: Tensor | None = None) -> Tensor:
-        """The raw output.
+        """Guess about noisy images.
 
         Args:
             x: (B, 3, H, W), noisy, about [-1, 1]; H and W are multiples of ``config.factor``.
@@ -212,7 +219,8 @@ class UNet(nn.Module):
             label: (B,) int64, of a class-conditional network.
 
         Returns:
-            (B, 3 or 6, H, W) in the dtype of ``x``, whatever the network computes in.
+            The raw output (B, 3 or 6, H, W) in the dtype of ``x``, whatever the network computes
+            in.
 
         Raises:
             CompatibilityError: a size that does not fit.
@@ -249,7 +257,7 @@ class UNet(nn.Module):
 
 
 def timestep_embedding(timestep: Tensor, channels: int) -> Tensor:
-    """Cosines, then sines, of ``t * 10000 ** (-k / half)``, k = 0 ... half - 1.
+    """Embed timesteps: cosines, then sines, of ``t * 10000 ** (-k / half)``, k = 0 ... half - 1.
 
     Args:
         timestep: (B,), integer or fractional.
@@ -265,7 +273,7 @@ def timestep_embedding(timestep: Tensor, channels: int) -> Tensor:
 
 
 class _Stage(nn.ModuleList):
-    """Layers in a row, of which residual blocks see the timestep."""
+    """A row of layers, of which residual blocks see the timestep."""
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__(layers)
@@ -277,7 +285,8 @@ class _Stage(nn.ModuleList):
 
 
 class ResBlock(nn.Module):
-    """Two convolutions with group normalisation before each; the timestep enters between them."""
+    """A residual block of two convolutions with group normalisation before each; the timestep
+    enters between them."""
 
     def __init__(
         self, config: UNetConfig, channels: int, out: int = 0, *, resample: str = ""
@@ -301,6 +310,7 @@ class ResBlock(nn.Module):
         self.skip_connection = nn.Identity() if out == channels else nn.Conv2d(channels, out, 1)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        """Features (B, C, H, W) and embedded timesteps (B, 4 * model_channels) to features."""
         norm, activation, conv = self.in_layers
         h = conv(self._resampled(activation(norm(x))))
         x = self._resampled(x)
@@ -322,7 +332,7 @@ class ResBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over all positions."""
+    """A residual block of self-attention over all positions."""
 
     def __init__(self, config: UNetConfig, channels: int) -> None:
         super().__init__()
@@ -334,6 +344,7 @@ class Attention(nn.Module):
         self.proj_out = _zero(nn.Conv1d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Features (B, C, H, W) to features of the same shape."""
         b, c, *sides = x.shape
         h = _per_position(self.qkv, self.norm(x).flatten(2).transpose(1, 2))
         if self.by_kind:
@@ -345,31 +356,33 @@ class Attention(nn.Module):
 
 
 def _per_position(conv: nn.Module, x: Tensor) -> Tensor:
-    """A convolution of kernel 1 for (B, positions, C): features in memory as they lie in
-    channels-last images."""
+    """Apply a convolution of kernel 1 to (B, positions, C): features that lie in memory as those of
+    channels-last images do."""
     weight, bias = conv.parameters()
     return F.linear(x, weight[..., 0], bias)
 
 
 class Downsample(nn.Module):
-    """A convolution of stride 2."""
+    """A convolution of stride 2, which halves the size."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Features (B, C, H, W) to (B, C, H/2, W/2)."""
         return self.op(x)
 
 
 class Upsample(nn.Module):
-    """Every pixel four times, then a convolution."""
+    """A doubling of the size by repeated pixels, then a convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Features (B, C, H, W) to (B, C, 2 H, 2 W)."""
         return self.conv(F.interpolate(x, scale_factor=2.0))
 
 

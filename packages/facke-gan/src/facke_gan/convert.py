@@ -38,7 +38,7 @@ _ID_LINEAR = re.compile(r"(\d+)\.(?:style|adain)([12])\.(linear\..+)")
 
 
 def from_facke(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Facke's ``G`` -> :class:`facke_gan.simswap.SimSwapGenerator` (``FACKE_224``).
+    """Rename Facke's ``G`` for :class:`facke_gan.simswap.SimSwapGenerator` (``FACKE_224``).
 
     Raises:
         WeightsError: the keys are not those of this network.
@@ -47,8 +47,8 @@ def from_facke(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The official SimSwap's generators -> :class:`facke_gan.simswap.SimSwapGenerator`
-    (``OFFICIAL_*``): 224, ``fix``, ``deep`` and 512.
+    """Rename the official SimSwap's generators, 224, ``fix``, ``deep`` and 512, for
+    :class:`facke_gan.simswap.SimSwapGenerator` (``OFFICIAL_*``).
 
     Raises:
         WeightsError: the keys are not those of this network.
@@ -57,7 +57,7 @@ def from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def from_discriminators(*states: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The patch discriminators D1, D2, ... of either system ->
+    """Rename the patch discriminators D1, D2, ... of either system for
     :class:`facke_core.nn.discriminators.MultiScalePatchDiscriminator`."""
     return {
         f"scales.{k}.{key}": value for k, state in enumerate(states) for key, value in state.items()
@@ -65,7 +65,7 @@ def from_discriminators(*states: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def from_official_projected(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The official projected discriminator ->
+    """Rename the official projected discriminator for
     :class:`facke_gan.projected.ProjectedDiscriminator`.
 
     Raises:
@@ -87,8 +87,8 @@ def _generator(
 ) -> dict[str, Tensor]:
     numbers: dict[str, list[int]] = {}
     for kind in ("down", "up"):
-        found = {int(m[2]) for key in state if (m := _INDEXED.fullmatch(key)) and m[1] == kind}
-        numbers[kind] = sorted(found, reverse=ups_descend and kind == "up")
+        indices = {int(m[2]) for key in state if (m := _INDEXED.fullmatch(key)) and m[1] == kind}
+        numbers[kind] = sorted(indices, reverse=ups_descend and kind == "up")
 
     def rename(key: str) -> str | None:
         part, _, rest = key.partition(".")

@@ -32,12 +32,17 @@ _LINEAR = {"normalization": "imagenet", "output": "imagenet"}
 
 
 def simswap(checkpoint: Checkpoint) -> Converted | None:
-    """``*_net_G.pth`` of the official SimSwap, plain, or a folder of them with ``*_net_D*.pth``."""
+    """Convert ``*_net_G.pth`` of the official SimSwap, or a folder with it and ``*_net_D*.pth``.
+
+    Raises:
+        WeightsError: it is no whole generator, or the discriminators are of another network.
+    """
     return _official(checkpoint, linear=False)
 
 
 def simswap_fix(checkpoint: Checkpoint) -> Converted | None:
-    """As :func:`simswap`, for networks that the official ``train.py`` has trained."""
+    """Convert what the official ``train.py`` has trained: names and shapes are those of
+    :func:`simswap`, but the output is linear and the input normalised for ImageNet."""
     return _official(checkpoint, linear=True)
 
 
@@ -76,7 +81,7 @@ def _official(checkpoint: Checkpoint, *, linear: bool) -> Converted | None:
 
 
 def facke_simswap(checkpoint: Checkpoint) -> Converted | None:
-    """``checkpoints/NAME/G/LABEL.pth`` of Facke, or the folder ``checkpoints/NAME``."""
+    """Convert ``checkpoints/NAME/G/LABEL.pth`` of Facke, or the folder ``checkpoints/NAME``."""
     state = _generator(checkpoint)
     if "conv1.1.weight" not in state or "ID_blocks.0.adain1.linear.weight" not in state:
         return None
@@ -96,7 +101,7 @@ def facke_simswap(checkpoint: Checkpoint) -> Converted | None:
 
 
 def discriminator(checkpoint: Checkpoint) -> Converted | None:
-    """A discriminator without its generator."""
+    """Convert a discriminator without its generator, a patch one or the projected one."""
     if len(checkpoint.parts) != 1 or not checkpoint.only("D", "D1", "D2"):
         return None
     state = checkpoint.only("D", "D1", "D2")
@@ -117,7 +122,11 @@ def discriminator(checkpoint: Checkpoint) -> Converted | None:
 
 
 def discriminators(checkpoint: Checkpoint, parts: Mapping[str, State]) -> tuple[str, State]:
-    """The discriminators of a checkpoint, by name: what they are, and their tensors.
+    """Convert the discriminators of a checkpoint: a name for them, and their tensors.
+
+    Args:
+        checkpoint: names the file in messages.
+        parts: the state dict of each, by name.
 
     Raises:
         WeightsError: they are of another network.
@@ -156,7 +165,7 @@ def _is_projected(state: State) -> bool:
 
 
 def _shape(state: State, stem: str, blocks: str) -> dict[str, Any]:
-    """Channels, blocks and length of the identity.
+    """Read channels, number of ID blocks and length of the identity from a generator's tensors.
 
     Raises:
         WeightsError: there are none.
@@ -220,7 +229,7 @@ _CELEBA = (
 
 
 def face_parsing(checkpoint: Checkpoint) -> Converted | None:
-    """``79999_iter.pth`` of face-parsing.PyTorch (BiSeNet)."""
+    """Convert ``79999_iter.pth`` of face-parsing.PyTorch (BiSeNet)."""
     from facke_gan.original.parsing import FaceParser
 
     state = checkpoint.only()

@@ -1,4 +1,4 @@
-"""What facke-gan contributes."""
+"""The plugin: the methods and converters of facke-gan."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ RECIPES = (
 NETWORK = {"image_size": 96, "identity_dim": 8, "channels": [4, 8, 8], "num_id_blocks": 1}
 SMALL = ("discriminator.width=4", "batch_size=4", "precision=float32")
 CONFORMANCE = {"simswap": {"tiny": NETWORK, "training": SMALL}}
-"""Sizes for ``facke plugins check``."""
+"""Small sizes in which ``facke plugins check`` checks the methods."""
 
 
 @hookimpl
 def facke_methods() -> list[MethodSpec]:
+    """The method SimSwap."""
     return [
         MethodSpec(
             name="simswap",
@@ -46,6 +47,7 @@ def facke_methods() -> list[MethodSpec]:
 
 @hookimpl
 def facke_converters() -> list[ConverterSpec]:
+    """The converters of the checkpoints of SimSwap and Facke."""
     return [
         ConverterSpec(
             name="simswap",

@@ -54,16 +54,21 @@ class ProjectedDiscriminator(nn.Module):
 
     @property
     def num_scales(self) -> int:
+        """The number of heads, 4."""
         return len(self.heads)
 
     def train(self, mode: bool = True) -> ProjectedDiscriminator:
+        """Switch to train mode, in which the backbone takes part with ``batch_statistics`` only."""
         super().train(mode)
         self.backbone.train(mode and self.batch_statistics)
         return self
 
     def forward(self, image: Tensor) -> DiscriminatorOutput:
-        """(B, 3, S, S) in [0, 1], S a multiple of 32, at least 128 -> logits per head
-        (B, 1, S/32 - 3, S/32 - 3), and one backbone feature per head, fine to coarse."""
+        """Judge images (B, 3, S, S) in [0, 1], S a multiple of 32 and at least 128.
+
+        Returns:
+            Logits (B, 1, S/32 - 3, S/32 - 3) and one backbone feature per head, fine to coarse.
+        """
         x = self.normalize(image)
         features = []
         for layer in self.backbone:
@@ -75,7 +80,7 @@ class ProjectedDiscriminator(nn.Module):
         )
 
     def _mix(self, features: list[Tensor]) -> list[Tensor]:
-        """Across channels (CCM), then across scales, coarse to fine (CSM)."""
+        """Mix features across channels (CCM), then across scales, coarse to fine (CSM)."""
         mixed: list[Tensor] = []
         for i in reversed(range(len(features))):
             x = self.ccm[i](features[i])

@@ -49,15 +49,14 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimSwapConfig(StagesConfig):
-    """Shape of a SimSwap generator. The defaults are the official 224 px network."""
+    """The shape of a SimSwap generator. The defaults are those of the official 224 px network."""
 
 
 class SimSwapGenerator(nn.Module):
-    """Target crop and source identity in, swapped crop out.
+    """A generator with the target's crop and the source's identity in, the swapped crop out.
 
-    Stem, halvings, ID blocks at the coarsest scale, doublings, head. ``forward`` takes the target
-    (B, 3, S, S) in [0, 1] and ``identity`` (B, D) and returns ``image`` in [0, 1] (for the linear
-    outputs not clamped). Any S that the halvings divide is accepted.
+    It consists of stem, halvings, ID blocks at the coarsest scale, doublings and head (SimSwap,
+    Fig. 2).
     """
 
     def __init__(self, config: SimSwapConfig) -> None:
@@ -79,6 +78,7 @@ class SimSwapGenerator(nn.Module):
 
     @property
     def spec(self) -> GeneratorSpec:
+        """The sizes of the configuration; the one condition is ``identity``."""
         return GeneratorSpec(
             image_size=self.config.image_size,
             identity_dim=self.config.identity_dim,
@@ -86,6 +86,15 @@ class SimSwapGenerator(nn.Module):
         )
 
     def forward(self, x: Tensor, *, identity: Tensor) -> GeneratorOutput:
+        """Swap crops.
+
+        Args:
+            x: targets (B, 3, S, S) in [0, 1], of any S that the halvings divide.
+            identity: (B, D).
+
+        Returns:
+            ``image`` (B, 3, S, S) float32 in [0, 1], for the linear outputs not clamped.
+        """
         x = self.veil(x)
         features = self.down(self.stem(F.pixel_unshuffle(self.normalize(x), self.config.patch)))
         h = self.up(self.id_blocks(features[-1], identity), features)
@@ -95,21 +104,26 @@ class SimSwapGenerator(nn.Module):
 
 
 FACKE_224 = SimSwapConfig(normalization="imagenet", output="bn-tanh")
+"""The network of Facke's SimSwap."""
 OFFICIAL_224 = SimSwapConfig()
+"""The network of the official SimSwap at 224 px."""
 OFFICIAL_224_FIX = SimSwapConfig(normalization="imagenet", output="imagenet")
+"""The network of the official SimSwap's later ``train.py``."""
 OFFICIAL_DEEP_FIX = SimSwapConfig(
     channels=(64, 128, 256, 512, 512), normalization="imagenet", output="imagenet"
 )
+"""The network of ``train.py`` with one more halving."""
 OFFICIAL_512 = SimSwapConfig(image_size=512, channels=(32, 64, 128, 256, 512))
+"""The network of the official SimSwap at 512 px."""
 
 
 def build(config: SimSwapConfig) -> Method:
-    """A SimSwap generator with fresh weights and its one-pass sampler."""
+    """Make a SimSwap generator with fresh weights and its one-pass sampler."""
     return Method(generator=SimSwapGenerator(config), sampler=SinglePass())
 
 
 def objective(method: Method, encoder: IdentityEncoder, recipe: Recipe) -> Objective:
-    """SimSwap's objective: the generator and a discriminator, with the recipe's terms.
+    """Make SimSwap's objective: the generator and a discriminator, with the recipe's terms.
 
     ``recipe.discriminator`` names its ``kind``: ``patch`` (the default) or ``projected``; what else
     is in it are the arguments of that class.

@@ -15,7 +15,8 @@ __all__ = ["IdentityClassifier", "classification_loss"]
 
 
 class IdentityClassifier(nn.Module):
-    """Whose face is it? Strided convolutions, a mean over the positions, a linear layer.
+    """A classifier of faces by person: strided convolutions, a mean over the positions, and a
+    linear layer.
 
     Bao et al. have one output, with a weight vector of its own, for each of their people. Here the
     condition is an identity vector, and that vector itself is the class's weight: the logit of
@@ -25,7 +26,7 @@ class IdentityClassifier(nn.Module):
     Args:
         identity_dim: D.
         width: channels of the first layer; then 2, 4, 8 and 8 times as many.
-        scale: of the cosines.
+        scale: factor of the cosines.
     """
 
     def __init__(self, identity_dim: int, *, width: int = 32, scale: float = 16.0) -> None:
@@ -42,17 +43,18 @@ class IdentityClassifier(nn.Module):
         self.linear = nn.Linear(channels[-1], identity_dim)
 
     def features(self, image: Tensor) -> Tensor:
-        """f_C: (B, 3, H, W) in [0, 1] -> (B, 8 * width)."""
+        """The features f_C (B, 8 * width) of images (B, 3, H, W) in [0, 1]."""
         return self.layers(self.normalize(image)).mean(dim=(2, 3))
 
     def forward(self, image: Tensor, identities: Tensor) -> Tensor:
-        """Logits (B, N) float32 of images (B, 3, H, W) in [0, 1] for unit identities (N, D)."""
+        """The logits (B, N) float32 of images (B, 3, H, W) in [0, 1] for unit identities (N, D)."""
         guess = self.linear(self.features(image)).float()
         return self.scale * F.normalize(guess, dim=1) @ identities.float().T
 
 
 def classification_loss(logits: Tensor, identity: Tensor) -> Tensor:
-    """``-log P(identity_i | image_i)``, (B,), among the identities of the batch (L_C of the paper).
+    """The cross-entropy ``-log P(identity_i | image_i)`` (B,) among the identities of the batch
+    (L_C of the paper).
 
     Rows with the same identity, that is, the same picture, count as one class.
 

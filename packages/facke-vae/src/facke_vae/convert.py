@@ -33,12 +33,13 @@ _RULES = {
         (r"conv2\.(\d)\.(.+)", "head.{0}.{1}", -1),
     ],
 }
-"""Per part of the original: a pattern, the new name, and what its leading numbers change by. They
-count from 1 there, or have the padding or upsampling as number 0, which are no modules here."""
+"""Part of the original -> patterns, each with the new name and the change of its leading numbers.
+They count from 1 there, or have the padding or upsampling as number 0, which are no modules
+here."""
 
 
 def from_facke(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Facke's ``M1``, ``E``, ``M2`` and ``D``, one state dict each ->
+    """Rename Facke's ``M1``, ``E``, ``M2`` and ``D``, one state dict each, for
     :class:`facke_vae.cvae.CVAEGenerator` (``FACKE_224``).
 
     Raises:

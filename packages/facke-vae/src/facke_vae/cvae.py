@@ -36,29 +36,35 @@ __all__ = ["FACKE_224", "CVAEConfig", "CVAEGenerator", "IdentityMap", "LatentSam
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CVAEConfig(StagesConfig):
-    """Shape of a CVAE. The defaults are Facke's network with a size-free condition and the latent
-    of the text; :data:`FACKE_224` is the code's."""
+    """The shape of a CVAE. The defaults are Facke's network with a size-free condition and the
+    latent of the text; :data:`FACKE_224` is the code's.
+
+    Raises:
+        ConfigError: ``log_var_range`` is empty, or the sizes do not fit (:class:`StagesConfig`).
+    """
 
     normalization: Literal["imagenet", "none"] = "imagenet"
     output: Output = "bn-tanh"
     condition: Literal["vector", "linear-map"] = "vector"
-    """How the encoder sees the identity. ``linear-map``: a linear layer and BatchNorm paint it as
-    a fourth image channel; binds the network to one size (the original). ``vector``: a linear
-    layer adds it to the stem's output, which equals concatenating it to every pixel (Sohn et al.,
-    NeurIPS 2015; Bao et al., arXiv:1703.10155). Any size, any batch, and D x 64 instead of
-    D x H x W weights."""
+    """Form in which the encoder sees the identity. ``linear-map``: a linear layer and BatchNorm
+    paint it as a fourth image channel; binds the network to one size (the original). ``vector``: a
+    linear layer adds it to the stem's output, which equals concatenating it to every pixel (Sohn et
+    al., NeurIPS 2015; Bao et al., arXiv:1703.10155). Any size, any batch, and D x 64 instead of D x
+    H x W weights."""
     latent: Literal["spatial", "vector"] = "spatial"
-    """``spatial``: a map at the coarsest scale (Sec. 2.2.3). ``vector``: linear layers make it
-    ``latent_dim`` numbers (Sec. 2.2.2), which blurs and binds the network to one size."""
+    """Form of the latent. ``spatial``: a map at the coarsest scale (Sec. 2.2.3). ``vector``: linear
+    layers make it ``latent_dim`` numbers (Sec. 2.2.2), which blurs and binds the network to one
+    size."""
     latent_dim: int = 512
     """Length of a ``vector`` latent."""
     noise: Literal["gaussian", "uniform"] = "gaussian"
-    """Of the reparameterisation ``z = mu + eps * exp(log_var / 2)``: eps from N(0, 1) as in the
-    text, or from U[0, 1) as in the code."""
+    """Noise eps of the reparameterisation ``z = mu + eps * exp(log_var / 2)``: from N(0, 1) as in
+    the text, or from U[0, 1) as in the code."""
     heads: Literal["linear", "bn-relu"] = "linear"
-    """``bn-relu``: BatchNorm and ReLU after mu and log_var, which keep both above 0 (the code)."""
+    """Layers that make mu and log_var; ``bn-relu`` ends in BatchNorm and ReLU, which keep both at
+    or above 0 (the code)."""
     log_var_range: tuple[float, float] = (-30.0, 10.0)
-    """log_var is clamped to it, so that no weights can overflow the latent."""
+    """Range to which log_var is clamped, so that no weights can overflow the latent."""
 
     def __post_init__(self) -> None:
         StagesConfig.__post_init__(self)  # slots: no super()
@@ -68,7 +74,7 @@ class CVAEConfig(StagesConfig):
 
     @property
     def bound(self) -> bool:
-        """Whether linear layers bind the network to ``image_size``."""
+        """True where linear layers bind the network to ``image_size``."""
         return self.condition == "linear-map" or self.latent == "vector"
 
 
@@ -83,7 +89,7 @@ class IdentityMap(nn.Module):
         )
 
     def forward(self, identity: Tensor) -> Tensor:
-        """(B, D) -> (B, 1, S, S).
+        """The images (B, 1, S, S) of identities (B, D).
 
         Raises:
             CompatibilityError: a batch of one in training.
@@ -97,7 +103,8 @@ class IdentityMap(nn.Module):
 
 
 class CVAEGenerator(nn.Module):
-    """Target crop and source identity in, swapped crop out, through a random latent.
+    """A generator with the target's crop and the source's identity in, the swapped crop out,
+    through a random latent.
 
     Stem and halvings see target and identity; two heads give mean ``mu`` and log-variance
     ``log_var`` of the latent; ID blocks put the identity into ``z``; doublings and head draw it.
@@ -145,6 +152,7 @@ class CVAEGenerator(nn.Module):
 
     @property
     def spec(self) -> GeneratorSpec:
+        """The sizes of the configuration; the one condition is ``identity``."""
         return GeneratorSpec(
             image_size=self.config.image_size,
             identity_dim=self.config.identity_dim,
@@ -152,7 +160,8 @@ class CVAEGenerator(nn.Module):
         )
 
     def noise(self, x: Tensor, rng: torch.Generator | None, *, temperature: float = 1.0) -> Tensor:
-        """The ``eps`` of targets ``x`` (B, 3, H, W): float32 on the device of ``x``.
+        """Draw the ``eps`` of targets ``x`` (B, 3, H, W): float32 on the device of ``x``, shaped
+        like the latent.
 
         Args:
             x: gives the shape.
@@ -184,8 +193,8 @@ class CVAEGenerator(nn.Module):
             x: targets (B, 3, H, W) in [0, 1]. Any size that the halvings divide, or
                 ``image_size`` where the condition or the latent binds it.
             identity: (B, D).
-            eps: shaped like the latent, see :meth:`noise`; default: its mean, so that ``z`` is the
-                mean of the latent (``mu`` for Gaussian noise).
+            eps: noise shaped like the latent, from :meth:`noise`; default: its mean, so that ``z``
+                is the mean of the latent (``mu`` for Gaussian noise).
 
         Returns:
             ``image``, in [0, 1] (for the linear outputs not clamped), and ``mu``, ``log_var`` and
@@ -224,7 +233,7 @@ class CVAEGenerator(nn.Module):
         return x
 
     def _posterior(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        """``mu`` and ``log_var`` in float32."""
+        """The mean ``mu`` and the clamped ``log_var`` of the latent, in float32."""
         if self.config.latent == "vector":
             h = h.flatten(1)
         mu, log_var = self.mu(h).float(), self.log_var(h).float()
@@ -254,12 +263,16 @@ above 20 it would be here."""
 
 @dataclass(frozen=True, slots=True)
 class LatentSampler:
-    """One pass on the target crops. Without a temperature, or at 0, the latent is its mean and
-    ``rng`` is left alone; above, each sample draws its own."""
+    """A sampler that calls the generator once, on the target crops. Without a temperature, or at 0,
+    the latent is its mean and ``rng`` is left alone; above, each sample draws its own.
+
+    Raises:
+        ConfigError: a temperature below 0 or not finite.
+    """
 
     temperature: float | None = None
-    """Scales the noise: 1 draws as in training, 0.7 nearer to the mean, 0 does not draw. None does
-    not draw either, unless the user asks for a seed: then it is 1."""
+    """Scale of the noise: 1 draws as in training, 0.7 nearer to the mean, 0 does not draw. None
+    does not draw either, unless the user asks for a seed: then it is 1."""
 
     def __post_init__(self) -> None:
         if self.temperature is not None and not 0 <= self.temperature < float("inf"):
@@ -270,7 +283,7 @@ class LatentSampler:
 
     @property
     def supplies(self) -> frozenset[str]:
-        """``{"identity", "eps"}``."""
+        """The conditions that it can feed: ``{"identity", "eps"}``."""
         return frozenset({"identity", "eps"})
 
     def seeded(self) -> LatentSampler:
@@ -296,5 +309,5 @@ class LatentSampler:
 
 
 def build(config: CVAEConfig) -> Method:
-    """A CVAE with fresh weights and its sampler."""
+    """Make a CVAE with fresh weights and its sampler."""
     return Method(generator=CVAEGenerator(config), sampler=LatentSampler())

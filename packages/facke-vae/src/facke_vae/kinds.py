@@ -18,7 +18,7 @@ _PARTS = {
     "M2": "ID_blocks.0.adain1.linear.weight",
     "D": "conv2.2.running_mean",
 }
-"""Part -> a name that only it has (Facke's SimSwap has those of E, M2 and D in one)."""
+"""Part of a CVAE -> a name that only it has (Facke's SimSwap has those of E, M2 and D in one)."""
 _NOTICE = (
     "Facke's repository is MIT, but its weights derive from VGGFace2-HQ (CC BY-NC 4.0) and from "
     "SimSwap's ArcFace: treat them as non-commercial."
@@ -26,7 +26,7 @@ _NOTICE = (
 
 
 def facke_cvae(checkpoint: Checkpoint) -> Converted | None:
-    """The folder ``checkpoints/NAME`` of a run, with a file of one label in each part's folder.
+    """Convert the folder ``checkpoints/NAME`` of a run, with a file of one label for each part.
 
     Raises:
         WeightsError: it is one part alone, or one is missing.
@@ -84,9 +84,9 @@ def facke_cvae(checkpoint: Checkpoint) -> Converted | None:
 
 def _refuse_single(checkpoint: Checkpoint) -> None:
     state = checkpoint.only()
-    found = [name for name, key in _PARTS.items() if key in state]
-    if len(found) == 1:
+    parts = [name for name, key in _PARTS.items() if key in state]
+    if len(parts) == 1:
         raise WeightsError(
-            f"{checkpoint.path} is the part {found[0]} of a CVAE of Facke. Give the folder of the "
+            f"{checkpoint.path} is the part {parts[0]} of a CVAE of Facke. Give the folder of the "
             "run, checkpoints/NAME, which holds M1, E, M2 and D; --label picks the files."
         )

@@ -27,7 +27,7 @@ __all__ = [
 
 
 def free_bits_divergence(mu: Tensor, log_var: Tensor, free_bits: float) -> Tensor:
-    """The divergence of :func:`~facke_core.losses.functional.kl_divergence` with ``free_bits``
+    """The divergence (B,) of :func:`~facke_core.losses.functional.kl_divergence` with ``free_bits``
     nats per channel that cost nothing more: its mean over the batch is the sum over the channels of
     ``max(free_bits, mean KL)`` (Kingma et al., arXiv:1606.04934).
 
@@ -45,8 +45,9 @@ def free_bits_divergence(mu: Tensor, log_var: Tensor, free_bits: float) -> Tenso
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KLLoss:
-    """``KL(N(mu, exp(log_var)) || N(0, 1))`` of the latent: sum over channels, mean over positions
-    (Facke Eq. (4)). For uniform noise it is the same expression, as in the original."""
+    """The divergence ``KL(N(mu, exp(log_var)) || N(0, 1))`` of the latent in nats: sum over
+    channels, mean over positions (Facke, Eq. (4)). For uniform noise it is the same expression, as
+    in the original."""
 
     free_bits: float = 0.0
     """Nats per channel below which the divergence is left alone; 0: none."""
@@ -61,10 +62,11 @@ class KLLoss:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeanFeatureMatching:
-    """``1/2 ||mean f_D(real) - mean f_D(fake)||^2`` over the batch (L_GD of Bao et al.), where f_D
-    is the discriminator's deepest feature, averaged over its positions; mean over the scales.
+    """The distance of mean features ``1/2 ||mean f_D(real) - mean f_D(fake)||^2`` over the batch
+    (L_GD of Bao et al.), where f_D is the discriminator's deepest feature, averaged over its
+    positions; mean over the scales.
 
-    One number for the batch, given to every sample.
+    It is one number for the batch, given to every sample.
     """
 
     name: str = "mean-features"
@@ -79,7 +81,7 @@ class MeanFeatureMatching:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassFeatureMatching:
-    """``1/2 ||f_C(real) - f_C(fake)||^2`` with the classifier's feature f_C.
+    """The distance ``1/2 ||f_C(real) - f_C(fake)||^2`` of the classifier's features f_C.
 
     ``real`` is the ``source``, the batch's picture of that person: L_GC of Bao et al., whose mean
     over the pictures of a person is over this one here, as identities are vectors and rarely occur
@@ -100,7 +102,8 @@ class ClassFeatureMatching:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassificationLoss:
-    """What the classifier minimises: the cross-entropy of real pictures, the sources."""
+    """The classifier's loss: the cross-entropy of real pictures, the sources
+    (:func:`~facke_vae.classifier.classification_loss`)."""
 
     name: str = "identity"
 
@@ -116,4 +119,4 @@ TERMS: dict[str, Callable[..., Loss]] = {
     "class-mean": partial(ClassFeatureMatching, real="source", name="class-mean"),
     "class-pair": partial(ClassFeatureMatching, real="reference", name="class-pair"),
 }
-"""The terms that a recipe of these methods can name, besides those of facke-core."""
+"""The terms that a recipe of these methods can name, beside those of facke-core."""

@@ -1,5 +1,5 @@
-"""What a CVAE minimises: without a discriminator (CVAE), with one (CVAE-GAN), and with a classifier
-beside it (Bao et al.)."""
+"""The objective of a CVAE: without a discriminator (CVAE), with one (CVAE-GAN), and with a
+classifier beside it (Bao et al., arXiv:1703.10155)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def generate(
     rng: torch.Generator | None,
     made: GeneratorOutput | None = None,
 ) -> Step:
-    """The generator phase: a result from a draw of the latent, with its graph."""
+    """Run the generator phase: a result from a draw of the latent, with its graph."""
     generator = cast("CVAEGenerator", modules["generator"])
     eps = generator.noise(batch.target, rng)
     output = generator(batch.target, identity=batch.identity, eps=eps)
@@ -42,13 +42,13 @@ def classify(
     rng: torch.Generator | None,
     made: GeneratorOutput | None = None,
 ) -> Step:
-    """The classifier phase, which sees real pictures only."""
+    """Run the classifier phase, which sees real pictures only."""
     output = made or GeneratorOutput(image=batch.source, aux={})
     return Step(batch=batch, output=output, modules=modules, rng=rng)
 
 
 def objective(method: Method, encoder: IdentityEncoder, recipe: Recipe) -> Objective:
-    """The objective of a CVAE with the recipe's terms: those of facke-core and
+    """Make the objective of a CVAE with the recipe's terms: those of facke-core and
     :data:`facke_vae.losses.TERMS`.
 
     A discriminator takes part if ``recipe.discriminator_loss`` has terms, a classifier if

@@ -1,4 +1,4 @@
-"""What facke-vae contributes."""
+"""The plugin: the methods and the converter of facke-vae."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["facke_converters", "facke_methods"]
 NETWORK = {"image_size": 96, "identity_dim": 8, "channels": [4, 8, 8], "num_id_blocks": 1}
 SMALL = ("discriminator.width=4", "batch_size=4", "precision=float32")
 CONFORMANCE = {"cvae": {"tiny": NETWORK}, "cvae-gan": {"tiny": NETWORK, "training": SMALL}}
-"""Sizes for ``facke plugins check``."""
+"""Small sizes in which ``facke plugins check`` checks the methods."""
 
 
 def _recipes(*names: str) -> dict[str, str]:
@@ -20,6 +20,7 @@ def _recipes(*names: str) -> dict[str, str]:
 
 @hookimpl
 def facke_methods() -> list[MethodSpec]:
+    """The methods CVAE and CVAE-GAN."""
     network: dict[str, Any] = {
         "config": "facke_vae.cvae:CVAEConfig",
         "build": "facke_vae.cvae:build",
@@ -46,6 +47,7 @@ def facke_methods() -> list[MethodSpec]:
 
 @hookimpl
 def facke_converters() -> list[ConverterSpec]:
+    """The converter of Facke's checkpoints."""
     return [
         ConverterSpec(
             name="facke-cvae",

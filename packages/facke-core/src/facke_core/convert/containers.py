@@ -38,7 +38,7 @@ DTYPES = {
     "ByteStorage": ("uint8", 1),
     "BoolStorage": ("bool", 1),
 }
-"""Class of a storage in the file -> dtype and bytes per number."""
+"""Class of a storage in the file -> its dtype and bytes per number."""
 
 _ITEM = dict(DTYPES.values())
 _MAX_DIRECTORY = 4 * 2**20
@@ -72,7 +72,7 @@ class Contents:
         self.size = path.stat().st_size
 
     def tensor(self, stored: StoredTensor) -> Tensor:
-        """A tensor that shares the memory of the file, where its place there is aligned."""
+        """The tensor itself; it shares the memory of the file where its place there is aligned."""
         import torch
 
         dtype, storage = getattr(torch, stored.storage.dtype), stored.storage
@@ -208,7 +208,7 @@ def _members(path: Path, data: mmap.mmap) -> dict[str, slice]:
         )
     if sum(info.file_size for info in listed) > len(data):
         raise ValueError("its archive has members that overlap")
-    found: dict[str, slice] = {}
+    members: dict[str, slice] = {}
     folders = set()
     for info in listed:
         if "constants.pkl" in info.filename or "/code/" in info.filename:
@@ -218,14 +218,14 @@ def _members(path: Path, data: mmap.mmap) -> dict[str, slice]:
             )
         folder, _, name = info.filename.partition("/")
         folders.add(folder)
-        if not _MEMBER.fullmatch(name) or name in found or folder in ("", "..") or "\\" in folder:
+        if not _MEMBER.fullmatch(name) or name in members or folder in ("", "..") or "\\" in folder:
             raise ValueError(f"its archive has the odd member {info.filename[:80]!r}")
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
             raise ValueError(f"its member {name} is compressed, which torch never does")
-        found[name] = _place(info, data)
-    if len(folders) != 1 or "data.pkl" not in found:
+        members[name] = _place(info, data)
+    if len(folders) != 1 or "data.pkl" not in members:
         raise ValueError("its archive is not one folder with a data.pkl")
-    return found
+    return members
 
 
 def _place(info: zipfile.ZipInfo, data: mmap.mmap) -> slice:

@@ -24,7 +24,7 @@ __all__ = ["insightface", "read_graph"]
 
 MAX_BYTES = 2**30
 MAX_OTHER = 2 * 2**20
-"""Bytes of a graph beside its weights; that of a ResNet of 100 layers has about 200 kB."""
+"""Most bytes of a graph beside its weights; that of a ResNet of 100 layers has about 200 kB."""
 _GRAPH, _INITIALIZER, _NUMBERS = 7, 5, (4, 9)  # fields of ModelProto, GraphProto, TensorProto
 _MAX_BLOCKS = 100
 _SAME = ("Identity", "Dropout")
@@ -32,9 +32,10 @@ _NOTICE = "insightface publishes its models for non-commercial research only."
 
 
 def read_graph(path: Path) -> Any:
-    """The ``onnx.ModelProto`` of a file; what it says of further files is not followed.
+    """Read the ``onnx.ModelProto`` of a file; what it says of further files is not followed.
 
     Raises:
+        WeightsError: the file cannot be read, or is larger than 1 GiB.
         UnavailableError: the package onnx is missing.
         VerificationError: it is no ONNX file.
     """
@@ -64,7 +65,7 @@ def read_graph(path: Path) -> Any:
 
 
 def _other_bytes(data: bytes, start: int, stop: int, inside: tuple[int, ...]) -> int:
-    """How many bytes of a protobuf message are not numbers of weights.
+    """Count the bytes of a protobuf message that are not numbers of weights.
 
     Two bytes can become an empty node, which takes a hundred times the memory.
 
@@ -111,7 +112,11 @@ def _varint(data: bytes, start: int) -> tuple[int, int]:
 
 
 def insightface(checkpoint: Checkpoint) -> Converted | None:
-    """A recogniser of insightface as ONNX: ``w600k_r50`` (buffalo) and its kin."""
+    """Convert a recogniser of insightface as ONNX: ``w600k_r50`` (buffalo) and its kin.
+
+    Raises:
+        WeightsError: the graph is another one.
+    """
     from facke_core.identity.insightface import insightface_layout
 
     if checkpoint.graph is None:
@@ -215,11 +220,11 @@ class _Walk:
 
     def _node(self, x: str, op: str) -> Any:
         """The one node of this kind that uses ``x``."""
-        found = [node for node in self.users.get(x, ()) if node.op_type == op]
-        if len(found) != 1 or not found[0].output:
+        matching = [node for node in self.users.get(x, ()) if node.op_type == op]
+        if len(matching) != 1 or not matching[0].output:
             kinds = ", ".join(node.op_type for node in self.users.get(x, ())) or "nothing"
             raise _Unknown(f"where {op} belongs, it has {kinds}")
-        return found[0]
+        return matching[0]
 
     def _array(self, name: str) -> Array:
         from onnx import numpy_helper

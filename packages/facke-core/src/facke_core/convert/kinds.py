@@ -1,4 +1,4 @@
-"""What a converter gets and what it gives back; the converters of facke-core itself.
+"""The input and output of a converter; the converters of facke-core itself.
 
 A converter is a function ``(Checkpoint) -> Converted | None``: None where names and shapes are not
 those of its network. Plugins name theirs in the hook ``facke_converters``.
@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 State = Mapping[str, "Tensor"]
+"""A state dict: name -> tensor."""
 
 AS_SIMSWAP = {"template": "simswap", "border": "zeros", "antialias": False}
 """The alignment of the originals: the best of five templates, black borders."""
@@ -37,7 +38,7 @@ AS_SIMSWAP = {"template": "simswap", "border": "zeros", "antialias": False}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """What was read; nothing of it was executed."""
+    """A checkpoint that was read; nothing of it was executed."""
 
     path: Path
     parts: Mapping[str, State] = field(default_factory=dict)
@@ -49,14 +50,19 @@ class Checkpoint:
     """Settings of the generator that ``--set`` gives; they go before what is recognised."""
 
     def only(self, *names: str) -> State:
-        """The one part, if it is a single file or one of these names; empty otherwise."""
+        """The state of the one part, if it is a single file or has one of these names; else
+        empty."""
         if len(self.parts) != 1:
             return {}
         ((name, state),) = self.parts.items()
         return state if name in ("", *names) else {}
 
     def no_settings(self) -> None:
-        """Refuse ``--set``, for networks that have no settings."""
+        """Refuse ``--set``, for networks that have no settings.
+
+        Raises:
+            ConfigError: there is a setting.
+        """
         if self.settings:
             raise ConfigError(
                 f"{next(iter(self.settings))}: this network has no settings. Leave --set out."
@@ -65,31 +71,38 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Converted:
-    """What is to be written."""
+    """The content of a folder that is to be written."""
 
     summary: str
-    """What it is, in a few words."""
+    """Name of the network in a few words."""
     tensors: State = field(default_factory=dict)
-    """Of ``model.safetensors``."""
+    """Tensors of ``model.safetensors``."""
     extra: Mapping[str, State] = field(default_factory=dict)
     """Name of a further file, without its extension -> its tensors."""
     config: WeightsConfig | None = None
-    """Of a generator; others get no ``config.json``. ``identity_encoder`` without ``weights`` is
-    completed by ``--encoder``."""
+    """Configuration of a generator; others get no ``config.json``. An ``identity_encoder`` without
+    ``weights`` is completed by ``--encoder``."""
     encoder: Mapping[str, Any] | None = None
-    """Of an identity encoder: what :func:`facke_core.load_encoder` takes, without ``weights``."""
+    """Settings of an identity encoder, as :func:`facke_core.load_encoder` takes them, without
+    ``weights``."""
     usage: str = ""
-    """How to use a network that is neither; ``{folder}`` stands for where it lies."""
+    """Line that uses a network that is neither; ``{folder}`` stands for where it lies."""
     license: str = ""
     """SPDX identifier of the licence that the weights came with; empty: not known."""
     notice: str = ""
-    """What else is known of the rights to them."""
+    """Further facts on the rights to the weights."""
     notes: tuple[str, ...] = ()
-    """What could not be known from names and shapes, and how to say it."""
+    """Facts that names and shapes do not tell, each with the option that states them."""
 
 
 def fits(build: Callable[[], nn.Module], state: State, *, source: str, built_by: str) -> None:
     """Compare ``state`` with the network that ``build`` makes, without memory for its weights.
+
+    Args:
+        build: makes the network.
+        state: its supposed tensors.
+        source: the origin of the tensors, for messages.
+        built_by: the settings that the network follows from, for messages.
 
     Raises:
         WeightsError: missing or unexpected tensors, or other shapes.
@@ -109,7 +122,7 @@ _CASIA = "MuggleWang/CosFace_pytorch is MIT; trained on CASIA-WebFace, data for 
 
 
 def arcface(checkpoint: Checkpoint) -> Converted | None:
-    """``arcface_checkpoint.tar`` of SimSwap and Facke, a dict or a module."""
+    """Convert ``arcface_checkpoint.tar`` of SimSwap and Facke, a dict or a module."""
     from facke_core.identity.iresnet import arcface_layout
 
     state = checkpoint.only()
@@ -131,7 +144,7 @@ def arcface(checkpoint: Checkpoint) -> Converted | None:
 
 
 def cosface(checkpoint: Checkpoint) -> Converted | None:
-    """A CosFace sphere network, plain or pickled."""
+    """Convert a CosFace sphere network, plain or pickled."""
     from facke_core.identity.iresnet import SPHERE_LAYERS, cosface_layout
 
     state = checkpoint.only()

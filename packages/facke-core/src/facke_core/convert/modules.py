@@ -1,4 +1,4 @@
-"""From what a checkpoint describes to one flat state dict."""
+"""The flat state dict of the network that a checkpoint describes."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ __all__ = ["state_of"]
 MAX_TENSORS = 20_000
 _MAX_INNER, _MAX_NAME = 16, 500
 _NAMES = ("params_ema", "ema", "model_ema", "state_dict", "model", "params", "net", "generator")
-"""Where checkpoints keep the network, the averaged weights first."""
+"""Names under which checkpoints keep the network, the averaged weights first."""
 
 
 def state_of(contents: Contents) -> dict[str, Tensor]:
     """The network in a checkpoint as ``{name: tensor}``, as its own ``state_dict()`` would be.
 
-    A plain state dict; a pickled module; either of them in a dict beside the optimiser, under one
-    of the usual names; with or without DataParallel's ``module.``.
+    The checkpoint holds a plain state dict or a pickled module, alone or in a dict beside the
+    optimiser, under one of the usual names, and with or without DataParallel's ``module.``.
 
     Raises:
         WeightsError: there is no network in it.
         VerificationError: its tensors overlap so that they would become larger than the file.
     """
-    found = _network(contents.root, set())
-    if not found:
+    state = _network(contents.root, set())
+    if not state:
         raise WeightsError(
             f"{contents.path} holds no network: {_described(contents.root)}. Give the checkpoint "
             "of a network, not of an optimiser or a training loop."
         )
-    if all(name.startswith("module.") for name in found):
-        found = {name.removeprefix("module."): value for name, value in found.items()}
+    if all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): value for name, value in state.items()}
     tensors: dict[str, Tensor] = {}
     seen: set[str] = set()
     size = 0
-    for name, stored in found.items():
+    for name, stored in state.items():
         if not name.isprintable() or len(name) > _MAX_NAME:
             raise VerificationError(
                 f"{contents.path} holds a tensor whose name is no text: {name[:60]!a}. It is "
@@ -78,7 +78,7 @@ def _network(value: Any, seen: set[int]) -> dict[str, StoredTensor]:
 
 
 def _walk(root: Record) -> Iterator[tuple[str, StoredTensor]]:
-    """As ``Module.state_dict``, from the recorded state of modules.
+    """The tensors of a recorded module and of those in it, named as ``state_dict()`` names them.
 
     A module can be in several places; in a file made to do harm, in endlessly many.
     """

@@ -1,4 +1,4 @@
-"""``facke weights convert``: from a checkpoint file to a folder that facke reads."""
+"""``facke weights convert``: a checkpoint file in, a folder that facke reads out."""
 
 from __future__ import annotations
 
@@ -36,34 +36,46 @@ if TYPE_CHECKING:
 __all__ = ["Report", "convert"]
 
 AUTO = "auto"
+"""Stands for the kind that names and shapes tell."""
 _NET = re.compile(r"(?P<label>.+)_net_(?P<part>[A-Z]\w?)\.pth")
 _CHECKPOINTS = (".pth", ".pt", ".tar", ".ckpt", ".bin")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What was converted, and how it is used."""
+    """The facts of a conversion, and the use of its result."""
 
     out: Path
+    """Folder that was written."""
     kind: str
+    """Name of the converter."""
     summary: str
+    """Name of the network in a few words."""
     license: str
+    """SPDX identifier of the licence; empty: not known."""
     notice: str
+    """Further facts on the rights to the weights."""
     sources: Mapping[str, str]
-    """File -> its SHA-256."""
+    """File that was read -> its SHA-256."""
     tensors: int
+    """Number of tensors."""
     parameters: int
+    """Number of their elements."""
     files: tuple[str, ...]
+    """Names of the files that were written."""
     method: str = ""
+    """Name of the method, for a generator."""
     encoder: Mapping[str, Any] | None = None
-    """What ``identity_encoder`` of a recipe or a ``config.json`` names, for an encoder."""
+    """Settings for ``identity_encoder`` of a recipe or a ``config.json``, for an encoder."""
     notes: tuple[str, ...] = ()
+    """Facts that names and shapes do not tell."""
     usage: str = ""
+    """Line that uses the result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Settings:
-    """What ``--set`` can change."""
+    """The settings that ``--set`` can change."""
 
     generator: Mapping[str, Any] = field(default_factory=dict)
     sampler: Mapping[str, Any] = field(default_factory=dict)
@@ -89,13 +101,14 @@ def convert(
     Args:
         path: a file, or the folder of a run with one file per network.
         out: the folder to write; it appears whole.
-        kind: name of a converter, or ``auto``.
+        kind: name of a converter, or ``auto``: the one that knows the names and shapes.
         settings: ``"generator.KEY=VALUE"``, ``"sampler.KEY=VALUE"``, ``"alignment.KEY=VALUE"``.
         spdx: identifier of the licence, where the one that is known of the kind is not right.
         encoder: the converted identity encoder that conditions the generator: a folder, a
             ``.safetensors`` file or ``hf:org/repo@COMMIT``.
-        label: which files of a run's folder.
+        label: label of the files to take from a run's folder; default: ``latest``, or the only one.
         force: replace weights that lie in ``out``.
+        registry: where names are looked up.
 
     Raises:
         WeightsError: it is not a checkpoint, or of a kind that is not known.
@@ -176,24 +189,25 @@ def _read(path: Path, label: str | None) -> tuple[Checkpoint, list[Path]]:
 
 
 def _run_files(folder: Path, label: str | None) -> dict[str, Path]:
-    """Network -> its file: ``G/LABEL.pth`` as Facke has them, ``LABEL_net_G.pth`` as SimSwap."""
-    found: dict[str, dict[str, Path]] = {}
+    """The file of each network of a run: ``G/LABEL.pth`` of Facke, ``LABEL_net_G.pth`` of
+    SimSwap."""
+    by_part: dict[str, dict[str, Path]] = {}
     for file in sorted(folder.iterdir()):
         if match := _NET.fullmatch(file.name):
-            found.setdefault(match["part"], {})[match["label"]] = file
+            by_part.setdefault(match["part"], {})[match["label"]] = file
         elif file.is_dir():
             for inner in sorted(file.glob("*.pth")):
-                found.setdefault(file.name, {})[inner.stem] = inner
-    if not found:
+                by_part.setdefault(file.name, {})[inner.stem] = inner
+    if not by_part:
         raise WeightsError(
             f"{folder} holds no run: neither G/LABEL.pth and the like, nor LABEL_net_G.pth. Give "
             f"one file ({', '.join(_CHECKPOINTS)}, .onnx) or the folder checkpoints/NAME."
         )
-    labels = {name for files in found.values() for name in files}
+    labels = {name for files in by_part.values() for name in files}
     wanted = label or ("latest" if "latest" in labels or len(labels) > 1 else next(iter(labels)))
     chosen = {
         part: files[name]
-        for part, files in found.items()
+        for part, files in by_part.items()
         for name in (wanted, f"{wanted}_iter")
         if name in files
     }
@@ -208,17 +222,17 @@ def _run_files(folder: Path, label: str | None) -> dict[str, Path]:
 def _recognised(checkpoint: Checkpoint, kind: str, registry: Registry) -> tuple[str, Converted]:
     named = kind != AUTO
     specs = [registry.converter(kind)] if named else [s for s in registry.converters() if s.guess]
-    found = {}
+    matches = {}
     for spec in specs:
         converted = registry.resolve(spec.target)(checkpoint)
         if converted is not None:
-            found[spec.name] = converted
-    if len(found) == 1:
-        return next(iter(found.items()))
-    if found:
+            matches[spec.name] = converted
+    if len(matches) == 1:
+        return next(iter(matches.items()))
+    if matches:
         raise UsageError(
-            f"{checkpoint.path} could be of several kinds: {', '.join(found)}. Say which: --from "
-            f"{next(iter(found))}."
+            f"{checkpoint.path} could be of several kinds: {', '.join(matches)}. Say which: --from "
+            f"{next(iter(matches))}."
         )
     known = ", ".join(spec.name for spec in registry.converters())
     raise WeightsError(
@@ -258,7 +272,7 @@ def _with_weights(config: WeightsConfig, encoder: str | None) -> Mapping[str, An
 
 
 def _check(config: WeightsConfig, converted: Converted, source: str, registry: Registry) -> None:
-    """The tensors must be those of the generator that the configuration describes."""
+    """Refuse tensors that are not those of the generator that the configuration describes."""
 
     def build() -> torch.nn.Module:
         generator = build_method(config, registry=registry).generator
@@ -291,7 +305,7 @@ def _write(
     origin: Mapping[str, Any],
     registry: Registry,
 ) -> tuple[str, ...]:
-    """Everything beside ``out`` first, then into its place, ``config.json`` last."""
+    """Write everything beside ``out`` first, then move it into its place, ``config.json`` last."""
     states = _states(converted)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -321,8 +335,8 @@ def _write(
 
 
 def _remove_old(out: Path, names: Sequence[str]) -> None:
-    """What describes the weights that are replaced, ``config.json`` first, and what is left of
-    them."""
+    """Delete what describes the weights that are replaced, ``config.json`` first, and their files
+    that no new one replaces."""
     if not in_layout(out):
         return
     try:

@@ -1,4 +1,4 @@
-"""What a pickle describes, without doing what it says.
+"""A reader of pickles that finds out what they describe, without doing what they say.
 
 A pickle is a program for a stack machine. This one runs it on inert values: no name in the file is
 ever imported. The few functions that describe tensors have their own meaning here; every other
@@ -17,7 +17,8 @@ from typing import IO, Any, cast
 __all__ = ["Global", "Record", "Storage", "StoredTensor", "Window", "read_pickle"]
 
 MAX_BYTES = 32 * 2**20
-"""Of one pickle. Tensors lie beside it; a network of 800 tensors needs less than 1 MB."""
+"""Largest size of one pickle. Tensors lie beside it; a network of 800 tensors needs less than
+1 MB."""
 MAX_OPCODES = 500_000
 _MAX_BITS = 128
 _MAX_DIMENSIONS = 8
@@ -34,7 +35,7 @@ class Global:
 
 
 class Record:
-    """An object that a pickle wants to have made: what it is called, and what was given to it."""
+    """An object that a pickle wants to have made: its name, and what was given to it."""
 
     __slots__ = ("args", "items", "name", "state")
 
@@ -63,10 +64,10 @@ class StoredTensor:
         for sizes in (shape, stride):
             if not isinstance(sizes, tuple) or len(sizes) > _MAX_DIMENSIONS:
                 raise ValueError("a tensor has no usable shape")
-        if not all(type(n) is int and n >= 0 for n in (offset, *shape, *stride)):
+        if not all(type(number) is int and number >= 0 for number in (offset, *shape, *stride)):
             raise ValueError("a tensor has a shape, stride or offset that is no count")
         numel = math.prod(shape)
-        last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
+        last = offset + sum((length - 1) * step for length, step in zip(shape, stride, strict=True))
         if numel and (last >= storage.numel or numel > storage.numel):
             raise ValueError(
                 f"a tensor of shape {shape} claims more than the {storage.numel} numbers of its "
@@ -83,14 +84,17 @@ class Window:
         self._stop = min(stop, start + MAX_BYTES)
 
     def read(self, count: int) -> bytes:
+        """Read ``count`` bytes, or those that are left."""
         start, self.position = self.position, min(self.position + count, self._stop)
         return self._data[start : self.position]
 
     def readline(self) -> bytes:
+        """Read up to the end of a line, which is included."""
         end = self._data.find(b"\n", self.position, self._stop)
         return self.read((end + 1 if end >= 0 else self._stop) - self.position)
 
     def tell(self) -> int:
+        """The position in the file."""
         return self.position
 
 
@@ -98,7 +102,8 @@ def read_pickle(window: Window, persistent: Callable[[Any], Any]) -> Any:
     """The value that the pickle at ``window`` describes; the window ends up behind it.
 
     Args:
-        persistent: from a persistent id (what torch puts in the place of a storage) to a value.
+        window: the bytes of the pickle.
+        persistent: maps a persistent id (what torch puts in the place of a storage) to a value.
 
     Raises:
         ValueError and other plain errors: it is damaged, too large, or not a pickle.
@@ -300,7 +305,8 @@ _WITH_ARGUMENT = frozenset({"GLOBAL", "INST", "PERSID"})
 
 
 def _key(key: Any) -> Any:
-    """Keys with a cheap hash only: nested tuples, or numbers that collide, could take for ever."""
+    """Refuse keys without a cheap hash: nested tuples, or numbers that collide, could take for
+    ever."""
     if type(key) is int:
         return _small(key)
     if isinstance(key, (*_SCALARS, Global, Record, StoredTensor, Storage)):
@@ -321,7 +327,7 @@ def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> Stor
 
 
 def _mapping(pairs: Any = (), *_: Any) -> dict[Any, Any]:
-    """OrderedDict, from pairs in files of Python 2; a defaultdict's factory says nothing here."""
+    """Make an OrderedDict, of pairs in files of Python 2, as a plain dict."""
     if isinstance(pairs, dict):
         return pairs
     if not isinstance(pairs, list | tuple):
@@ -336,7 +342,8 @@ def _sequence(values: Any = (), *_: Any) -> list[Any]:
 
 
 def _reconstructed(kind: Any, *_: Any) -> Record:
-    """``copyreg._reconstructor``: objects in pickles of protocol 0 and 1."""
+    """Stand in for ``copyreg._reconstructor``, which makes objects in pickles of protocol 0 and
+    1."""
     return Record(kind.name if isinstance(kind, Global) else "unknown")
 
 

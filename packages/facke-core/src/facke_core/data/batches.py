@@ -28,14 +28,14 @@ ALL = slice(None)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchConfig(PairConfig):
-    """What a batch is made of: composites, then pairs."""
+    """The mixture of a batch: composites, then pairs."""
 
     composite: float = 0.0
     """Share of composites (:mod:`facke_core.data.composite`)."""
     donors: int = 64
-    """A composite's donor is one of this many crops that are closest in pose and mouth shape."""
+    """Number of crops, the closest in pose and mouth shape, of which one is a composite's donor."""
     max_geometry: float = 0.8
-    """Largest share of the donor's geometry in a composite."""
+    """Largest share of the donor's geometry in a composite, 0 to 1."""
     colour_jitter: float = 0.15
     """Largest relative change of gain, gamma and saturation of a pair."""
     mirror: bool = True
@@ -43,19 +43,21 @@ class BatchConfig(PairConfig):
 
 
 class Batches(Protocol):
-    """Rows of the batch of a step, a pure function of both."""
+    """A source of batches, which are a pure function of the step."""
 
-    def read(self, step: int, rows: slice = ALL) -> FaceBatch: ...
+    def read(self, step: int, rows: slice = ALL) -> FaceBatch:
+        """The samples ``rows`` of the batch of ``step``."""
+        ...
 
 
 class SwapBatches:
-    """Batches of :class:`~facke_core.types.FaceBatch` from a crop set.
+    """Batches of composites and pairs from a crop set.
 
     Args:
         crops: the crop set.
         batch_size: B, samples per step over all processes.
         config: the mixture.
-        seed: of everything random.
+        seed: seed of everything random: pairs, mirroring, composites, colours.
 
     Raises:
         DataError: the set cannot give what the configuration asks for.
@@ -81,14 +83,17 @@ class SwapBatches:
         self._features = None if crops.points is None else _pose(crops.points)
 
     def read(self, step: int, rows: slice = ALL) -> FaceBatch:
-        """The samples ``rows`` of batch ``step``: (b, 3, S, S) crops in [0, 1]."""
+        """The samples ``rows`` of batch ``step``, with crops (b, 3, S, S) in [0, 1].
+
+        A sample does not depend on which rows are read with it.
+        """
         pairs = self.pairs[step]
-        b, n = len(pairs), self._composites
+        b, composites = len(pairs), self._composites
         rng = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         # drawn for the whole batch, so that a sample does not depend on who reads it
         mirrored = (torch.rand(b, generator=rng) < 0.5) & self.config.mirror
-        donor = torch.randint(self.config.donors, (n,), generator=rng)
-        geometry = torch.rand(n, generator=rng) * self.config.max_geometry
+        donor = torch.randint(self.config.donors, (composites,), generator=rng)
+        geometry = torch.rand(composites, generator=rng) * self.config.max_geometry
         softness = int(torch.randint(2, 6, (1,), generator=rng)) * 2 + 1
         colours = torch.rand(b, 6, generator=rng)
 
@@ -100,7 +105,7 @@ class SwapBatches:
         reference = self._images(target_index, mirrored)
         source = self._images(source_index, mirrored)
         identity = self.crops.embeddings[source_index, mirrored.long()]
-        target, made = reference, chosen < n
+        target, made = reference, chosen < composites
         if made.any():
             target = target.clone()
             index = chosen[made]
@@ -152,7 +157,7 @@ class SwapBatches:
         )
 
     def _similar(self, index: Tensor, rank: Tensor) -> Tensor:
-        """For each crop the one that is the ``rank``-th closest in pose and mouth shape."""
+        """The crop that is the ``rank``-th closest in pose and mouth shape to each of ``index``."""
         assert self._features is not None
         distance = torch.cdist(self._features[index], self._features)
         distance[torch.arange(len(index)), index] = float("inf")
@@ -162,7 +167,7 @@ class SwapBatches:
 
 
 def _pose(points: Tensor) -> Tensor:
-    """(N, 5): what tells pose and mouth shape, in pixels."""
+    """Numbers (N, 5) that tell pose and mouth shape, in pixels."""
     at = {index: points[:, POINTS.index(index)] for index in (1, 13, 14, 61, 291, 468, 473)}
     nose = at[1] - (at[468] + at[473]) / 2
     return torch.stack(
@@ -178,7 +183,7 @@ def _pose(points: Tensor) -> Tensor:
 
 
 def _jitter(image: Tensor, draws: Tensor) -> Tensor:
-    """Relative changes (B, 6) of gain, gamma, saturation and the gain of each channel."""
+    """Apply relative changes (B, 6) of gain, gamma, saturation and the gain of each channel."""
     gain, gamma, saturation, *channel = (1 + draws)[:, :, None, None, None].unbind(1)
     grey = image.mean(dim=1, keepdim=True)
     vivid = torch.lerp(grey.expand_as(image), image, saturation).clamp(0, 1)
@@ -203,10 +208,22 @@ def stream(
     workers: int = 0,
     pin_memory: bool = False,
 ) -> Iterator[list[FaceBatch]]:
-    """For each step what this process computes of it, in ``parts`` parts.
+    """Read the share that this process has of each step's batch, in ``parts`` parts.
 
     Every process takes each ``processes``-th row, so all see the same mixture. ``workers``
     processes read ahead; neither number changes the data.
+
+    Args:
+        batches: what is read.
+        steps: the steps, in order.
+        process: number of this process, from 0.
+        processes: how many take part.
+        parts: parts of the share, for accumulated gradients.
+        workers: processes that read ahead; 0: none.
+        pin_memory: put the tensors where a GPU gets them faster.
+
+    Yields:
+        The parts of a step.
     """
     shares = [slice(process + part * processes, None, processes * parts) for part in range(parts)]
     return iter(

@@ -19,21 +19,22 @@ from facke_core.data.mesh import REGIONS
 __all__ = ["composite", "match_colour", "oval", "thin_plate_grid"]
 
 EXPRESSION = 0.35
-"""Share of the donor's geometry that eyes and lips take: their shape is expression as well."""
+"""Share of the donor's geometry that eyes and lips take, as their shape is expression as well."""
 
 
 def thin_plate_grid(points: Tensor, values: Tensor, size: int, coarse: int = 16) -> Tensor:
-    """A thin-plate spline through ``points -> values``, as a sampling grid.
+    """A thin-plate spline through ``points -> values`` as a sampling grid, with the kernel
+    ``r^2 log r^2`` (Bookstein, IEEE TPAMI 1989).
 
     Args:
-        points: (B, P, 2) positions in the result, in [-1, 1] (``align_corners=False``).
-        values: (B, P, 2) where each of them is read in the input.
-        size: edge of the result; the spline is evaluated at ``coarse`` x ``coarse`` positions and
-            interpolated between them.
+        points: positions (B, P, 2) in the result, in [-1, 1] (``align_corners=False``).
+        values: positions (B, P, 2) in the input that are read there.
+        size: side of the result in pixels.
+        coarse: the spline is evaluated at ``coarse`` x ``coarse`` positions and interpolated
+            between them.
 
     Returns:
-        (B, size, size, 2) for :func:`torch.nn.functional.grid_sample`. (Bookstein, IEEE TPAMI
-        1989; kernel r^2 log r^2.)
+        A grid (B, size, size, 2) for :func:`torch.nn.functional.grid_sample`.
     """
     b, p, _ = points.shape
 
@@ -68,7 +69,7 @@ def composite(
     geometry: Tensor,
     softness: int,
 ) -> Tensor:
-    """The donor's inner face in the photo, in the photo's colours.
+    """Put the donor's inner face into the photo, in the photo's colours.
 
     Args:
         photo: (B, 3, S, S) in [0, 1].
@@ -76,7 +77,7 @@ def composite(
             :data:`facke_core.data.mesh.POINTS`.
         photo_mask: (B, 1, S, S) in [0, 1], the face oval of the photo.
         donor: (B, 3, S, S), aligned like the photo.
-        donor_points: (B, P, 2).
+        donor_points: (B, P, 2) mesh points of the donor.
         geometry: (B,) in [0, 1]: 0 warps the donor onto the photo's landmarks, 1 leaves its
             features where the donor has them (eyes and lips go :data:`EXPRESSION` of the way, the
             outline always stays the photo's).
@@ -104,8 +105,16 @@ def composite(
 def match_colour(image: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
     """Give ``image`` the mean per channel and the contrast that ``reference`` has inside ``mask``.
 
-    A grey reference gives a grey result. (After Reinhard et al., IEEE CG&A 2001, in RGB and with
-    one contrast for all channels, which keeps hues.)
+    A grey reference gives a grey result. The method is that of Reinhard et al. (IEEE CG&A 2001) in
+    RGB, with one contrast for all channels, which keeps hues.
+
+    Args:
+        image: (B, 3, S, S) in [0, 1].
+        reference: (B, 3, S, S) in [0, 1].
+        mask: weights (B, 1, S, S) in [0, 1].
+
+    Returns:
+        (B, 3, S, S), not clamped.
     """
     spread = reference.amax(dim=1, keepdim=True) - reference.amin(dim=1, keepdim=True)
     grey = spread.mean(dim=(2, 3), keepdim=True) < 0.01
@@ -123,7 +132,8 @@ def match_colour(image: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
 
 
 def oval(ring: Tensor, size: int) -> Tensor:
-    """(1, size, size) uint8, antialiased: 255 inside the polygon ``ring`` (R, 2), in pixels."""
+    """A mask (1, size, size) uint8, antialiased: 255 inside the polygon ``ring`` (R, 2), in
+    pixels."""
     mask = Image.new("L", (4 * size, 4 * size))
     ImageDraw.Draw(mask).polygon([(x, y) for x, y in ((ring + 0.5) * 4).tolist()], fill=255)
     pixels = bytearray(mask.reduce(4).tobytes())

@@ -59,11 +59,12 @@ __all__ = [
 ]
 
 FORMAT = 2
+"""Version of the layout of a crop set."""
 INFO = "dataset.json"
 INDEX = "index.safetensors"
 IDENTITY = "identity.safetensors"
 UNFINISHED = ".unfinished"
-"""What a preparation has made so far."""
+"""Folder of what a preparation has made so far."""
 _DAMAGE = (SafetensorError, OSError, ValueError, KeyError, tarfile.TarError)
 
 
@@ -72,22 +73,25 @@ class CropSet:
     """N aligned crops of S x S pixels."""
 
     images: Pictures | Tensor
-    """``images[index (B,) int64]`` is (B, 3, S, S) uint8 RGB: a tensor, or read when asked for."""
+    """Crops (N, 3, S, S) uint8 RGB: a tensor, or read when they are asked for by an index (B,)
+    int64."""
     points: Tensor | None = None
-    """(N, P, 2) float32 pixels, in the order of :data:`facke_core.data.mesh.POINTS`. None where
-    nobody looked for landmarks (``facke prepare --aligned``)."""
+    """Mesh points (N, P, 2) float32 in pixels, in the order of :data:`facke_core.data.mesh.POINTS`.
+    None where nobody looked for landmarks (``facke prepare --aligned``)."""
     ring: Tensor | None = None
-    """(N, R, 2) float32 pixels: :data:`facke_core.data.mesh.OVAL_RING`, the outline of the face."""
+    """Outlines (N, R, 2) of the faces, float32 in pixels, in the order of
+    :data:`facke_core.data.mesh.OVAL_RING`."""
     embeddings: Tensor
-    """(N, 2, D) float32, unit norm: of the crop and of its mirror image."""
+    """Vectors (N, 2, D) float32, unit norm, of each crop and of its mirror image."""
     people: Tensor
-    """(N,) int64: which crops show the same person, by position in ``info["people"]``."""
+    """Persons (N,) int64, by position in ``info["people"]``."""
     weights: Tensor
-    """(N,) float32: how often a crop is drawn, relative to the others."""
+    """Weights (N,) float32 above 0: how often each crop is drawn, relative to the others."""
     keys: Tensor | None = None
-    """(N, 32) uint8, ascending: SHA-256 of the photograph's file. None for crops of no file."""
+    """Keys (N, 32) uint8, ascending: SHA-256 of the photographs' files. None for crops of no
+    file."""
     info: Mapping[str, Any]
-    """What ``dataset.json`` says."""
+    """Content of ``dataset.json``."""
 
     def __len__(self) -> int:
         return len(self.people)
@@ -119,13 +123,15 @@ class CropSet:
             DataError: the keys are not in ascending order.
             OSError: the folder cannot be written.
         """
-        n = len(self)
-        keys = [bytes(row) for row in self.keys.numpy()] if self.keys is not None else _numbers(n)
+        count = len(self)
+        keys = (
+            [bytes(row) for row in self.keys.numpy()] if self.keys is not None else _numbers(count)
+        )
         if keys != sorted(set(keys)):
             raise DataError("The keys of a crop set must be different and in ascending order.")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / INFO).unlink(missing_ok=True)
-        digits = digits_for(n)
+        digits = digits_for(count)
         size = self.images[:1].shape[-1]
         for name, begin, end in shards_of(keys, digits):
             path = shard_path(folder, name, "tensors")
@@ -147,7 +153,15 @@ def write_tables(
     *,
     preparation: str = "",
 ) -> None:
-    """Everything but the pictures. ``dataset.json`` comes last and names what belongs to it.
+    """Write everything but the pictures. ``dataset.json`` comes last and names what belongs to it.
+
+    Args:
+        folder: the folder of the set, which holds the shards already.
+        info: the content of ``dataset.json``, without what follows from the rows.
+        keys: the keys of all rows, ascending.
+        index: the columns of ``index.safetensors``.
+        embeddings: the encoder's vectors (N, 2, D).
+        preparation: digest of the way in which the crops were made.
 
     Raises:
         OSError: it cannot be written.
@@ -168,12 +182,12 @@ def _digest(content: bytes) -> str:
 
 
 def _stamp(info: Mapping[str, Any], key: str) -> str:
-    """What ties a file to ``dataset.json``."""
+    """A digest that ties a file to the rows and the entry ``key`` of ``dataset.json``."""
     return _digest(json.dumps([info["rows"], info.get(key)]).encode())
 
 
 def _info(folder: Path) -> dict[str, Any]:
-    """``dataset.json`` of a crop set of this format."""
+    """Read ``dataset.json`` of a crop set of this format."""
     command = prepare_command(folder, {})
     if not (folder / INFO).is_file():
         if (folder / UNFINISHED).exists():
@@ -245,14 +259,14 @@ def _contents(folder: Path, info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _numbers(n: int) -> list[bytes]:
-    """Ascending keys, spread over all shards."""
+    """Ascending keys for ``n`` rows, spread over all shards."""
     return [(row * 2**256 // n).to_bytes(32, "big") for row in range(n)]
 
 
 def prepare_command(
     folder: Path, info: Mapping[str, Any], encoder: Mapping[str, Any] | None = None
 ) -> str:
-    """The command that makes the set ``folder`` again, ``encoder`` instead of its own."""
+    """The command that makes the set ``folder`` again, with ``encoder`` instead of its own."""
     name = os.fspath(folder.parent if info.get("split") else folder)
     words = ["facke", "prepare", "PHOTOS", shlex.quote(name)]
     if info.get("manifest"):
@@ -271,7 +285,7 @@ def check_encoder(
 
     Args:
         crops: the set.
-        encoder: as built from ``settings``.
+        encoder: the encoder that was built from ``settings``.
         settings: ``{"name": ..., **settings}``, a recipe's ``identity_encoder``.
         where: the folder of the set, for the message.
 

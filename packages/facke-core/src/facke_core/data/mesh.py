@@ -1,4 +1,4 @@
-"""Which points of MediaPipe's 478-point face mesh the composites use, and their mirror images.
+"""The points of MediaPipe's 478-point face mesh that the composites use, and their mirror images.
 
 Indices follow MediaPipe's canonical face model. ``POINTS`` lists 96 of them in a fixed order;
 ``MIRROR[i]`` is the position in that list of the point that takes the place of point ``i`` when
@@ -61,4 +61,4 @@ OVAL_RING = (
     10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377,
     152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109,
 )  # fmt: skip
-"""The outline of the face as a closed polygon."""
+"""Points of the mesh that outline the face, as a closed polygon."""

@@ -1,4 +1,4 @@
-"""Which two pictures meet: intra-ID and inter-ID pairs, with and without Identity Grouping.
+"""Pairs of pictures: intra-ID and inter-ID, with and without Identity Grouping.
 
 Everything random about the pairs of step k follows from ``(seed, k)``: the sequence is the same for
 any number of processes and loader workers, and after resuming.
@@ -28,23 +28,26 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairConfig:
-    """How the pairs of a batch are drawn."""
+    """The rules by which the pairs of a batch are drawn."""
 
     rule: Literal["facke", "paper", "simswap", "weighted"] = "weighted"
-    """``facke``: as Facke's code does. The source is uniform over pictures; for an inter-ID pair
+    """The order of the draws.
+
+    ``facke``: as Facke's code does. The source is uniform over pictures; for an inter-ID pair
     another person is drawn uniformly, then one of their pictures.
     ``paper``: as Facke's text says. People are uniform, then the pictures of each.
     ``simswap``: as the official SimSwap's later training script does. A person is drawn, then two
     pictures independently; on inter-ID steps the sources are shuffled within the batch.
-    ``weighted``: pictures are drawn by their weight in the crop set."""
+    ``weighted``: pictures are drawn by their weight in the crop set.
+    """
     grouping: bool = False
     """Identity Grouping (Facke, Sec. 2.1): an intra-ID pair is two different pictures of one
     person, not one picture twice. Means nothing to ``simswap``, which draws two anyway."""
     schedule: Literal["mixed", "alternate"] = "mixed"
-    """``alternate``: even steps are intra-ID, odd steps inter-ID, as in SimSwap and Facke.
-    ``mixed``: every batch holds a share ``intra`` of intra-ID pairs."""
+    """The mixture of the two kinds. ``alternate``: even steps are intra-ID, odd steps inter-ID, as
+    in SimSwap and Facke. ``mixed``: every batch holds a share ``intra`` of intra-ID pairs."""
     intra: float = 0.5
-    """Share of intra-ID pairs; for ``mixed`` only."""
+    """Share of intra-ID pairs in a batch, 0 to 1; for ``mixed`` only."""
 
 
 class People:
@@ -73,13 +76,13 @@ class People:
         return len(self.person)
 
     def weighted(self, rng: random.Random, *, pairable: bool = False) -> int:
-        """A picture, by weight; ``pairable``: of somebody with at least two."""
+        """Draw a picture by weight; with ``pairable``, one of somebody with at least two."""
         if pairable:
             return rng.choices(self.pairable, cum_weights=self._pairable_cumulative)[0]
         return rng.choices(range(len(self)), cum_weights=self._cumulative)[0]
 
     def another_of(self, picture: int, rng: random.Random) -> int:
-        """Another picture of the same person, uniformly.
+        """Draw another picture of the same person, uniformly.
 
         Raises:
             DataError: there is none.
@@ -93,20 +96,20 @@ class People:
         return rng.choice(others)
 
     def of_another(self, picture: int, rng: random.Random) -> int:
-        """A picture of another person: the person uniformly, then the picture uniformly."""
+        """Draw a picture of another person: the person uniformly, then the picture uniformly."""
         person = rng.choice([name for name in self.names if name != self.person[picture]])
         return rng.choice(self.pictures[person])
 
 
 class PairSampler:
-    """``pairs[k]`` are the pairs of step k, over all processes.
+    """The pairs of each step over all processes: ``sampler[k]`` are those of step k.
 
     Args:
         people: who is on the pictures.
-        config: the rule.
+        config: the rules.
         batch_size: pairs per step.
         composites: how many of them, the first ones, become composites: one picture with itself.
-        seed: of everything random.
+        seed: seed of all draws.
 
     Raises:
         DataError: fewer than two people where inter-ID pairs are asked for, or nobody with two
@@ -164,7 +167,7 @@ class PairSampler:
         return pairs + [self._inter_pair(rng) for _ in range(rest - intra)]
 
     def _draw(self, rng: random.Random) -> int:
-        """One picture, as the rule draws the first of a pair."""
+        """Draw one picture, as the rule draws the first of a pair."""
         people = self.people
         if self.config.rule == "facke":
             return rng.randrange(len(people))

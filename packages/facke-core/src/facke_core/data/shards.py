@@ -37,9 +37,11 @@ __all__ = [
 ]
 
 Store = Literal["tensors", "webdataset"]
+"""The form of the shards: memory-mapped safetensors, or WebDataset tars of PNGs."""
 SUFFIX: dict[Store, str] = {"tensors": ".safetensors", "webdataset": ".tar"}
 MAX_ROWS = 512
-"""Pictures per shard, on average at most; at least a sixteenth of it in a large set."""
+"""Largest mean number of pictures per shard; in a large set at least a sixteenth of it are in
+each."""
 _BLOCK = tarfile.BLOCKSIZE
 _ABOUT = "facke preparation"
 
@@ -49,12 +51,12 @@ class Pictures(Protocol):
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: Tensor | slice, /) -> Tensor:
-        """(B, 3, S, S) uint8 RGB for an index (B,) int64 or a slice."""
+        """The pictures (B, 3, S, S) uint8 RGB of an index (B,) int64 or a slice."""
         ...
 
 
 def digits_for(count: int) -> int:
-    """How many hexadecimal digits name a shard in a set of ``count`` pictures."""
+    """The number of hexadecimal digits that name a shard in a set of ``count`` pictures."""
     digits = 1
     while count > MAX_ROWS * 16**digits:
         digits += 1
@@ -62,11 +64,12 @@ def digits_for(count: int) -> int:
 
 
 def shard_path(folder: Path, name: str, store: Store) -> Path:
+    """The path of the shard whose keys begin with the digits ``name``."""
     return folder / f"crops-{name}{SUFFIX[store]}"
 
 
 def shards_of(keys: Sequence[bytes], digits: int) -> Iterator[tuple[str, int, int]]:
-    """(name, first row, end) of each shard of sorted keys."""
+    """Split sorted keys into shards: the name, first row and end of each."""
     begin = 0
     for row in range(1, len(keys) + 1):
         name = keys[begin].hex()[:digits]
@@ -76,7 +79,7 @@ def shards_of(keys: Sequence[bytes], digits: int) -> Iterator[tuple[str, int, in
 
 
 class TensorShard:
-    """A memory-mapped safetensors file.
+    """A shard as a memory-mapped safetensors file; ``shard[row]`` is a picture (3, S, S) uint8.
 
     Raises:
         OSError, SafetensorError, KeyError: it is missing or damaged.
@@ -97,12 +100,13 @@ class TensorShard:
 
 
 class TarShard:
-    """PNGs in an uncompressed tar, each found by its offset.
+    """A shard as PNGs in an uncompressed tar, each found by its offset; ``shard[row]`` is a picture
+    (3, S, S) uint8.
 
     Args:
         path: the tar.
-        offsets: where the pictures' headers begin; without it the tar is read through.
-        keys: of these pictures.
+        offsets: bytes at which the pictures' headers begin; without them the tar is read through.
+        keys: the keys of these pictures.
 
     Raises:
         OSError, TarError, ValueError: it is missing, damaged or holds other pictures.
@@ -166,7 +170,14 @@ class StoredPictures:
 def write_shard(
     path: Path, keys: Sequence[bytes], images: Iterable[Tensor], *, size: int, preparation: str
 ) -> None:
-    """Write the crops (3, ``size``, ``size``) uint8 in the order of their keys.
+    """Write a shard of crops (3, ``size``, ``size``) uint8 in the order of their keys.
+
+    Args:
+        path: its suffix says the form (:data:`SUFFIX`).
+        keys: one per crop, ascending.
+        images: the crops; taken one after the other.
+        size: side of the crops in pixels.
+        preparation: digest of the way in which the crops were made, kept in the shard.
 
     Raises:
         OSError: it cannot be written; what was there before stays.
@@ -200,7 +211,7 @@ def _write_tar(
 
 
 def key_rows(keys: Sequence[bytes]) -> Tensor:
-    """(N, 32) uint8."""
+    """The keys as a tensor (N, 32) uint8."""
     if not keys:
         return torch.empty(0, 32, dtype=torch.uint8)
     return torch.frombuffer(bytearray(b"".join(keys)), dtype=torch.uint8).view(len(keys), 32)

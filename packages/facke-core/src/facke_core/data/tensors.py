@@ -28,6 +28,7 @@ class Column(NamedTuple):
 
     @classmethod
     def of(cls, tensor: Tensor) -> Column:
+        """A column of one part, the whole tensor."""
         return cls(tensor.dtype, tuple(tensor.shape), (tensor,))
 
 
@@ -46,7 +47,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_tensors(path: Path, columns: Mapping[str, Column], metadata: Mapping[str, str]) -> None:
-    """A safetensors file whose bytes follow from its content.
+    """Write a safetensors file whose bytes follow from its content.
 
     ``safetensors.torch.save_file`` needs all tensors in memory, orders metadata at random and hides
     the number of an I/O error; tensors here may be larger than the memory.
@@ -76,7 +77,7 @@ def write_tensors(path: Path, columns: Mapping[str, Column], metadata: Mapping[s
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Memory-mapped tensors, and the metadata.
+    """Read a safetensors file: its tensors, memory-mapped, and its metadata.
 
     Raises:
         OSError, SafetensorError: it cannot be read.

@@ -1,4 +1,4 @@
-"""How well a recogniser tells real people apart, before it judges swaps."""
+"""Calibration: a recogniser shows how well it tells real people apart, before it judges swaps."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def calibrate(
     workers: int | None = None,
     on_progress: Progress | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Cosines of real pairs of photographs, by each encoder.
+    """Measure the cosines of real pairs of photographs, by each encoder.
 
     Faces are found by the pipeline's detector, and aligned for each encoder as results are.
 
@@ -38,7 +38,7 @@ def calibrate(
         ``different``, mean cosines ``same_mean`` and ``different_mean``, and ``undetected``: pairs
         that are left out because a picture shows no face.
     """
-    pictures = {one.key: one for pair in pairs for one in (pair.a, pair.b)}
+    pictures = {picture.key: picture for pair in pairs for picture in (pair.a, pair.b)}
     detecting = Lock()
 
     def look(picture: Picture) -> dict[str, Tensor]:
@@ -51,25 +51,27 @@ def calibrate(
             return {}
         # the training encoder sees crops of the generator's framing
         return {
-            role: one.of_crop(pipeline.align(photo, faces[0]).crop, pipeline.alignment)
+            role: encoder.of_crop(pipeline.align(photo, faces[0]).crop, pipeline.alignment)
             if role == "trainer"
-            else one.of_photo(photo, faces[0], pipeline.alignment)
-            for role, one in encoders.items()
+            else encoder.of_photo(photo, faces[0], pipeline.alignment)
+            for role, encoder in encoders.items()
         }
 
     seen: dict[str, dict[str, Tensor]] = {}
     with ThreadPoolExecutor(workers, initializer=alone) as pool:
-        for key, found in zip(pictures, pool.map(look, pictures.values()), strict=True):
-            seen[key] = found
+        for key, vectors in zip(pictures, pool.map(look, pictures.values()), strict=True):
+            seen[key] = vectors
             if on_progress:
                 on_progress("calibration", len(seen), len(pictures))
     return {
-        one.name: _found({key: found[role].double() for key, found in seen.items() if found}, pairs)
-        for role, one in encoders.items()
+        encoder.name: _verification(
+            {key: vectors[role].double() for key, vectors in seen.items() if vectors}, pairs
+        )
+        for role, encoder in encoders.items()
     }
 
 
-def _found(vectors: Mapping[str, Tensor], pairs: Sequence[SamePair]) -> dict[str, Any]:
+def _verification(vectors: Mapping[str, Tensor], pairs: Sequence[SamePair]) -> dict[str, Any]:
     cosines: dict[bool, list[float]] = {True: [], False: []}
     undetected = 0
     for pair in pairs:

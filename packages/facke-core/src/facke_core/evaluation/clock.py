@@ -10,12 +10,12 @@ from contextlib import contextmanager
 __all__ = ["STAGES", "Clock", "alone", "encoder_share"]
 
 STAGES = ("read", "detect", "align", "encode", "generate", "paste", "judge", "measure")
-"""``encode``: identities for the generator. ``judge``: all other vectors."""
+"""Names of the stages. ``encode``: identities for the generator. ``judge``: all other vectors."""
 ENCODERS = ("encode", "judge")
 
 
 def alone() -> None:
-    """What each thread calls first: it computes by itself.
+    """Make torch compute in the calling thread alone; each thread of a pool calls it first.
 
     Threads inside of small networks only get in each other's way, and their number can change the
     last bits.
@@ -43,7 +43,7 @@ class Clock:
                 self._seconds[name] += time.perf_counter() - start
 
     def seconds(self) -> dict[str, float]:
-        """So far."""
+        """The seconds of each stage so far."""
         return dict(self._seconds)
 
 

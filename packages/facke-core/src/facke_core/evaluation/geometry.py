@@ -1,4 +1,4 @@
-"""Where a head looks and what its face does, from two-dimensional landmarks.
+"""The pose of a head and the expression of its face, from two-dimensional landmarks.
 
 A mean face in three dimensions (``mean_face.json``, made by ``tools/measure_mean_face.py``) is
 fitted to the landmarks under a scaled orthographic camera, in closed form (POS of DeMenthon and
@@ -33,19 +33,22 @@ _STEEP = 0.3
 
 
 class Pose(NamedTuple):
-    """How the mean face was turned, scaled and moved to fit, in float64."""
+    """The rotation, scale and shift that fit the mean face to a face, in float64."""
 
     rotation: Tensor
-    """(3, 3), from the head's axes (right, down, away from the camera) to the picture's."""
+    """Rotation (3, 3) from the head's axes (right, down, away from the camera) to the picture's."""
     scale: float
     """Pixels per distance of the irises."""
     shift: Tensor
-    """(2,) pixels: where the middle between the irises is."""
+    """Place (2,) of the middle between the irises, in pixels."""
 
 
 @cache
 def mean_face() -> Tensor:
-    """(P, 3) float64 in the order of :data:`facke_core.data.mesh.POINTS`."""
+    """The points (P, 3) of the mean face, float64, in distances of the irises.
+
+    Their order is that of :data:`facke_core.data.mesh.POINTS`.
+    """
     text = resources.files("facke_core.evaluation").joinpath("mean_face.json").read_text("utf-8")
     return torch.tensor(json.loads(text)["points"], dtype=torch.float64)
 
@@ -67,10 +70,10 @@ def angle_between(a: Pose, b: Pose) -> float:
 
 
 def expression(face: Face) -> Tensor | None:
-    """(Q, 2) float64: eyes, brows and lips in the head's own axes, in distances of the irises.
+    """The points (Q, 2) of eyes, brows and lips in the head's own axes, in distances of the irises.
 
-    Depth is taken from the mean face. None where there is no mesh, or the head is turned so far
-    that width cannot be told from depth.
+    They are float64, with the depth of the mean face. None where there is no mesh, or the head is
+    turned so far that width cannot be told from depth.
     """
     if face.mesh is None:
         return None
@@ -85,7 +88,8 @@ def expression(face: Face) -> Tensor | None:
 
 
 def _fitted(model: Tensor, points: Tensor) -> Pose:
-    """``points = scale * rotation[:2] @ model + shift`` by least squares, then made a rotation."""
+    """Fit ``points = scale * rotation[:2] @ model + shift`` by least squares, then make the linear
+    part a rotation."""
     middle, centre = model.mean(0), points.mean(0)
     linear = torch.linalg.lstsq(model - middle, points - centre).solution.T
     u, s, vt = torch.linalg.svd(linear, full_matrices=False)

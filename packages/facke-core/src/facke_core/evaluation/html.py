@@ -1,6 +1,6 @@
-"""One file to look at: the table, how the values are spread, and the worst and best pairs.
+"""One page to look at: the table, the spread of the values, and the worst and best pairs.
 
-No script, no other file, nothing from the network.
+It needs no script, no other file and nothing from the network.
 """
 
 from __future__ import annotations
@@ -27,9 +27,11 @@ from facke_core.jobs.pairs import PairSet
 __all__ = ["Case", "Cases", "cases_of", "page", "write_html"]
 
 SHOWN = 4
-"""Pairs at each end."""
+"""Number of pairs that are shown at each end."""
 SIDE = 128
+"""Side of a picture in pixels."""
 BINS = 30
+"""Number of bars of a histogram."""
 
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem;
@@ -51,7 +53,7 @@ class Case(NamedTuple):
 
     row: Row
     pictures: tuple[str, ...]
-    """Data URIs: source, target, result; for a metric of swap(x, x): x, swap(x, x)."""
+    """Data URIs of source, target and result; for a metric of swap(x, x), of x and swap(x, x)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,9 +80,9 @@ def cases_of(evaluator: Evaluator, pairs: PairSet, report: EvaluationReport) -> 
     swapped = dict(zip(wanted, evaluator.swapped(pairs, wanted), strict=True))
 
     def case(row: Row, name: str) -> Case:
-        found = swapped[row.pair]
-        assert found is not None, "skipped pairs have no values"
-        return Case(row, tuple(_uri(x) for x in _pictures(found, name in per_self)))
+        pair_swapped = swapped[row.pair]
+        assert pair_swapped is not None, "skipped pairs have no values"
+        return Case(row, tuple(_uri(x) for x in _pictures(pair_swapped, name in per_self)))
 
     return {
         name: Cases(worst=[case(r, name) for r in worst], best=[case(r, name) for r in best])
@@ -89,11 +91,11 @@ def cases_of(evaluator: Evaluator, pairs: PairSet, report: EvaluationReport) -> 
 
 
 def _ordered(rows: Sequence[Row], metric: str, *, once_per_source: bool) -> list[Row]:
-    """The rows that have a value, from the lowest."""
-    found = [row for row in rows if row.values.get(metric) is not None]
+    """The rows that have a value, from the lowest value; one per source where that decides it."""
+    valued = [row for row in rows if row.values.get(metric) is not None]
     if once_per_source:
-        found = list({row.source: row for row in reversed(found)}.values())
-    return sorted(found, key=lambda row: (row.values[metric], row.pair))
+        valued = list({row.source: row for row in reversed(valued)}.values())
+    return sorted(valued, key=lambda row: (row.values[metric], row.pair))
 
 
 def _pictures(swapped: SwappedPairs, rebuilt: bool) -> list[Tensor]:
@@ -123,9 +125,9 @@ def write_html(
     """Write the page.
 
     Args:
-        path: where to.
+        path: the file, which is replaced.
         reports: what was measured.
-        cases: from :func:`cases_of`, one per report; none: no pictures.
+        cases: the pictures that :func:`cases_of` made, one mapping per report; none: no pictures.
 
     Raises:
         ConfigError: it cannot be written.
@@ -134,7 +136,7 @@ def write_html(
 
 
 def page(reports: Sequence[EvaluationReport], cases: Sequence[Mapping[str, Cases]] = ()) -> str:
-    """The HTML text; see :func:`write_html`."""
+    """The HTML text of the page; the arguments are those of :func:`write_html`."""
     title = "Evaluation of " + ", ".join(report.name for report in reports)
     parts = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
@@ -151,8 +153,8 @@ def page(reports: Sequence[EvaluationReport], cases: Sequence[Mapping[str, Cases
             parts.append("<ul class=notes>")
             parts += [f"<li>{escape(note)}</li>" for note in notes]
             parts.append("</ul>")
-        found = cases[i] if i < len(cases) else {}
-        parts += [_section(report, name, found.get(name)) for name in report.metrics]
+        own_cases = cases[i] if i < len(cases) else {}
+        parts += [_section(report, name, own_cases.get(name)) for name in report.metrics]
         parts.append(_protocol(report))
     return "\n".join([*parts, "</body></html>\n"])
 
@@ -170,8 +172,8 @@ def _section(report: EvaluationReport, name: str, cases: Cases | None) -> str:
     if not values:
         return ""
     parts = [f"<h3>{escape(name)}</h3>", _histogram(values)]
-    for title, some in (("Worst", cases.worst), ("Best", cases.best)) if cases else ():
-        parts.append(f"<h4>{title}</h4><div>{''.join(_figure(case, name) for case in some)}</div>")
+    for title, shown in (("Worst", cases.worst), ("Best", cases.best)) if cases else ():
+        parts.append(f"<h4>{title}</h4><div>{''.join(_figure(case, name) for case in shown)}</div>")
     return "".join(parts)
 
 
@@ -184,13 +186,13 @@ def _figure(case: Case, metric: str) -> str:
 
 
 def _histogram(values: Sequence[float], width: int = 460, height: int = 90) -> str:
-    """How many pairs have which value, as SVG."""
+    """A histogram of the values of the pairs, as SVG."""
     counts, edges = np.histogram(np.asarray(values), bins=BINS)
     bar = width / BINS
     bars = "".join(
-        f'<rect class="bar" x="{i * bar:.1f}" y="{height - height * n / counts.max():.1f}" '
-        f'width="{bar - 1:.1f}" height="{height * n / counts.max():.1f}"/>'
-        for i, n in enumerate(counts.tolist())
+        f'<rect class="bar" x="{i * bar:.1f}" y="{height - height * count / counts.max():.1f}" '
+        f'width="{bar - 1:.1f}" height="{height * count / counts.max():.1f}"/>'
+        for i, count in enumerate(counts.tolist())
     )
     low, high = (f"{edge:.3g}" for edge in (edges[0], edges[-1]))
     return (

@@ -48,21 +48,21 @@ class Recogniser:
 
     encoder: IdentityEncoder
     settings: Mapping[str, Any]
-    """``{"name": ..., **settings}``."""
+    """Settings that build it, ``{"name": ..., **settings}``."""
 
     @property
     def name(self) -> str:
-        """How reports call it."""
+        """The name of the encoder in reports."""
         model = self.settings.get("model")
         return f"{self.settings['name']} {model}" if model else str(self.settings["name"])
 
     @property
     def digest(self) -> str:
-        """Of settings and numbers."""
+        """SHA-256 over settings and numbers (:func:`facke_core.identity.digest.encoder_digest`)."""
         return encoder_digest(self.encoder, self.settings)
 
     def of_crop(self, crop: Tensor, alignment: Alignment) -> Tensor:
-        """(D,) of a crop (3, S, S) of ``alignment``, on the CPU."""
+        """The vector (D,) of a crop (3, S, S) of ``alignment``, on the CPU."""
         spec = self.encoder.spec
         device = _device(self.encoder)
         with torch.inference_mode():
@@ -70,8 +70,11 @@ class Recogniser:
             return self.encoder(framed)[0].float().cpu()
 
     def cut(self, photo: Tensor, face: Face, alignment: Alignment) -> Tensor:
-        """(1, 3, h, w): a face of a photo (3, H, W) in the encoder's own framing and size; in that
-        of ``alignment``, where the encoder takes crops as they come."""
+        """The crop (1, 3, h, w) of a face of a photo (3, H, W) in the encoder's own framing and
+        size.
+
+        It is framed by ``alignment`` where the encoder takes crops as they come.
+        """
         spec = self.encoder.spec
         size = spec.input_size if spec.template else (alignment.size, alignment.size)
         template = spec.template or alignment.template
@@ -79,17 +82,21 @@ class Recogniser:
         return warp(photo[None], matrix, size, border="border")
 
     def of_cut(self, crop: Tensor) -> Tensor:
-        """(D,) of what :meth:`cut` returned, on the CPU."""
+        """The vector (D,) of a crop that :meth:`cut` returned, on the CPU."""
         with torch.inference_mode():
             return self.encoder(crop.to(_device(self.encoder)))[0].float().cpu()
 
     def of_photo(self, photo: Tensor, face: Face, alignment: Alignment) -> Tensor:
-        """(D,) of a face in a photo (3, H, W), on the CPU."""
+        """The vector (D,) of a face in a photo (3, H, W), on the CPU."""
         return self.of_cut(self.cut(photo, face, alignment))
 
 
 def parse_encoder(text: str, option: str) -> str | dict[str, Any]:
-    """A name, or ``{"name": ..., **settings}`` written as JSON.
+    """Read an encoder from text: a name, or ``{"name": ..., **settings}`` written as JSON.
+
+    Args:
+        text: what was given.
+        option: the option it was given to, for the message.
 
     Raises:
         UsageError: it begins like JSON and is none.
@@ -108,7 +115,8 @@ def parse_encoder(text: str, option: str) -> str | dict[str, Any]:
 def load_recogniser(
     name: str | Mapping[str, Any], *, device: str | torch.device, registry: Registry
 ) -> Recogniser:
-    """As :func:`facke_core.load_encoder`, which see for the errors."""
+    """Load an encoder together with its settings; errors are those of
+    :func:`facke_core.load_encoder`."""
     encoder = load_encoder(name, device=device, registry=registry)
     return Recogniser(encoder=encoder, settings=encoder_settings(name))
 
@@ -152,11 +160,11 @@ def check_judge(judge: Recogniser, pipeline: SwapPipeline, registry: Registry) -
 
 
 def same_network(a: IdentityEncoder, b: IdentityEncoder) -> bool:
-    """Whether two encoders have the same parameters, whatever they are called."""
+    """Tell whether two encoders have the same parameters, whatever they are called."""
     if a is b:
         return True
-    one, other = _parameters(a), _parameters(b)
-    return bool(one) and one == other
+    first, second = _parameters(a), _parameters(b)
+    return bool(first) and first == second
 
 
 def _parameters(encoder: IdentityEncoder) -> list[str]:

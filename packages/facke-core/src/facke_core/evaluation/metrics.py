@@ -1,4 +1,4 @@
-"""What is measured: one value per swapped pair, or one per set of them.
+"""Metrics: one value per swapped pair, or one per set of them.
 
 A metric says what it needs, and the runner computes that once for all of them. Plugins add their
 own through ``facke_metrics``; ``MetricSpec.build`` is the target of a function without arguments
@@ -49,32 +49,34 @@ __all__ = [
 ]
 
 Need = Literal["self", "swap", "photo", "faces", "trainer", "judge"]
-"""``self``: swap(x, x) of the source. ``swap``: the result crop. ``photo``: the result in its
-photo. ``faces``: the face found in that. ``trainer``: identities by the encoder that the model was
-trained with. ``judge``: identities by an encoder that had no part in that."""
+"""A part of a swap that a metric can read. ``self``: swap(x, x) of the source. ``swap``: the result
+crop. ``photo``: the result in its photo. ``faces``: the face found in that. ``trainer``: identities
+by the encoder that the model was trained with. ``judge``: identities by an encoder that had no part
+in that."""
 MAX_PSNR = 100.0
-"""What identical pictures get, in dB."""
+"""PSNR of identical pictures, in dB."""
 TIE = 1e-9
-"""Cosines that are closer are equal: one picture under two names, for example."""
+"""Largest difference of cosines that count as equal: those of one picture under two names, for
+example."""
 EDGE = 1e-3
-"""Width of the fade of the face's outline, so that it is a line."""
+"""Width of the fade at the face's outline, so small that the outline is a line."""
 
 
 class Identities(NamedTuple):
-    """What one recogniser says, unit vectors of D numbers."""
+    """The vectors of one recogniser for B pairs, of unit norm and length D."""
 
     source: Tensor
-    """(B, D)"""
+    """Vectors (B, D) of the sources."""
     target: Tensor
-    """(B, D)"""
+    """Vectors (B, D) of the targets."""
     result: Tensor
-    """(B, D)"""
+    """Vectors (B, D) of the results."""
     gallery: Tensor
-    """(G, D): all different source pictures of the evaluation."""
+    """Vectors (G, D) of all different source pictures of the evaluation."""
     people: Tensor
-    """(G,) int64: who is on them."""
+    """Persons (G,) int64 on the pictures of the gallery."""
     own: Tensor
-    """(B,) int64: who is on the sources of these pairs."""
+    """Persons (B,) int64 on the sources of these pairs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,15 +84,15 @@ class SwappedPairs:
     """B swaps. What no metric of an evaluation needs is None or empty."""
 
     source: Tensor
-    """(B, 3, S, S) crops in [0, 1]."""
+    """Crops (B, 3, S, S) of the sources in [0, 1]."""
     target: Tensor
-    """(B, 3, S, S)"""
+    """Crops (B, 3, S, S) of the targets in [0, 1]."""
     result: Tensor | None = None
-    """(B, 3, S, S): what the generator made."""
+    """Crops (B, 3, S, S) that the generator made."""
     reconstruction: Tensor | None = None
-    """(B, 3, S, S): swap(source, source)."""
+    """Crops (B, 3, S, S) of swap(source, source)."""
     pasted: Tensor | None = None
-    """(B, 3, S, S): the finished photo, where the target's crop was cut out."""
+    """Crops (B, 3, S, S) of the finished photos, where the targets' were cut out."""
     photos: Sequence[Tensor] = ()
     """B finished photos (3, H, W); for crops, which are not pasted, the result with a margin."""
     aligned: Sequence[AlignedFace] = ()
@@ -100,12 +102,15 @@ class SwappedPairs:
     result_faces: Sequence[Face | None] = ()
     """B faces in ``photos``; None where the detector finds none."""
     identities: Mapping[str, Identities] | None = None
-    """``trainer`` and ``judge``."""
+    """Vectors by ``trainer`` and ``judge``."""
 
 
 @runtime_checkable
 class Metric(Protocol):
-    """One value per pair. It may not depend on the other pairs of a call."""
+    """A metric with one value per pair, which may not depend on the other pairs of a call.
+
+    ``name`` is the registered one; an empty ``unit`` means that the values have none.
+    """
 
     @property
     def name(self) -> str: ...
@@ -115,17 +120,18 @@ class Metric(Protocol):
     def higher_is_better(self) -> bool: ...
     @property
     def needs(self) -> frozenset[str]:
-        """Of :data:`Need`."""
+        """The parts of :class:`SwappedPairs` that it reads, out of :data:`Need`."""
         ...
 
     def __call__(self, pairs: SwappedPairs) -> Tensor:
-        """(B,) float; NaN where the metric has no value for a pair."""
+        """The values (B,) float of pairs; NaN where the metric has none for a pair."""
         ...
 
 
 @runtime_checkable
 class SetMetric(Protocol):
-    """One value for all pairs together, from the judge's vectors."""
+    """A metric with one value for all pairs together, from the judge's vectors; its properties are
+    those of :class:`Metric`."""
 
     @property
     def name(self) -> str: ...
@@ -136,7 +142,10 @@ class SetMetric(Protocol):
     @property
     def needs(self) -> frozenset[str]: ...
     def of_set(self, results: Tensor, real: Tensor) -> float | None:
-        """From vectors of the results (N, D) and of the real pictures (M, D)."""
+        """The value for vectors of the results (N, D) and of the real pictures (M, D).
+
+        None where there are too few for one.
+        """
         ...
 
 
@@ -145,7 +154,7 @@ AnyMetric = Metric | SetMetric
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PerPair:
-    """A metric out of a function."""
+    """A metric that a function computes: from pairs to values (B,)."""
 
     name: str
     unit: str = ""
@@ -164,15 +173,15 @@ def _given(value: Tensor | None) -> Tensor:
 
 def _by(pairs: SwappedPairs, role: str) -> Identities:
     assert pairs.identities is not None, "the runner computes what a metric needs"
-    found = pairs.identities[role]
-    return Identities(*(x.double() if x.is_floating_point() else x for x in found))
+    seen = pairs.identities[role]
+    return Identities(*(x.double() if x.is_floating_point() else x for x in seen))
 
 
 # -- reconstruction --------------------------------------------------------------------------------
 
 
 def recon_l1() -> PerPair:
-    """Mean ``|swap(x, x) - x|`` in [0, 1]."""
+    """Reconstruction: the mean of ``|swap(x, x) - x|``, in [0, 1]."""
 
     def measure(pairs: SwappedPairs) -> Tensor:
         return reconstruction_l1(_given(pairs.reconstruction), pairs.source.double())
@@ -181,7 +190,7 @@ def recon_l1() -> PerPair:
 
 
 def recon_l1_imagenet() -> PerPair:
-    """The same in ImageNet standard deviations, the unit of Facke's paper."""
+    """Reconstruction in ImageNet standard deviations, the unit of Facke's paper."""
 
     def measure(pairs: SwappedPairs) -> Tensor:
         rebuilt, source = _given(pairs.reconstruction), pairs.source.double()
@@ -191,7 +200,7 @@ def recon_l1_imagenet() -> PerPair:
 
 
 def psnr() -> PerPair:
-    """PSNR of swap(x, x) against x in dB; at most :data:`MAX_PSNR`."""
+    """The PSNR of swap(x, x) against x in dB; at most :data:`MAX_PSNR`."""
 
     def measure(pairs: SwappedPairs) -> Tensor:
         error = _given(pairs.reconstruction) - pairs.source.double()
@@ -204,8 +213,8 @@ def psnr() -> PerPair:
 
 
 def ssim() -> PerPair:
-    """SSIM (Wang et al. 2004) of swap(x, x) and x: a Gaussian window of 11 pixels, mean over
-    pixels and channels."""
+    """The SSIM (Wang et al., IEEE TIP 2004) of swap(x, x) and x, with a Gaussian window of 11
+    pixels; mean over pixels and channels."""
 
     def measure(pairs: SwappedPairs) -> Tensor:
         from kornia.metrics import ssim as ssim_map
@@ -220,7 +229,7 @@ def ssim() -> PerPair:
 
 
 def id_loss() -> PerPair:
-    """``1 - cos(E(result), E(source))`` of the crops, E the training encoder."""
+    """The identity loss ``1 - cos(E(result), E(source))`` of the crops, E the training encoder."""
 
     def measure(pairs: SwappedPairs) -> Tensor:
         seen = _by(pairs, "trainer")
@@ -230,7 +239,7 @@ def id_loss() -> PerPair:
 
 
 def id_retrieval() -> PerPair:
-    """``1 - cos(J(result), J(source))`` by the judge: Facke's ID Retrieval as its code has it."""
+    """Facke's ID Retrieval as its code has it: ``1 - cos(J(result), J(source))``, J the judge."""
 
     def measure(pairs: SwappedPairs) -> Tensor:
         seen = _by(pairs, "judge")
@@ -240,7 +249,8 @@ def id_retrieval() -> PerPair:
 
 
 def id_retrieval_l2() -> PerPair:
-    """``|J(result) - J(source)|`` of unit vectors by the judge: ID Retrieval as the paper says."""
+    """Facke's ID Retrieval as its text has it: ``|J(result) - J(source)|`` of the judge's unit
+    vectors."""
 
     def measure(pairs: SwappedPairs) -> Tensor:
         seen = _by(pairs, "judge")
@@ -250,7 +260,8 @@ def id_retrieval_l2() -> PerPair:
 
 
 def id_gain() -> PerPair:
-    """``cos(J(result), J(source)) - cos(J(target), J(source))``: 0 for a copy of the target."""
+    """The gain in identity ``cos(J(result), J(source)) - cos(J(target), J(source))``, J the judge:
+    0 for a copy of the target."""
 
     def measure(pairs: SwappedPairs) -> Tensor:
         seen = _by(pairs, "judge")
@@ -262,7 +273,7 @@ def id_gain() -> PerPair:
 
 
 def rank_of_source(seen: Identities) -> Tensor:
-    """(B,) int64: the place of the source's person among all, 1 for the most similar.
+    """The rank (B,) int64 of the source's person among all people, 1 for the most similar.
 
     A person is as similar as the most similar of their pictures; ties count against the source.
     """
@@ -288,12 +299,12 @@ def _retrieval(k: int) -> PerPair:
 
 
 def retrieval_top1() -> PerPair:
-    """Whether the source's is the nearest of all source people to the result, by the judge."""
+    """The share of results whose nearest person of all sources is the source's, by the judge."""
     return _retrieval(1)
 
 
 def retrieval_top5() -> PerPair:
-    """Whether the source's is among the five nearest."""
+    """The share of results with the source's among the five nearest people, by the judge."""
     return _retrieval(5)
 
 
@@ -312,14 +323,14 @@ def pose_error() -> PerPair:
 
 
 def expression_error() -> PerPair:
-    """Mean distance of the points of eyes, brows and lips in target and result, in percent of the
-    distance of the irises, after the pose was removed. Needs a detector with a mesh."""
+    """The mean distance of the points of eyes, brows and lips in target and result, in percent of
+    the distance of the irises, after the pose was removed. It needs a detector with a mesh."""
 
     def between(a: Face, b: Face) -> float:
-        one, other = geometry.expression(a), geometry.expression(b)
-        if one is None or other is None:
+        target, result = geometry.expression(a), geometry.expression(b)
+        if target is None or result is None:
             return float("nan")
-        return 100 * float((one - other).norm(dim=1).mean())
+        return 100 * float((target - result).norm(dim=1).mean())
 
     return PerPair(
         name="expression-error",
@@ -338,8 +349,8 @@ def _of_faces(pairs: SwappedPairs, between: Callable[[Face, Face], float]) -> Te
 
 
 def background() -> PerPair:
-    """Mean absolute change in [0, 1] of the pixels of the target's crop that lie outside of its
-    face."""
+    """The mean absolute change, in [0, 1], of the pixels of the target's crop that lie outside of
+    its face."""
 
     def measure(pairs: SwappedPairs) -> Tensor:
         change = (_given(pairs.pasted) - pairs.target.double()).abs().mean(1, keepdim=True)
@@ -373,12 +384,15 @@ class Frechet:
     needs: frozenset[str] = frozenset({"judge"})
 
     def of_set(self, results: Tensor, real: Tensor) -> float | None:
-        """None with fewer than two of either."""
+        """The distance between the vectors of results (N, D) and of real pictures (M, D).
+
+        None with fewer than two of either.
+        """
         if min(len(results), len(real)) < 2:
             return None
         return 100 * frechet_distance(results.numpy(), real.numpy())
 
 
 def frechet() -> Frechet:
-    """See :class:`Frechet`."""
+    """The metric :class:`Frechet`, as ``MetricSpec.build`` names it."""
     return Frechet()

@@ -30,9 +30,9 @@ from facke_core.types import AlignedFace, Face
 __all__ = ["Known", "Loaded", "Pictures", "unpacked"]
 
 ROOM = 512 * 2**20
-"""Bytes of photos and crops that are kept."""
+"""Most bytes of photos and crops that are kept."""
 SMALLEST = 128
-"""Crops are enlarged to this side before a detector looks at them."""
+"""Side in pixels to which smaller crops are enlarged before a detector looks at them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +40,13 @@ class Loaded:
     """The large part of a picture."""
 
     photo: Tensor
-    """(3, H, W) uint8, or float32 in [0, 1] where 8 bits are not enough."""
+    """Photo (3, H, W) uint8, or float32 in [0, 1] where 8 bits are not enough."""
     aligned: AlignedFace
+    """Face as the generator sees it."""
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """The bytes that it takes in memory."""
         return self.photo.nbytes + self.aligned.crop.nbytes
 
 
@@ -54,9 +55,10 @@ class Known:
     """The small part of a picture; filled in as it becomes known."""
 
     face: Face | None
-    """In the photo, by the pipeline's detector; None where there is none."""
+    """Face in the photo, by the pipeline's detector; None where there is none."""
     vectors: dict[str, Tensor] = field(default_factory=dict)
-    """``identity`` (D,) that conditions the generator, ``trainer`` and ``judge``."""
+    """Vectors (D,) by role: ``identity``, which conditions the generator, ``trainer``,
+    ``judge``."""
 
 
 class Pictures:
@@ -77,7 +79,7 @@ class Pictures:
         self._alignment = _alignment_of(crops.info) if crops is not None else None
 
     def known(self, picture: Picture) -> Known:
-        """What is known of a picture; its face is looked for now, if it was not before."""
+        """The small part of a picture; its face is looked for now, if it was not before."""
         known = self._known.get(picture.key)
         if known is None:
             photo, own = self._read(picture)
@@ -88,11 +90,11 @@ class Pictures:
         return known
 
     def usable(self, picture: Picture) -> bool:
-        """Whether it can be source and target: a crop always, a photo with a face."""
+        """Tell whether a picture can be source and target: a crop always, a photo with a face."""
         return picture.path is None or self.known(picture).face is not None
 
     def load(self, picture: Picture) -> Loaded:
-        """Photo and crop of a usable picture."""
+        """The photo and crop of a usable picture."""
         with self._lock:
             if picture.key in self._loaded:
                 self._loaded.move_to_end(picture.key)
@@ -150,7 +152,7 @@ class Pictures:
 
 
 def unpacked(photo: Tensor) -> Tensor:
-    """(3, H, W) float32 in [0, 1], as it was read."""
+    """A photo of :class:`Loaded` as it was read: (3, H, W) float32 in [0, 1]."""
     return photo.float() / 255 if photo.dtype == torch.uint8 else photo
 
 

@@ -1,4 +1,4 @@
-"""What an evaluation says: rows, a summary with intervals, and the protocol that made them."""
+"""Reports of evaluations: rows, a summary with intervals, and the protocol that made them."""
 
 from __future__ import annotations
 
@@ -30,14 +30,16 @@ __all__ = [
 ]
 
 FORMAT = 1
+"""Version of the JSON document."""
 TOLERANCE = 1e-6
+"""Difference of two numbers, relative or absolute, up to which they agree."""
 NOT_COMPARED = ("environment", "run")
 """Parts of a report that say where and how fast it was made, not what was found."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricInfo:
-    """How to read the values of a metric."""
+    """The unit and direction of a metric's values."""
 
     unit: str = ""
     higher_is_better: bool
@@ -48,19 +50,20 @@ class EvaluationReport:
     """One set of weights, measured."""
 
     name: str
-    """Of the weights."""
+    """Name of the weights."""
     protocol: Mapping[str, Any]
-    """What decides the values: pairs, weights, encoders, sizes, seeds."""
+    """Facts that decide the values: pairs, weights, encoders, sizes, seeds."""
     metrics: Mapping[str, MetricInfo]
     summary: Mapping[str, Estimate]
+    """Metric -> its estimate over all pairs."""
     undetected: int | None
-    """Pairs whose result shows no face; None where nobody looked."""
+    """Number of pairs whose result shows no face; None where nobody looked."""
     skipped: Mapping[str, int]
-    """Why pairs were not swapped -> how many."""
+    """Reason why pairs were not swapped -> their number."""
     left_out: Mapping[str, str] = field(default_factory=dict)
-    """Metrics that were not measured -> why."""
+    """Metric that was not measured -> the reason."""
     calibration: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Encoder -> what it says of real pairs (:mod:`facke_core.evaluation.calibration`)."""
+    """Encoder -> its figures for real pairs (:mod:`facke_core.evaluation.calibration`)."""
     rows: Sequence[Row] = field(repr=False, default=())
     environment: Mapping[str, Any] = field(default_factory=dict)
     """Versions and device."""
@@ -68,7 +71,7 @@ class EvaluationReport:
     """Seconds per stage, workers, batch size."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, always in the same order."""
+        """The report as plain values, always in the same order."""
         rows = [{k: v for k, v in asdict(row).items() if k != "vector"} for row in self.rows]
         return {
             "name": self.name,
@@ -88,19 +91,29 @@ class EvaluationReport:
 def summarise(
     rows: Sequence[Row], metrics: Sequence[str], *, seed: int = 0
 ) -> tuple[dict[str, Estimate], int | None, dict[str, int]]:
-    """Estimates of the metrics that have a value per pair, undetected results, skipped pairs."""
+    """Summarise the rows of an evaluation.
+
+    Args:
+        rows: all rows.
+        metrics: names of those metrics that have a value per pair.
+        seed: seed of the bootstrap.
+
+    Returns:
+        The estimate of each metric; the number of results without a face, None where nobody
+        looked; the number of skipped pairs by reason.
+    """
     done = [row for row in rows if not row.skipped]
-    sources, targets = ([getattr(row, f"{one}_identity") for row in done] for one in _SIDES)
-    found = {}
+    sources, targets = ([getattr(row, f"{side}_identity") for row in done] for side in _SIDES)
+    summary = {}
     for name in metrics:
         values = [row.values[name] for row in done]
-        found[name] = _rounded(estimate(values, sources, targets, seed=seed))
+        summary[name] = _rounded(estimate(values, sources, targets, seed=seed))
     looked = [row.detected for row in done if row.detected is not None]
     skipped: dict[str, int] = {}
     for row in rows:
         if row.skipped:
             skipped[row.skipped] = skipped.get(row.skipped, 0) + 1
-    return found, looked.count(False) if looked else None, dict(sorted(skipped.items()))
+    return summary, looked.count(False) if looked else None, dict(sorted(skipped.items()))
 
 
 _SIDES = ("source", "target")
@@ -116,17 +129,21 @@ def _rounded(value: Estimate) -> Estimate:
 
 
 def write_reports(path: Path, reports: Sequence[EvaluationReport]) -> None:
-    """One JSON document for several reports."""
+    """Write one JSON document of several reports.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
     write_json(path, document(reports))
 
 
 def document(reports: Sequence[EvaluationReport]) -> dict[str, Any]:
-    """What ``facke evaluate --json`` writes."""
+    """The document that ``facke evaluate --json`` writes, as plain values."""
     return {"facke_evaluation": FORMAT, "reports": [report.to_json() for report in reports]}
 
 
 def read_reports(path: Path) -> list[EvaluationReport]:
-    """The reports that :func:`write_reports` wrote.
+    """Read the reports that :func:`write_reports` wrote.
 
     Raises:
         ConfigError: the file cannot be read.
@@ -139,13 +156,13 @@ def read_reports(path: Path) -> list[EvaluationReport]:
             "facke evaluate WEIGHTS --pairs FILE.csv --json FILE.json"
         )
     try:
-        return [_read(one) for one in content["reports"]]
+        return [_read(report) for report in content["reports"]]
     except (KeyError, TypeError) as error:
         raise DataError(f"{path} is not what facke wrote ({error!r}).") from error
 
 
 def _read(data: Mapping[str, Any]) -> EvaluationReport:
-    values = {one.name: data[one.name] for one in fields(EvaluationReport)}
+    values = {entry.name: data[entry.name] for entry in fields(EvaluationReport)}
     values["metrics"] = {name: MetricInfo(**info) for name, info in data["metrics"].items()}
     values["summary"] = {name: Estimate(**value) for name, value in data["summary"].items()}
     values["rows"] = [Row(**row) for row in data["rows"]]
@@ -160,6 +177,7 @@ class Difference:
     """One place where two documents of reports differ."""
 
     where: str
+    """Path in the document, such as ``[0].summary.psnr.value``."""
     a: Any
     b: Any
 
@@ -170,7 +188,7 @@ class Difference:
 def diff(
     a: Sequence[EvaluationReport], b: Sequence[EvaluationReport], tolerance: float = TOLERANCE
 ) -> list[Difference]:
-    """Where two sets of reports say different things.
+    """Find the places where two sets of reports say different things.
 
     Numbers may differ by ``tolerance``, or by that share of the larger one where it is above 1.
     Versions, devices and times are not compared (:data:`NOT_COMPARED`).
@@ -180,7 +198,7 @@ def diff(
 
 def _compared(reports: Sequence[EvaluationReport]) -> list[dict[str, Any]]:
     documents = [report.to_json() for report in reports]
-    return [{k: v for k, v in one.items() if k not in NOT_COMPARED} for one in documents]
+    return [{k: v for k, v in content.items() if k not in NOT_COMPARED} for content in documents]
 
 
 def _differences(where: str, a: Any, b: Any, tolerance: float) -> Iterator[Difference]:
@@ -189,8 +207,8 @@ def _differences(where: str, a: Any, b: Any, tolerance: float) -> Iterator[Diffe
             place = f"{where}.{key}" if where else str(key)
             yield from _differences(place, a.get(key), b.get(key), tolerance)
     elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
-        for i, (one, other) in enumerate(zip(a, b, strict=True)):
-            yield from _differences(f"{where}[{i}]", one, other, tolerance)
+        for i, (left, right) in enumerate(zip(a, b, strict=True)):
+            yield from _differences(f"{where}[{i}]", left, right, tolerance)
     elif _is_number(a) and _is_number(b):
         if not math.isclose(a, b, rel_tol=tolerance, abs_tol=tolerance):
             yield Difference(where=where, a=a, b=b)
@@ -211,7 +229,7 @@ def _shown(value: Any) -> str:
 
 
 def shown_estimate(value: Estimate | None) -> str:
-    """``0.4261 [0.41, 0.44]``, and how many pairs have no value."""
+    """An estimate as text, ``0.4261 [0.41, 0.44] (2 without)``; ``-`` where there is none."""
     if value is None or value.value is None:
         return "-"
     text = f"{value.value:.4g}"
@@ -221,7 +239,7 @@ def shown_estimate(value: Estimate | None) -> str:
 
 
 def table_of(reports: Sequence[EvaluationReport]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows: a row per metric, a column per report."""
+    """The head and rows of a table, with a row per metric and a column per report."""
     infos: dict[str, MetricInfo] = {}
     for report in reports:
         infos |= report.metrics
@@ -233,8 +251,8 @@ def table_of(reports: Sequence[EvaluationReport]) -> tuple[list[str], list[list[
         body.append([name, *values, f"{better}{f' ({info.unit})' if info.unit else ''}"])
     body.append(["pairs", *(_pairs(report) for report in reports), ""])
     if any(report.undetected is not None for report in reports):
-        found = ["-" if r.undetected is None else str(r.undetected) for r in reports]
-        body.append(["results without a face", *found, "lower"])
+        undetected = ["-" if r.undetected is None else str(r.undetected) for r in reports]
+        body.append(["results without a face", *undetected, "lower"])
     return head, body
 
 
@@ -244,29 +262,30 @@ def _pairs(report: EvaluationReport) -> str:
 
 
 def notes_of(report: EvaluationReport) -> list[str]:
-    """What the table does not show: left-out metrics, skipped pairs, calibration, and what
-    computed where it was not torch in float32."""
+    """The facts that the table does not show: left-out metrics, skipped pairs, calibration, and the
+    runtime where it was not torch in float32."""
     reasons: dict[str, list[str]] = {}
     for metric, reason in report.left_out.items():
         reasons.setdefault(reason, []).append(metric)
     lines = [f"{', '.join(names)} left out: {why}" for why, names in reasons.items()]
-    lines += [f"{n} pairs skipped: {reason}" for reason, n in report.skipped.items()]
+    lines += [f"{count} pairs skipped: {reason}" for reason, count in report.skipped.items()]
     usual = {"backend": "torch", "dtype": "float32"}
     backend, dtype = (report.protocol.get(key, value) for key, value in usual.items())
     if [backend, dtype] != [*usual.values()]:
         lines.append(f"generated by {backend} in {dtype}")
-    for encoder, found in report.calibration.items():
-        auc = "-" if found["auc"] is None else f"{found['auc']:.4f}"
-        left = found["undetected"]
+    for encoder, figures in report.calibration.items():
+        auc = "-" if figures["auc"] is None else f"{figures['auc']:.4f}"
+        left = figures["undetected"]
         lines.append(
-            f"verification by {encoder}: AUC {auc} ({found['same']} pairs of one person, "
-            f"{found['different']} of two{f', {left} left out for want of a face' if left else ''})"
+            f"verification by {encoder}: AUC {auc} ({figures['same']} pairs of one person, "
+            f"{figures['different']} of two"
+            f"{f', {left} left out for want of a face' if left else ''})"
         )
     return lines
 
 
 def to_markdown(reports: Sequence[EvaluationReport]) -> str:
-    """The table, and below it the notes of each report."""
+    """The table as Markdown, and below it the notes of each report."""
     head, body = table_of(reports)
     lines = [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body)]
     for report in reports:

@@ -40,7 +40,7 @@ from facke_core.plugins.registry import Registry, default_registry
 __all__ = ["Compute", "EvaluationSpec", "Evaluator", "environment", "make_metrics"]
 
 Compute = Callable[[Mapping[str, Any], Sequence[range]], Iterable[tuple[range, Mapping[str, Any]]]]
-"""(protocol, shards) -> each shard with what
+"""A function of a protocol and shards, which yields each shard with what
 :class:`~facke_core.evaluation.work.EvaluationWork` finds, in any order."""
 _LACKS = {"judge": NO_JUDGE, "trainer": NO_TRAINER}
 
@@ -50,18 +50,19 @@ class EvaluationSpec:
     """Everything that decides a report, as plain values."""
 
     weights: str
-    """As for :func:`facke_core.load`."""
+    """Name of the weights, as :func:`facke_core.load` takes it."""
     pairs: str | None = None
-    """A CSV (:func:`~facke_core.jobs.pairs.read_pairs`), or:"""
+    """Path of a CSV of pairs (:func:`~facke_core.jobs.pairs.read_pairs`); else ``data`` is
+    given."""
     data: str | None = None
-    """A dataset of ``facke prepare``; its test part, where it has one."""
+    """Path of a dataset of ``facke prepare``; its test part is taken, where it has one."""
     limit: int | None = None
-    """The first pairs of the CSV; how many are drawn from the dataset."""
+    """Number of pairs: the first ones of the CSV, or those drawn from the dataset."""
     rule: Rule = "paper"
     judge: str | Mapping[str, Any] | None = None
-    """As for :func:`facke_core.load_encoder`."""
+    """Encoder that judges, as :func:`facke_core.load_encoder` takes it; None: no judge."""
     encoder: str | Mapping[str, Any] | None = None
-    """Takes the place of the training encoder for models without one."""
+    """Encoder that takes the place of the training encoder, for models without one."""
     allow_training_encoder: bool = False
     metrics: Sequence[str] = ()
     """Names of metrics; empty: all."""
@@ -69,10 +70,10 @@ class EvaluationSpec:
     seed: int | None = None
     device: str = "cpu"
     backend: str = "torch"
-    """As for :func:`facke_core.load`."""
+    """Runtime of the generator, as :func:`facke_core.load` takes it."""
 
     def pair_set(self) -> PairSet:
-        """The pairs. See :func:`~facke_core.jobs.pairs.pairs_from` for the errors."""
+        """Read or draw the pairs; errors are those of :func:`~facke_core.jobs.pairs.pairs_from`."""
         return pairs_from(
             file=Path(self.pairs) if self.pairs is not None else None,
             data=Path(self.data) if self.data is not None else None,
@@ -82,7 +83,7 @@ class EvaluationSpec:
         )
 
     def evaluator(self, registry: Registry | None = None) -> Evaluator:
-        """Loads everything.
+        """Load everything that the evaluation needs.
 
         Raises:
             UsageError: the judge had a part in the training.
@@ -122,12 +123,15 @@ class Evaluator:
     """Measures one pipeline.
 
     Args:
-        pipeline: what swaps.
-        metrics: what is measured; those that cannot be are in :attr:`left_out`.
+        pipeline: the pipeline that swaps.
+        metrics: the metrics to measure; those that cannot be are in ``left_out``, with the reason.
         judge: a recogniser that had no part in the training; the caller makes sure.
         encoder: takes the place of the training encoder, where the pipeline has none.
-        seed: see :class:`~facke_core.evaluation.session.Session`.
-        workers: threads; default: one per core. No value depends on it.
+        seed: seed of the noise; see :class:`~facke_core.evaluation.session.Session`.
+        workers: number of threads; default: one per core. No value depends on it.
+
+    Raises:
+        UsageError: none of the metrics can be measured.
     """
 
     def __init__(
@@ -142,8 +146,10 @@ class Evaluator:
     ) -> None:
         self.pipeline, self.seed = pipeline, seed
         self.workers = workers or os.cpu_count() or 1
-        found = {"trainer": trainer_of(pipeline) or encoder, "judge": judge}
-        self.encoders = {role: one for role, one in found.items() if one is not None}
+        recognisers = {"trainer": trainer_of(pipeline) or encoder, "judge": judge}
+        self.encoders = {
+            role: recogniser for role, recogniser in recognisers.items() if recogniser is not None
+        }
         self.metrics = [m for m in metrics if not self._lacking(m)]
         self.left_out = {m.name: _LACKS[role] for m in metrics if (role := self._lacking(m))}
         if not self.metrics:
@@ -167,9 +173,9 @@ class Evaluator:
         """Swap and measure all pairs.
 
         Args:
-            pairs: what is swapped.
+            pairs: the pairs to swap.
             batch_size: pairs in work at a time. No value depends on it.
-            out: folder where rows are kept while it runs; without, an interruption loses them.
+            out: a folder that keeps the rows while it runs; without, an interruption loses them.
             resume: go on with the rows in ``out``.
             compute: finds the rows elsewhere (:mod:`facke_core.evaluation.work`). No value depends
                 on it.
@@ -191,12 +197,12 @@ class Evaluator:
                 parts = self._rows(session, missing, batch_size, on_progress)
             else:
                 parts = _computed(compute(protocol, missing), elsewhere)
-            for shard, found in parts:
-                known[shard] = found
+            for shard, new_rows in parts:
+                known[shard] = new_rows
                 if files:
-                    files.write(shard, found)
+                    files.write(shard, new_rows)
                 if on_progress and compute is not None:
-                    done = sum(len(one) for one, rows in known.items() if rows is not None)
+                    done = sum(len(part) for part, rows in known.items() if rows is not None)
                     on_progress("pairs", done, len(pairs))
             rows = [row for shard in known.values() for row in shard or ()]
             of_set = self._of_set(session, rows)
@@ -218,13 +224,13 @@ class Evaluator:
         on_progress: Progress | None,
     ) -> Iterator[tuple[range, list[Row]]]:
         for shard in missing:
-            found: list[Row] = []
+            rows: list[Row] = []
             for start in range(0, len(shard), batch_size):
                 part = shard[start : start + batch_size]
-                found += session.rows(part, batch_size=batch_size)
+                rows += session.rows(part, batch_size=batch_size)
                 if on_progress:
                     on_progress("pairs", part.stop, len(session.pairs))
-            yield shard, found
+            yield shard, rows
 
     def session(self, pairs: PairSet, *, on_progress: Progress | None = None) -> Session:
         """The computation itself, to be used in a ``with`` statement."""
@@ -239,21 +245,24 @@ class Evaluator:
         )
 
     def swapped(self, pairs: PairSet, indices: Sequence[int]) -> list[SwappedPairs | None]:
-        """Some pairs again, exactly as they were evaluated, and swap(source, source): for
-        pictures."""
+        """Swap some pairs again, exactly as they were evaluated, for their pictures.
+
+        Each result has swap(source, source), too; it is None where a face is missing.
+        """
         with self.session(pairs) as session:
             return session.again(indices)
 
     def calibrate(
         self, pairs: Sequence[SamePair], *, on_progress: Progress | None = None
     ) -> dict[str, dict[str, Any]]:
-        """See :func:`facke_core.evaluation.calibration.calibrate`."""
+        """Measure how well the encoders tell real people apart, as
+        :func:`facke_core.evaluation.calibration.calibrate` does."""
         return calibrate(
             self.pipeline, self.encoders, pairs, workers=self.workers, on_progress=on_progress
         )
 
     def protocol(self, pairs: PairSet) -> dict[str, Any]:
-        """What decides the values of a report."""
+        """The facts that decide the values of a report on ``pairs``, as plain values."""
         pipeline, source = self.pipeline, self.pipeline.source
         sampler = pipeline.method.sampler
         settings = getattr(sampler, "__dataclass_fields__", {})
@@ -275,8 +284,8 @@ class Evaluator:
                 ),
             },
             "encoders": {
-                role: {"settings": dict(one.settings), "sha256": one.digest}
-                for role, one in self.encoders.items()
+                role: {"settings": dict(recogniser.settings), "sha256": recogniser.digest}
+                for role, recogniser in self.encoders.items()
             },
             "metrics": [metric.name for metric in self.metrics],
             "alignment": to_dict(pipeline.alignment),
@@ -293,7 +302,7 @@ class Evaluator:
 
     @property
     def name(self) -> str:
-        """How reports call the weights."""
+        """The name of the weights in reports."""
         source = self.pipeline.source
         if source is None:
             return type(self.pipeline.method.generator).__name__
@@ -308,17 +317,17 @@ class Evaluator:
         return {"name": type(inner).__name__, "threshold": detector.threshold}
 
     def _of_set(self, session: Session, rows: Sequence[Row]) -> dict[str, Estimate]:
-        found: dict[str, Estimate] = {}
+        estimates: dict[str, Estimate] = {}
         if not session.of_set:
-            return found
+            return estimates
         done = [torch.from_numpy(unpack(row.vector).copy()) for row in rows if row.vector]
         results = torch.stack(done).double() if done else torch.zeros(0, 1, dtype=torch.float64)
         real = session.real_vectors() if done else results
         for metric in session.of_set:
             value = metric.of_set(results, real)
             shown = None if value is None else rounded(value)
-            found[metric.name] = Estimate(value=shown, n=len(done))
-        return found
+            estimates[metric.name] = Estimate(value=shown, n=len(done))
+        return estimates
 
     def _report(
         self,
@@ -352,22 +361,22 @@ class Evaluator:
 def _computed(
     parts: Iterable[tuple[range, Mapping[str, Any]]], seconds: Counter[str]
 ) -> Iterator[tuple[range, list[Row]]]:
-    """Rows from what other processes sent; their seconds are added to ``seconds``."""
-    for part, found in parts:
-        seconds.update(found["seconds"])
-        yield part, [Row(**row) for row in found["rows"]]
+    """Make rows of what other processes sent; their seconds are added to ``seconds``."""
+    for part, answer in parts:
+        seconds.update(answer["seconds"])
+        yield part, [Row(**row) for row in answer["rows"]]
 
 
 def environment(device: torch.device) -> dict[str, str]:
-    """Versions and device, for the report."""
+    """The versions and the device for a report, by name."""
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {"python": platform.python_version(), "platform": platform.machine()}
+    facts = {"python": platform.python_version(), "platform": platform.machine()}
     for name in ("facke-core", "torch", "numpy", "kornia", "mediapipe"):
         try:
-            found[name] = version(name)
+            facts[name] = version(name)
         except PackageNotFoundError:
             continue
     cuda = device.type == "cuda"
-    found["device"] = torch.cuda.get_device_name(device) if cuda else str(device)
-    return found
+    facts["device"] = torch.cuda.get_device_name(device) if cuda else str(device)
+    return facts

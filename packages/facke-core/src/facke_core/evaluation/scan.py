@@ -19,14 +19,15 @@ __all__ = ["ScanReport", "Values", "metrics", "scan", "thinned", "winners"]
 T = TypeVar("T")
 RETRIEVAL, RECON, SUM = "id-retrieval", "recon-l1-imagenet", "sum"
 CRITERIA = (RETRIEVAL, RECON, SUM)
-"""The lowest wins, the first of equals."""
+"""Names of the criteria. The lowest value wins, the first of equals."""
 Values = Mapping[str, float | None]
-"""Criterion -> mean over pairs; None where a pair has no value, as of a training that diverged."""
+"""Criterion -> mean over pairs; None where a pair has no value, as after a training that
+diverged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScanReport:
-    """Which checkpoint is the best, by three criteria."""
+    """The best checkpoints of a run, by three criteria."""
 
     coarse: Mapping[str, Values]
     """Checkpoint -> criterion -> mean over the coarse pairs."""
@@ -38,31 +39,33 @@ class ScanReport:
     fine_pairs: int
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """The report as plain values."""
         return asdict(self)
 
 
 def thinned(items: Sequence[T], skip: int) -> list[T]:
-    """Every ``skip``-th item counted from the end, and the first."""
+    """Take every ``skip``-th item counted from the end, and the first."""
     kept = list(items[::-1][::skip][::-1])
     return kept if not items or kept[0] is items[0] else [items[0], *kept]
 
 
 def winners(values: Mapping[str, Values]) -> dict[str, str]:
-    """Criterion -> the name with the lowest value; the first of equals.
+    """Find the name with the lowest value of each criterion; the first of equals.
 
     Raises:
         DataError: no name has a value.
     """
 
     def best(key: str) -> str:
-        found = {name: value for name, one in values.items() if (value := one[key]) is not None}
-        if not found:
+        by_name = {
+            name: value for name, means in values.items() if (value := means[key]) is not None
+        }
+        if not by_name:
             raise DataError(
                 f"No checkpoint has a value of {key} for every pair: their results are not finite "
                 "numbers. Train again, for example with a lower learning rate."
             )
-        return min(found, key=lambda name: found[name])
+        return min(by_name, key=lambda name: by_name[name])
 
     return {key: best(key) for key in CRITERIA}
 
@@ -78,24 +81,24 @@ def scan(
     batch_size: int = 8,
     on_progress: Progress | None = None,
 ) -> ScanReport:
-    """Measure the checkpoints of a training run.
+    """Measure the checkpoints of a training run: all on a few pairs, the best on many.
 
     Args:
-        run: the run folder.
+        run: the folder of the run.
         evaluator: makes an evaluator of :func:`metrics` for a checkpoint's folder.
-        pairs: the first of them are used.
-        coarse: pairs for every checkpoint.
-        fine: pairs for the winners; default: all.
-        skip: see :func:`thinned`.
-        batch_size: as for :meth:`Evaluator.run`.
+        pairs: the pairs, of which the first are taken.
+        coarse: number of pairs for every checkpoint.
+        fine: number of pairs for the winners; default: all.
+        skip: measure every ``skip``-th checkpoint (:func:`thinned`).
+        batch_size: pairs in work at a time.
         on_progress: called after each checkpoint.
 
     Raises:
         UsageError: the folder holds no checkpoint.
         DataError: none of them gives finite values.
     """
-    found = thinned(complete(run), skip)
-    if not found:
+    checkpoints = thinned(complete(run), skip)
+    if not checkpoints:
         raise UsageError(f"{run} holds no checkpoint. Give the folder of `facke train --out`.")
 
     def measured(what: str, folders: Sequence[Path], some: PairSet) -> dict[str, Values]:
@@ -111,9 +114,9 @@ def scan(
         return values
 
     first, rest = pairs.first(coarse), pairs.first(fine)
-    values = measured("coarse", found, first)
+    values = measured("coarse", checkpoints, first)
     best = winners(values)
-    chosen = [folder for folder in found if folder.name in best.values()]
+    chosen = [folder for folder in checkpoints if folder.name in best.values()]
     return ScanReport(
         coarse=values,
         winners=best,
@@ -123,10 +126,10 @@ def scan(
     )
 
 
-def _mean(found: Estimate) -> float | None:
-    return None if found.missing else found.value
+def _mean(estimate: Estimate) -> float | None:
+    return None if estimate.missing else estimate.value
 
 
 def metrics() -> list[Any]:
-    """What a scan measures: ID Retrieval, and reconstruction in the paper's units."""
+    """The metrics of a scan: ID Retrieval, and reconstruction in the paper's units."""
     return [id_retrieval(), recon_l1_imagenet()]

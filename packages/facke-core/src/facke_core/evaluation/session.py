@@ -36,21 +36,23 @@ __all__ = [
 _PHOTO = frozenset({"photo", "faces", "judge"})
 """Needs that include the finished photo; the last two also the face in it."""
 FACES = frozenset({"faces", "judge"})
+"""Needs that include the face in the finished photo."""
 T = TypeVar("T")
 
 
 class Session:
-    """One pipeline and one set of pairs.
+    """The computation of one pipeline on one set of pairs; used in a ``with`` statement.
 
     Args:
-        pipeline: what swaps.
-        pairs: all of them, also where only some are evaluated here: the sources of all are those
+        pipeline: the pipeline that swaps.
+        pairs: all pairs, also where only some are evaluated here: the sources of all are those
             among which one is retrieved.
-        metrics: what is measured.
+        metrics: the metrics to measure.
         encoders: ``trainer`` and ``judge``, as far as metrics need them.
-        seed: of samplers that draw noise; with None those that draw only for somebody who asks for
-            a seed do not.
-        workers: threads. The rows do not depend on them.
+        seed: seed of samplers that draw noise; with None those that draw only for somebody who
+            asks for a seed do not.
+        workers: number of threads. The rows do not depend on it.
+        on_progress: called while the sources are made ready.
     """
 
     def __init__(
@@ -84,13 +86,15 @@ class Session:
         self._pool.shutdown(cancel_futures=True)
 
     def rows(self, indices: Iterable[int], *, batch_size: int = 8) -> list[Row]:
-        """The rows of some pairs, in the order of ``indices``; ``batch_size`` are in work at a
-        time."""
+        """Swap and measure some pairs: their rows, in the order of ``indices``.
+
+        ``batch_size`` of them are in work at a time.
+        """
         rows: list[Row] = []
         remaining = iter(indices)
         while batch := list(islice(remaining, batch_size)):
             pairs = [self.pairs.pairs[i] for i in batch]
-            self._make_ready([one for pair in pairs for one in pair])
+            self._make_ready([picture for pair in pairs for picture in pair])
             if self._needs & {"judge"}:
                 self._sources()
             if rebuilt := self._to_rebuild([pair.source for pair in pairs]):
@@ -108,16 +112,16 @@ class Session:
 
     @torch.inference_mode()
     def swapped(self, index: int, *, rebuilt: bool = False) -> SwappedPairs | None:
-        """One pair with everything that the metrics need; None where a face is missing.
+        """Swap one pair, with everything that the metrics need; None where a face is missing.
 
         With ``rebuilt``, swap(source, source) is there in any case.
         """
         pair = self.pairs.pairs[index]
         self.ready(pair.source)
         self.ready(pair.target)
-        if not all(self.pictures.usable(one) for one in pair):
+        if not all(self.pictures.usable(picture) for picture in pair):
             return None
-        source, target = (self.pictures.load(one) for one in pair)
+        source, target = (self.pictures.load(picture) for picture in pair)
         crops = source.aligned.crop[None], target.aligned.crop[None]
         swapped = SwappedPairs(source=crops[0], target=crops[1])
         if rebuilt or self._mixed:
@@ -143,7 +147,7 @@ class Session:
         return replace(swapped, identities=identities)
 
     def again(self, indices: Sequence[int]) -> list[SwappedPairs | None]:
-        """Some pairs, computed as for :meth:`rows`, with swap(source, source)."""
+        """Swap some pairs exactly as :meth:`rows` does, with swap(source, source)."""
         if self._needs & {"judge"}:
             self._sources()
         return self.map(lambda index: self.swapped(index, rebuilt=True), indices)
@@ -151,7 +155,7 @@ class Session:
     # -- pictures ----------------------------------------------------------------------------------
 
     def map(self, function: Callable[[Any], T], items: Sequence[Any]) -> list[T]:
-        """What the function makes of each item, in this session's threads."""
+        """Apply a function to each item, in this session's threads."""
         return list(self._pool.map(function, items))
 
     def _make_ready(self, pictures: Iterable[Picture], what: str = "") -> None:
@@ -180,26 +184,26 @@ class Session:
             known.vectors["judge"] = self._by_judge(unpacked(loaded.photo), face)
 
     def _sources(self) -> tuple[Tensor, Tensor, dict[str, int]]:
-        """Vectors (G, D) of all sources, who is on them (G,), and the same by key."""
+        """The vectors (G, D) of all usable sources, the persons (G,) on them, and these by key."""
         if self._gallery is None:
             self._make_ready(self.pairs.sources, "sources")
-            usable = [one for one in self.pairs.sources if self.pictures.usable(one)]
+            usable = [source for source in self.pairs.sources if self.pictures.usable(source)]
             number: dict[str, int] = {}
-            people = [number.setdefault(one.identity, len(number)) for one in usable]
-            vectors = [self.pictures.known(one).vectors["judge"].double() for one in usable]
+            people = [number.setdefault(source.identity, len(number)) for source in usable]
+            vectors = [self.pictures.known(source).vectors["judge"].double() for source in usable]
             stacked = torch.stack(vectors) if vectors else torch.zeros(0, 0, dtype=torch.float64)
-            own = {one.key: person for one, person in zip(usable, people, strict=True)}
+            own = {source.key: person for source, person in zip(usable, people, strict=True)}
             self._gallery = stacked, torch.tensor(people, dtype=torch.int64), own
         return self._gallery
 
     # -- swapping ----------------------------------------------------------------------------------
 
     def swap(self, source: Picture, target: Picture, *, identity: Tensor | None = None) -> Tensor:
-        """The result crop (3, S, S) of two pictures that are ready.
+        """Swap two pictures that are ready: the result crop (3, S, S).
 
         ``identity`` (D,) takes the place of the source's.
         """
-        crops = [self.pictures.load(one).aligned.crop[None] for one in (source, target)]
+        crops = [self.pictures.load(picture).aligned.crop[None] for picture in (source, target)]
         if identity is None:
             identity = self.pictures.known(source).vectors["identity"]
         with self.clock.stage("generate"):
@@ -217,7 +221,7 @@ class Session:
             return self.pipeline.paste(unpacked(target.photo), result, target.aligned)
 
     def _cut(self, photo: Tensor, target: Loaded) -> Tensor:
-        """(1, 3, S, S): a finished photo where the target's crop was."""
+        """The crop (1, 3, S, S) of a finished photo where the target's crop was."""
         alignment = self.pipeline.alignment
         with self.clock.stage("measure"):
             return warp(
@@ -272,18 +276,20 @@ class Session:
 
     @property
     def _mixed(self) -> bool:
-        """Whether a metric reads the reconstruction beside something else."""
+        """True where a metric reads the reconstruction beside something else."""
         return any("self" in m.needs and m.needs != {"self"} for m in self.per_pair)
 
     def _to_rebuild(self, sources: Iterable[Picture]) -> list[Picture]:
         if not any(m.needs == {"self"} for m in self.per_pair):
             return []
-        different = {one.key: one for one in sources if one.key not in self._rebuilt}.values()
-        return [one for one in different if self.pictures.usable(one)]
+        different = {
+            source.key: source for source in sources if source.key not in self._rebuilt
+        }.values()
+        return [source for source in different if self.pictures.usable(source)]
 
     @torch.inference_mode()
     def _rebuild(self, source: Picture) -> None:
-        """The values that a source alone decides."""
+        """Compute the values that a source alone decides."""
         crop = self.pictures.load(source).aligned.crop[None]
         rebuilt = self.swap(source, source)[None]
         pairs = SwappedPairs(source=crop, target=crop, reconstruction=rebuilt)
@@ -330,10 +336,10 @@ class Session:
 
     def _value(self, metric: Metric, pairs: SwappedPairs) -> float:
         with self.clock.stage("measure"):
-            found = metric(pairs)
-        if found.shape != (1,):
+            values = metric(pairs)
+        if values.shape != (1,):
             raise PluginError(
-                f"The metric {metric.name!r} returned a tensor of shape {tuple(found.shape)} for 1 "
-                "pair. A metric returns one value per pair, (B,)."
+                f"The metric {metric.name!r} returned a tensor of shape {tuple(values.shape)} for "
+                "1 pair. A metric returns one value per pair, (B,)."
             )
-        return float(found)
+        return float(values)

@@ -1,6 +1,6 @@
 """Means, intervals and areas, in float64 and without regard to the order of the values.
 
-numpy alone; nothing random but the bootstrap, which has a generator of its own.
+They need numpy alone. Nothing is random but the bootstrap, which has a generator of its own.
 """
 
 from __future__ import annotations
@@ -23,23 +23,26 @@ __all__ = [
 ]
 
 REPLICATES = 1000
+"""Number of draws of the bootstrap."""
 LEVEL = 0.95
+"""Share of the draws that the interval holds."""
 Numbers = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """A mean over pairs."""
+    """A mean over pairs, with its interval."""
 
     value: float | None
-    """None where no pair has a value."""
+    """Mean; None where no pair has a value."""
     low: float | None = None
+    """Lower end of the bootstrap interval; None where it cannot be had."""
     high: float | None = None
-    """The bootstrap interval; None where it cannot be had."""
+    """Upper end of the bootstrap interval; None where it cannot be had."""
     n: int
-    """Pairs with a value."""
+    """Number of pairs with a value."""
     missing: int = 0
-    """Pairs without one."""
+    """Number of pairs without one."""
 
 
 def estimate(
@@ -50,7 +53,7 @@ def estimate(
     seed: int = 0,
     replicates: int = REPLICATES,
 ) -> Estimate:
-    """Mean and 95 % interval of one metric.
+    """Estimate the mean of one metric, with its 95 % interval.
 
     Pairs share their people, so they are not independent: 3,540 pairs of 60 faces tell less than
     3,540 pairs of strangers. The interval is that of the pigeonhole bootstrap (Owen 2007): source
@@ -61,8 +64,8 @@ def estimate(
         values: one per pair; None is left out and counted.
         sources: the person of each source.
         targets: the person of each target.
-        seed: of the bootstrap.
-        replicates: draws.
+        seed: seed of the bootstrap.
+        replicates: number of draws.
     """
     rows = sorted(
         (source, target, value)
@@ -102,7 +105,7 @@ def _interval(
 def verification_auc(same: Sequence[float], different: Sequence[float]) -> float | None:
     """The share of (same, different) pairs in which the same person has the higher cosine.
 
-    The area under the ROC curve; ties count half. None where one of the two is empty.
+    It is the area under the ROC curve; ties count half. None where one of the two is empty.
     """
     if not same or not different:
         return None
@@ -113,10 +116,11 @@ def verification_auc(same: Sequence[float], different: Sequence[float]) -> float
 
 
 def frechet_distance(a: Numbers, b: Numbers) -> float:
-    """``|m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2))`` of two sets of features (N, D), (M, D).
+    """The squared Fréchet distance of two Gaussians fitted to features (N, D) and (M, D).
 
-    Means m and covariances S (divided by N - 1) in float64. The bias falls with 1/N: compare only
-    sets of equal size.
+    That is ``|m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2))`` (Heusel et al., arXiv:1706.08500),
+    with means m and covariances S (divided by N - 1) in float64. The bias falls with 1/N: compare
+    only sets of equal size.
 
     Raises:
         ValueError: fewer than two rows.
@@ -140,7 +144,7 @@ def _square_root(matrix: Numbers) -> Numbers:
 
 
 def _roots(values: Numbers) -> Numbers:
-    """Square roots of eigenvalues; those that are rounding errors count as 0, not as their much
+    """The square roots of eigenvalues; those that are rounding errors count as 0, not as their much
     larger roots."""
     small = abs(values).max(initial=0.0) * len(values) * np.finfo(np.float64).eps
     roots: Numbers = np.sqrt(np.where(values > small, values, 0.0))

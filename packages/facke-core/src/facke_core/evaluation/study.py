@@ -38,9 +38,9 @@ def evaluate(
     """Measure several sets of weights; everything is loaded before the first is.
 
     Args:
-        specs: they differ in their weights.
-        batch_size: see :meth:`Evaluator.run`.
-        workers: see :class:`Evaluator`.
+        specs: one per set of weights, which alone tell them apart.
+        batch_size: pairs in work at a time.
+        workers: number of threads; default: one per core.
         out: a folder for the rows, with one folder for each.
         resume: go on with the rows in ``out``.
         calibration: CSV of real pairs (:func:`~facke_core.jobs.pairs.read_same`).
@@ -50,7 +50,7 @@ def evaluate(
         on_progress: called now and then.
 
     Raises:
-        FackeError: see :class:`EvaluationSpec`, :meth:`Evaluator.run`.
+        FackeError: whatever :meth:`EvaluationSpec.evaluator` and :meth:`Evaluator.run` raise.
     """
     same = read_same(calibration) if calibration is not None else []
     pairs = specs[0].pair_set()
@@ -61,7 +61,7 @@ def evaluate(
         progress = _named(on_progress, evaluator.name if len(specs) > 1 else "")
         # first, because it takes little and may find that a picture is damaged
         calibrated = evaluator.calibrate(same, on_progress=progress) if same else {}
-        found = evaluator.run(
+        report = evaluator.run(
             pairs,
             batch_size=batch_size,
             out=out / folder if out is not None else None,
@@ -69,10 +69,10 @@ def evaluate(
             compute=_elsewhere(engine, spec, batch_size, registry) if engine else None,
             on_progress=progress,
         )
-        found = replace(found, calibration=calibrated)
-        reports.append(found)
+        report = replace(report, calibration=calibrated)
+        reports.append(report)
         if html is not None:
-            cases.append(cases_of(evaluator, pairs, found))
+            cases.append(cases_of(evaluator, pairs, report))
     if html is not None:
         write_html(html, reports, cases)
     return reports
@@ -85,12 +85,14 @@ def evaluate_facke2022(
     registry: Callable[[], Registry] = default_registry,
     on_progress: Progress | None = None,
 ) -> list[Facke2022Report]:
-    """The same by the arithmetic of Facke's benchmark."""
+    """Measure several sets of weights by the arithmetic of Facke's benchmark
+    (:mod:`facke_core.evaluation.facke2022`)."""
     pairs = specs[0].pair_set()
     wanted = [replace(spec, metrics=("id-loss", "id-retrieval")) for spec in specs]
     evaluators = [_evaluator(spec, workers, registry()) for spec in wanted]
     return [
-        run_facke2022(one, pairs, on_progress=_named(on_progress, one.name)) for one in evaluators
+        run_facke2022(evaluator, pairs, on_progress=_named(on_progress, evaluator.name))
+        for evaluator in evaluators
     ]
 
 
@@ -106,14 +108,17 @@ def scan_run(
     registry: Callable[[], Registry] = default_registry,
     on_progress: Progress | None = None,
 ) -> ScanReport:
-    """Choose among the checkpoints of a run; see :func:`facke_core.evaluation.scan.scan`."""
+    """Choose among the checkpoints of a run, as :func:`facke_core.evaluation.scan.scan` does.
+
+    ``spec`` says all but the weights and the metrics; the other arguments are those of ``scan``.
+    """
     names = registry()
 
     def evaluator(folder: str) -> Evaluator:
-        one = replace(spec, weights=folder, metrics=("id-retrieval",))
-        found = _evaluator(one, workers, names)
-        judge = found.encoders["judge"]
-        return Evaluator(found.pipeline, metrics(), judge=judge, seed=spec.seed, workers=workers)
+        at_checkpoint = replace(spec, weights=folder, metrics=("id-retrieval",))
+        loaded = _evaluator(at_checkpoint, workers, names)
+        judge = loaded.encoders["judge"]
+        return Evaluator(loaded.pipeline, metrics(), judge=judge, seed=spec.seed, workers=workers)
 
     return scan(
         run,
@@ -151,14 +156,14 @@ def _elsewhere(
 
 
 def _evaluator(spec: EvaluationSpec, workers: int | None, registry: Registry) -> Evaluator:
-    found = spec.evaluator(registry)
+    evaluator = spec.evaluator(registry)
     if workers is not None:
-        found.workers = workers
-    return found
+        evaluator.workers = workers
+    return evaluator
 
 
 def _folders(names: Sequence[str]) -> list[str]:
-    """A name of a folder for each; repeated names are numbered."""
+    """The name of a folder for each name of weights; repeated names are numbered."""
     clean = [re.sub(r"[^\w.-]+", "-", name).strip("-.") or "weights" for name in names]
     return [name if clean.count(name) == 1 else f"{name}-{i}" for i, name in enumerate(clean, 1)]
 

@@ -17,20 +17,25 @@ __all__ = ["EvaluationWork"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationWork:
-    """The rows of some pairs, for an :class:`~facke_core.jobs.engines.Engine` in other processes.
+    """The work that finds the rows of some pairs, for an
+    :class:`~facke_core.jobs.engines.Engine` in other processes.
 
-    They are those that :meth:`Evaluator.run` finds.
+    The rows are those that :meth:`Evaluator.run` finds.
     """
 
     spec: EvaluationSpec
     protocol: Mapping[str, Any]
-    """Of the evaluator that the rows are for."""
+    """Protocol of the evaluator that the rows are for."""
     batch_size: int = 8
     registry: Callable[[], Registry] = default_registry
-    """Where names are looked up there."""
+    """Function that makes the registry in which names are looked up there."""
 
     def open(self, threads: int | None) -> Callable[[range], dict[str, Any]]:
-        """See :class:`~facke_core.jobs.engines.Work`.
+        """Load everything, and return the function that computes a part of the pairs
+        (:class:`~facke_core.jobs.engines.Work`).
+
+        Args:
+            threads: number of threads; default: the evaluator's own.
 
         Raises:
             DataError: pictures, weights or settings are not those of :attr:`protocol`.

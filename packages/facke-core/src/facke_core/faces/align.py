@@ -40,13 +40,14 @@ __all__ = [
 
 
 def similarity_transform(points: Tensor, template: Tensor) -> Tensor:
-    """Least-squares similarity (rotation, uniform scale, shift; no reflection), Umeyama 1991.
+    """The least-squares similarity from points to a template: rotation, uniform scale and shift,
+    no reflection (Umeyama, IEEE TPAMI 1991).
 
-    Solved in closed form in float64: in the plane such maps are ``[[a, -b], [b, a]]``, which is
-    linear in (a, b).
+    It is solved in closed form in float64: in the plane such maps are ``[[a, -b], [b, a]]``, which
+    is linear in (a, b).
 
     Args:
-        points: (B, N, 2), any float dtype.
+        points: (B, N, 2) positions (x, y), any float dtype.
         template: (N, 2) or (B, N, 2), where the points should go.
 
     Returns:
@@ -64,7 +65,7 @@ def similarity_transform(points: Tensor, template: Tensor) -> Tensor:
 
 
 def transform_points(matrix: Tensor, points: Tensor) -> Tensor:
-    """Points (B, N, 2) moved by affine maps (B, 2, 3)."""
+    """The points (B, N, 2), moved by affine maps (B, 2, 3)."""
     return points @ matrix[:, :, :2].mT + matrix[:, None, :, 2]
 
 
@@ -75,9 +76,13 @@ def invert_affine(matrix: Tensor) -> Tensor:
 
 
 def choose_template(points: Tensor, name: str) -> Tensor:
-    """Index (B,) of the template of a set with the smallest sum of point distances; first wins.
+    """The index (B,) of the template of a set that fits landmarks (B, 5, 2) best.
 
-    ``points`` is (B, 5, 2); a plain template gives zeros.
+    The sum of the distances of the points decides, at the templates' native sizes; of equals the
+    first wins. A name that stands for a single template gives zeros.
+
+    Raises:
+        UnknownNameError: no template or set has this name.
     """
     distances = []
     for single in templates_of(name):
@@ -88,10 +93,12 @@ def choose_template(points: Tensor, name: str) -> Tensor:
 
 
 def alignment_matrix(points: Tensor, template: str, size: Size) -> Tensor:
-    """Maps (B, 2, 3) from photo to crop pixels for landmarks (B, 5, 2), in their dtype.
+    """The maps (B, 2, 3) from photo to crop pixels for landmarks (B, 5, 2), in their dtype.
+
+    Of a template set the best fitting one is taken (:func:`choose_template`).
 
     Raises:
-        UnknownNameError: no such template.
+        UnknownNameError: no template or set has this name.
     """
     candidates = torch.stack([template_points(name, size) for name in templates_of(template)])
     chosen = candidates.to(points.device)[choose_template(points.detach(), template)]
@@ -107,12 +114,12 @@ def warp(
     border: str = "reflection",
     antialias: bool = True,
 ) -> Tensor:
-    """Sample crops: ``crop(M x) = image(x)``.
+    """Sample crops out of images by affine maps M: ``crop(M x) = image(x)``.
 
     Args:
-        images: (B, C, H, W).
-        matrices: (B, 2, 3) or (1, 2, 3), image pixels -> crop pixels.
-        size: of the crops.
+        images: (B, C, H, W), any range.
+        matrices: (B, 2, 3) or (1, 2, 3), from image to crop pixels.
+        size: the size of the crops.
         mode: ``bilinear`` or ``bicubic`` (sharper where crops are larger; overshoots a little).
         border: ``reflection``, ``border`` or ``zeros``.
         antialias: where all maps shrink by 2 or more, average n x n pixels first (n = whole part
@@ -174,11 +181,15 @@ def align(photo: Tensor, face: Face, alignment: Alignment) -> AlignedFace:
 
 
 def retemplate(crops: Tensor, alignment: Alignment, template: str, size: Size) -> Tensor:
-    """Crops (B, 3, S, S) of ``alignment`` (any S) as crops (B, 3, h, w) of another template.
+    """Show crops (B, 3, S, S) of ``alignment``, any S, as crops (B, 3, h, w) of another template.
 
     This is how an identity encoder of another template sees a method's crops. Where the template
-    is the same, or the encoder names none, they pass unchanged: encoders resize by themselves.
-    Of a template set the frontal one counts, since a crop does not tell which one was taken.
+    is the same, or the encoder names none (an empty ``template``), they pass unchanged: encoders
+    resize by themselves. A template set counts as its frontal one, since a crop does not tell
+    which one was taken.
+
+    Raises:
+        UnknownNameError: no template or set has this name.
     """
     if not template or frontal(template) == frontal(alignment.template):
         return crops

@@ -48,7 +48,7 @@ FIVE_POINTS = (468, 473, 1, 61, 291)
 
 
 def mediapipe_available() -> str:
-    """An empty string, or why the detector cannot be used here and what to do."""
+    """The reason why the detector cannot be used here, and what to do; empty if it can."""
     if importlib.util.find_spec("mediapipe") is None:
         return 'the package mediapipe is not installed. Run: pip install "facke-core[faces]"'
     try:
@@ -91,7 +91,7 @@ def _without_pyplot() -> Iterator[None]:
 
 
 def build_mediapipe(*, threshold: float = 0.6, max_faces: int = 64) -> MediaPipeDetector:
-    """MediaPipe's detector and mesh.
+    """Make MediaPipe's detector with its mesh.
 
     Args:
         threshold: lowest score of a face, 0 to 1.
@@ -117,8 +117,9 @@ class MediaPipeDetector:
     TILINGS = (1, 2, 4)
     """Tiles per side of the photo, tried in this order until a face is found."""
     SMALLEST_TILE = 256
+    """Sides of the photo, in pixels per tile, below which a tiling is not tried."""
     CROPS = (2.0, 3.0, 1.5)
-    """Sides of the crop for the mesh, in sides of the box, tried until the mesh fits."""
+    """Sides of the crop for the mesh, in sides of the box, tried in this order until it fits."""
 
     def __init__(self, *, threshold: float = 0.6, max_faces: int = 64) -> None:
         self.threshold = threshold
@@ -146,21 +147,22 @@ class MediaPipeDetector:
             graph.close()
 
     def __call__(self, photo: Tensor) -> list[Face]:
+        """The faces of a photo (3, H, W) in [0, 1], largest first, each with its mesh."""
         pixels = np.ascontiguousarray(
             photo.detach().cpu().mul(255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
         )
         for tiles in self.TILINGS:
             if tiles > 1 and min(pixels.shape[:2]) < tiles * self.SMALLEST_TILE:
                 break
-            found = [
+            faces = [
                 face
                 for box, score in self._boxes(pixels, tiles)
                 if (face := self._face(pixels, box, score)) is not None
             ]
-            if found:
-                boxes = torch.stack([face.box for face in found])
-                kept = _distinct(boxes, [face.score for face in found])
-                return _largest_first([found[i] for i in kept])[: self.max_faces]
+            if faces:
+                boxes = torch.stack([face.box for face in faces])
+                kept = _distinct(boxes, [face.score for face in faces])
+                return _largest_first([faces[i] for i in kept])[: self.max_faces]
         return []
 
     def _boxes(self, pixels: Pixels, tiles: int) -> list[tuple[Tensor, float]]:
@@ -190,8 +192,8 @@ class MediaPipeDetector:
             crop, x, y = _square(pixels, box, factor)
             size = crop.shape[0]
             best, overlap = None, 0.3
-            for found in _run(self._mesh, crop).multi_face_landmarks or ():
-                points = torch.tensor([(p.x, p.y) for p in found.landmark]) * size
+            for candidate in _run(self._mesh, crop).multi_face_landmarks or ():
+                points = torch.tensor([(p.x, p.y) for p in candidate.landmark]) * size
                 mesh = points + torch.tensor([x - 0.5, y - 0.5])
                 common = _overlap(_bounds(mesh), box)
                 if common > overlap:
@@ -270,7 +272,7 @@ def _yunet_file() -> Path:
 
 
 def yunet_available() -> str:
-    """An empty string, or why the detector cannot be used here and what to do."""
+    """The reason why the detector cannot be used here, and what to do; empty if it can."""
     if _yunet_file().is_file():
         return ""
     return (
@@ -309,7 +311,12 @@ def fetch_yunet() -> Path:
 def build_yunet(
     *, threshold: float = 0.7, max_side: int = 640, device: str = "cpu"
 ) -> YuNetDetector:
-    """YuNet with the weights that :func:`fetch_yunet` kept.
+    """Make YuNet with the weights that :func:`fetch_yunet` kept.
+
+    Args:
+        threshold: lowest score of a face, 0 to 1.
+        max_side: pixels to which the longer side of a photo is reduced first.
+        device: the torch device of the network.
 
     Raises:
         UnavailableError: they were not fetched.
@@ -333,7 +340,7 @@ def build_yunet(
 
 
 class YuNetDetector:
-    """YuNet (Wu et al. 2023) in kornia: box, score and five points, no mesh.
+    """A detector that finds box, score and five points, no mesh: kornia's YuNet (Wu et al. 2023).
 
     The photo is reduced to ``max_side`` pixels first: faces from about 10 to 300 of those pixels
     are found.
@@ -350,6 +357,7 @@ class YuNetDetector:
 
     @torch.no_grad()
     def __call__(self, photo: Tensor) -> list[Face]:
+        """The faces of a photo (3, H, W) in [0, 1], largest first, without meshes."""
         from kornia.models.yunet.processors import PriorBox, decode
 
         height, width = photo.shape[1:]
@@ -361,13 +369,13 @@ class YuNetDetector:
         output = self.network(image)
         padded = (image.shape[2], image.shape[3])
         priors = PriorBox(list(map(list, self.ANCHORS)), list(self.STEPS), False, padded)
-        found = decode(output["loc"][0].cpu(), priors(), list(self.VARIANCES))
+        decoded = decode(output["loc"][0].cpu(), priors(), list(self.VARIANCES))
         scores = (output["conf"][0, :, 1] * output["iou"][0, :, 0].clamp(0, 1)).sqrt().cpu()
         keep = scores > self.threshold
         if not bool(keep.any()):
             return []
         # from fractions of the padded picture to pixels of the photo, centres at integers
-        points = found[keep].view(-1, 7, 2) * torch.tensor([padded[1], padded[0]])
+        points = decoded[keep].view(-1, 7, 2) * torch.tensor([padded[1], padded[0]])
         points = points * torch.tensor([width / w, height / h]) - 0.5
         boxes, certain = points[:, :2].reshape(-1, 4), scores[keep].tolist()
         faces = [Face(boxes[i], points[i, 2:], certain[i]) for i in _distinct(boxes, certain)]

@@ -20,7 +20,7 @@ from facke_core.types import AlignedFace
 __all__ = ["face_mask", "match_color", "paste", "resized"]
 
 FEATHER = 0.16
-"""Width of the fade in widths of the face; it ends at the outline of the face."""
+"""Width of the fade, as a share of the face's width; it ends at the outline of the face."""
 
 _DIRECTIONS = 72
 # Centre and half axes of a face in units of the distance from the eyes to the mouth, fitted to
@@ -29,11 +29,16 @@ _CENTRE_Y, _HALF_WIDTH, _HALF_HEIGHT = 0.47, 1.02, 1.20
 
 
 def face_mask(aligned: AlignedFace, size: int = 128, *, feather: float = FEATHER) -> Tensor:
-    """The share (1, size, size) in [0, 1] of the swapped crop at each place of the crop.
+    """The share (1, size, size) in [0, 1] that the swapped crop has at each place of the crop.
 
-    1 in the middle of the face, falling smoothly to 0 at its outline: the convex hull of the
-    mesh where the detector gave one, else an ellipse through the five points. Always 0 at the
-    border of the crop.
+    It is 1 in the middle of the face, falling smoothly to 0 at its outline: the convex hull of the
+    mesh where the detector gave one, else an ellipse through the five points. It is always 0 at
+    the border of the crop.
+
+    Args:
+        aligned: the target's face as it was aligned.
+        size: side of the mask in pixels.
+        feather: width of the fade, as a share of the face's width.
     """
     scale = size / aligned.crop.shape[-1]
     directions, reach = _outline(aligned, scale)
@@ -74,7 +79,10 @@ def _outline(aligned: AlignedFace, scale: float) -> tuple[Tensor, Tensor]:
 
 
 def resized(matrix: Tensor, scale: float) -> Tensor:
-    """Maps (B, 2, 3) to a crop that was resized by ``scale`` (pixel areas, not centres, align)."""
+    """The maps (B, 2, 3) to a crop, after the crop was resized by ``scale``.
+
+    Resizing aligns pixel areas, not centres.
+    """
     shift = matrix[:, :, 2:] * scale + (scale - 1) / 2
     return torch.cat([matrix[:, :, :2] * scale, shift], 2)
 
@@ -124,7 +132,7 @@ def paste(
         photo: (3, H, W) in [0, 1].
         crop: (3, S, S) in [0, 1], the swapped face; any S.
         aligned: the target face as it was aligned, with the crop that was swapped.
-        mask: (1, M, M) in crop space, any M; default :func:`face_mask`.
+        mask: (1, M, M) in [0, 1], in crop space, any M; default: :func:`face_mask`.
         color: match the colours to the target's first (:func:`match_color`).
 
     Returns:
@@ -155,7 +163,7 @@ def paste(
 
 
 def _fit(image: Tensor, like: Tensor) -> Tensor:
-    """``image`` at the size of ``like``."""
+    """Resize ``image`` (C, H, W) to the size of ``like``."""
     same = image.shape[1:] == like.shape[1:]
     return image if same else resize(image[None], (like.shape[1], like.shape[2]))[0]
 

@@ -1,4 +1,4 @@
-"""Where the five points of a face belong in a crop, and how a method wants its crops.
+"""Templates: the places of a face's five points in a crop; and how a method wants its crops.
 
 Coordinates and the order of points are those of :mod:`facke_core.faces.align`.
 """
@@ -30,12 +30,12 @@ Size = int | tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """Where the five points of a face belong in a crop."""
+    """The places of the five points of a face in a crop."""
 
     points: tuple[tuple[float, float], ...]
-    """(x, y) in pixels of a crop of ``size``."""
+    """Places (x, y) in pixels of a crop of ``size``."""
     size: tuple[int, int]
-    """(height, width) at which ``points`` hold."""
+    """Height and width at which ``points`` hold."""
 
 
 _SIMSWAP = {
@@ -117,15 +117,20 @@ TEMPLATE_SETS: dict[str, tuple[str, ...]] = {"simswap": tuple(_SIMSWAP)}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alignment:
-    """How a method wants its crops; the ``alignment`` part of ``config.json``."""
+    """The framing in which a method wants its crops; the ``alignment`` part of ``config.json``.
+
+    Raises:
+        UnknownNameError: no template or set has this name.
+        UsageError: a size below 1, or an unknown border.
+    """
 
     template: str
     """A name of :data:`TEMPLATES` or :data:`TEMPLATE_SETS`."""
     size: int
     """Side of the crop in pixels."""
     border: str = "reflection"
-    """What lies beyond the photo: ``reflection``, ``border`` (replicate) or ``zeros`` (black, as
-    the original systems do)."""
+    """Pixels beyond the photo: ``reflection``, ``border`` (replicated) or ``zeros`` (black, as the
+    original systems have it)."""
     antialias: bool = True
     """Average pixels before a face is reduced by 2 or more. The original systems do not."""
 
@@ -140,6 +145,11 @@ class Alignment:
 
 
 def templates_of(name: str) -> tuple[str, ...]:
+    """The names of the templates that ``name`` stands for: its own, or those of a set.
+
+    Raises:
+        UnknownNameError: no template or set has this name.
+    """
     if name in TEMPLATES:
         return (name,)
     if name in TEMPLATE_SETS:
@@ -152,22 +162,28 @@ def templates_of(name: str) -> tuple[str, ...]:
 
 
 def frontal(name: str) -> str:
+    """The name of the frontal template of a set, which is its middle one; a template's own name.
+
+    Raises:
+        UnknownNameError: no template or set has this name.
+    """
     names = templates_of(name)
     return names[len(names) // 2]
 
 
 def height_width(size: Size) -> tuple[int, int]:
+    """Height and width of a crop in pixels."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def template_points(name: str, size: Size) -> Tensor:
-    """The template (5, 2) in pixels of a crop of ``size``, float64.
+    """The five points (5, 2) of a template in pixels of a crop of ``size``, float64.
 
     The native frame is scaled to fit and centred, which for equal aspect ratios is the plain
-    scaling ``size / native`` of the original systems. For a template set: the frontal one.
+    scaling ``size / native`` of the original systems. A template set counts as its frontal one.
 
     Raises:
-        UnknownNameError: no such template.
+        UnknownNameError: no template or set has this name.
     """
     template = TEMPLATES[frontal(name)]
     (height, width), (native_h, native_w) = height_width(size), template.size

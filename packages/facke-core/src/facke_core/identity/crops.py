@@ -1,4 +1,4 @@
-"""From the crops of a method to the input of a face recogniser."""
+"""Face recognisers on the crops of a method: framing, size and range of their input."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ NORMALIZE = {
     "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
-"""Name -> (mean, std) of inputs in [0, 1]."""
+"""Name -> mean and standard deviation per channel, for images in [0, 1]."""
 
 
 def choose(option: str, value: str, known: tuple[str, ...]) -> str:
-    """``value`` if it is one of ``known``.
+    """Return ``value``, a setting of an encoder, if it is one of ``known``.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: it is not; names ``option``.
     """
     if value not in known:
         raise ConfigError(
@@ -35,15 +35,21 @@ def choose(option: str, value: str, known: tuple[str, ...]) -> str:
 
 
 class CropEncoder(FrozenEncoder):
-    """Crops (B, 3, H, W) in [0, 1], any size -> unit embeddings (B, D) of ``network``.
+    """An identity encoder: crops (B, 3, H, W) in [0, 1] of any size to unit embeddings (B, D).
 
     Args:
+        network: maps normalised inputs (B, 3, height, width) of ``spec.input_size`` to embeddings.
         spec: ``spec.template`` names the template that the incoming crops are aligned to. Empty:
             crops are stretched to ``spec.input_size`` as they are.
-        template: of the network's own training; crops are brought to it by a scale and a shift.
-        normalize: (mean, std) of the network's input.
+        template: the template of the network's training; crops are brought to it by a scale and a
+            shift.
+        normalize: mean and standard deviation per channel of the network's input.
         resize: ``antialias``; ``nearest`` (Facke and SimSwap at inference) and ``bicubic``
             (SimSwap's training) reproduce the originals and need an empty ``spec.template``.
+
+    Raises:
+        ConfigError: an unknown ``resize``, or one that needs an empty ``spec.template``.
+        UnknownNameError: no template has one of these names.
     """
 
     def __init__(
@@ -73,7 +79,7 @@ class CropEncoder(FrozenEncoder):
             self._points = tuple((x, y) for x, y in own)
 
     def prepare(self, face: Tensor) -> Tensor:
-        """The network's input (B, 3, height, width), normalised."""
+        """The network's normalised input (B, 3, height, width) for crops in [0, 1]."""
         size = self.spec.input_size
         if self.resize != "antialias":
             face = F.interpolate(face, size, mode=self.resize)
@@ -84,4 +90,5 @@ class CropEncoder(FrozenEncoder):
         return self.normalize(face)
 
     def forward(self, face: Tensor) -> Tensor:
+        """Unit embeddings (B, D) float32 of crops (B, 3, H, W) in [0, 1]."""
         return F.normalize(self.network(self.prepare(face)).float(), dim=1)

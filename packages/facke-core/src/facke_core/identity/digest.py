@@ -1,4 +1,4 @@
-"""What tells one identity encoder from another: its settings and every one of its numbers."""
+"""Digests that tell one identity encoder from another, by settings and every one of its numbers."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ LOCATIONS = ("model", "weights", "revision", "local_files_only")
 
 
 def encoder_digest(encoder: IdentityEncoder, settings: Mapping[str, Any]) -> str:
-    """SHA-256 over the settings of an encoder, its parameters and all its buffers, in hex.
+    """SHA-256 over an encoder's settings, parameters and buffers, as 64 hexadecimal digits.
 
     Two encoders with one digest give the same embeddings. It does not depend on the device, the
     memory format or the place of the weights.
 
     Args:
-        encoder: as :func:`facke_core.load_encoder` built it.
+        encoder: the encoder that :func:`facke_core.load_encoder` built of ``settings``.
         settings: ``{"name": ..., **settings}`` as in a recipe's ``identity_encoder``.
     """
     kept = {key: value for key, value in settings.items() if key not in LOCATIONS}

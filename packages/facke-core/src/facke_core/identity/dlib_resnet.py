@@ -46,6 +46,7 @@ __all__ = [
 FILE = "dlib_face_recognition_resnet_model_v1.dat"
 SHA256 = "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30"
 SIZE = 150
+"""Side in pixels of the crops that the network takes."""
 
 TEMPLATE = (
     (47.13, 45.23),
@@ -54,7 +55,7 @@ TEMPLATE = (
     (50.30, 101.54),
     (97.70, 101.54),
 )
-"""Eyes, nose, mouth corners in the 150 px chip of dlib's ``get_face_chip(size=150, padding=0.25)``.
+"""Eyes, nose and mouth corners in the chip of dlib's ``get_face_chip(size=150, padding=0.25)``.
 
 Mean over 673 faces of YuNet's and MediaPipe's five points, which agree to 2 px (nose: 4 px), made
 symmetric. dlib itself aligns by the eye corners and the base of the nose.
@@ -88,7 +89,7 @@ class _Block(nn.Module):
 
 
 class DlibResNet29(nn.Module):
-    """The network: (B, 3, 150, 150) RGB in [0, 1] -> (B, 128) raw descriptors, norm about 1.4.
+    """dlib's network: faces to raw descriptors of 128 numbers, whose norm is about 1.4.
 
     The per-channel affines of dlib's inference network are folded into the convolutions.
     """
@@ -110,6 +111,7 @@ class DlibResNet29(nn.Module):
         self.head = nn.Linear(256, 128, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Descriptors (B, 128), not normalised, of RGB crops (B, 3, 150, 150) in [0, 1]."""
         x = (x * (255 / 256) - self.mean).contiguous(memory_format=torch.channels_last)
         x = F.max_pool2d(F.relu(self.stem(x)), 3, 2)
         return self.head(self.blocks(x).mean((2, 3)))
@@ -124,10 +126,10 @@ class _Reader:
 
     def seek(self, name: bytes) -> None:
         mark = bytes((1, len(name))) + name
-        found = self.data.find(mark, self.at)
-        if found < 0:
+        position = self.data.find(mark, self.at)
+        if position < 0:
             raise VerificationError(f"{FILE}: layer {name.decode()!r} not found after {self.at}.")
-        self.at = found + len(mark)
+        self.at = position + len(mark)
 
     def integer(self) -> int:
         count = self.data[self.at]  # number of bytes; the sign bit is never set in this file
@@ -144,7 +146,11 @@ class _Reader:
 
 
 def read_dat(data: bytes) -> dict[str, Tensor]:
-    """The state dict of :class:`DlibResNet29` out of the content of dlib's ``.dat`` file."""
+    """The state dict of :class:`DlibResNet29`, read from the bytes of dlib's ``.dat`` file.
+
+    Raises:
+        VerificationError: a layer is missing in it.
+    """
     reader = _Reader(data)
     state: dict[str, Tensor] = {}
     network = DlibResNet29()
@@ -165,12 +171,12 @@ def read_dat(data: bytes) -> dict[str, Tensor]:
 
 
 def weights_file() -> Path | None:
-    """dlib's ``.dat`` in the installed package ``face_recognition_models``, or None.
+    """The path of dlib's ``.dat`` in the package ``face_recognition_models``; None without it.
 
     The package is only located: importing it fails without ``pkg_resources``.
     """
-    found = importlib.util.find_spec("face_recognition_models")
-    for folder in (found.submodule_search_locations or []) if found else []:
+    package = importlib.util.find_spec("face_recognition_models")
+    for folder in (package.submodule_search_locations or []) if package else []:
         file = Path(folder) / "models" / FILE
         if file.is_file():
             return file
@@ -178,7 +184,7 @@ def weights_file() -> Path | None:
 
 
 def available() -> str:
-    """An empty string, or why the encoder cannot be used here and what to do."""
+    """The reason why the encoder cannot be used here, and what to do; empty if it can."""
     if weights_file() is not None:
         return ""
     return (
@@ -220,13 +226,14 @@ def load_state() -> dict[str, Tensor]:
 
 
 def mean_descriptor() -> Tensor:
-    """(128,): the mean raw descriptor of many people; see ``dlib_mean.json``."""
+    """The mean raw descriptor (128,) of many people; ``dlib_mean.json`` says of whom."""
     text = resources.files("facke_core.identity").joinpath("dlib_mean.json").read_text("utf-8")
     return torch.tensor(json.loads(text)["mean"])
 
 
 class DlibEncoder(FrozenEncoder):
-    """Crops (B, 3, H, W) in [0, 1], aligned to ``crop_template`` -> unit embeddings (B, 128).
+    """dlib's recogniser as an identity encoder: crops aligned to ``crop_template`` to unit
+    embeddings of 128 numbers.
 
     The crop is resampled to dlib's own framing (:data:`TEMPLATE`), antialiased where it shrinks.
     ``centre`` subtracts the mean descriptor of many faces before the normalisation: raw
@@ -255,19 +262,25 @@ class DlibEncoder(FrozenEncoder):
         self.register_buffer("centroid", centroid, persistent=False)
 
     def chip(self, face: Tensor) -> Tensor:
-        """(B, 3, 150, 150): the crop in dlib's framing."""
+        """The crops (B, 3, H, W) in dlib's framing (B, 3, 150, 150)."""
         return reframe(face, self.spec.template, TEMPLATE, (SIZE, SIZE))
 
     def forward(self, face: Tensor) -> Tensor:
+        """Unit embeddings (B, 128) float32 of crops (B, 3, H, W) in [0, 1]."""
         raw = self.network(self.chip(face)).float()
         return F.normalize(raw - self.centroid, dim=1)
 
 
 def build(*, crop_template: str = "simswap_frontal", centre: bool = True) -> DlibEncoder:
-    """The encoder with its weights.
+    """Make the encoder, with its weights.
+
+    Args:
+        crop_template: the template of the crops that come in.
+        centre: subtract the mean descriptor of many faces.
 
     Raises:
         UnavailableError: the package ``face_recognition_models`` is not installed.
+        VerificationError: its file is not the one whose digest facke knows.
         UnknownNameError: ``crop_template`` is unknown.
     """
     network = DlibResNet29()

@@ -1,4 +1,4 @@
-"""What every identity encoder shares: it measures and never learns."""
+"""The base of all identity encoders: they measure and never learn."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["FrozenEncoder"]
 
 
 class FrozenEncoder(nn.Module):
-    """Base of the encoders: parameters without gradient, evaluation mode for good.
+    """An encoder whose parameters take no gradient and which stays in evaluation mode for good.
 
     Gradients still reach the input, so an encoder can stand inside a loss.
     """
@@ -21,6 +21,7 @@ class FrozenEncoder(nn.Module):
         self.network = network.eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> FrozenEncoder:
-        """Stays in evaluation mode: dropout and batch statistics have no place in a measure."""
+        """Stay in evaluation mode whatever ``mode`` is: dropout and batch statistics have no place
+        in a measure."""
         super().train(False)
         return self

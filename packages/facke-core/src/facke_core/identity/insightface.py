@@ -40,7 +40,7 @@ class _Block(nn.Module):
 
 
 class InsightFaceResNet(nn.Module):
-    """(B, 3, 112, 112), ``(x - 0.5) / 0.5`` in RGB -> (B, 512) raw embeddings.
+    """A recogniser of insightface: RGB crops to raw embeddings of 512 numbers.
 
     Args:
         layers: blocks per stage; each stage halves the size in its first block.
@@ -62,6 +62,7 @@ class InsightFaceResNet(nn.Module):
         self.features = nn.BatchNorm1d(512)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Embeddings (B, 512), not normalised, of ``x`` (B, 3, 112, 112) in [-1, 1]."""
         x = F.prelu(self.conv1(x), self.prelu.weight)
         for i in range(4):
             x = self.get_submodule(f"layer{i + 1}")(x)
@@ -69,12 +70,12 @@ class InsightFaceResNet(nn.Module):
 
 
 def is_insightface(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether these names are of an :class:`InsightFaceResNet`."""
+    """Tell whether the names are those of an :class:`InsightFaceResNet`."""
     return "features.running_mean" in tensors and "layer1.0.prelu.weight" in tensors
 
 
 def insightface_layout(tensors: Mapping[str, Tensor], source: str) -> InsightFaceResNet:
-    """The network that ``tensors`` belong to, not filled; the depth is read from the keys.
+    """The network that ``tensors`` belong to, with fresh weights; its depth is read from the keys.
 
     Raises:
         WeightsError: the tensors are of another network.

@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 SPHERE_LAYERS = {20: (1, 2, 4, 1), 64: (3, 7, 16, 3)}
-"""Number in the network's name -> blocks per layer."""
+"""Number in the name of a sphere network -> its blocks per layer."""
 
 _CHANNELS = (64, 128, 256, 512)
 
@@ -54,7 +54,7 @@ class _SqueezeExcite(nn.Module):
 
 
 class _IRBlock(nn.Module):
-    """ "Improved residual" block; its one PReLU is used twice."""
+    """A block of an "improved residual" network; its one PReLU is used twice."""
 
     def __init__(self, channels_in: int, channels: int, stride: int, use_se: bool) -> None:
         super().__init__()
@@ -83,9 +83,13 @@ class _IRBlock(nn.Module):
 
 
 class ArcFaceResNet(nn.Module):
-    """(B, 3, 112, 112), ImageNet-normalised -> (B, 512) raw embeddings.
+    """SimSwap's ArcFace network: crops to raw embeddings of 512 numbers.
 
     The dropout of the original head is left out: encoders are only ever evaluated.
+
+    Args:
+        layers: blocks per stage.
+        use_se: put squeeze-and-excitation into the blocks.
     """
 
     def __init__(self, layers: Sequence[int] = (3, 4, 23, 3), *, use_se: bool = True) -> None:
@@ -106,6 +110,7 @@ class ArcFaceResNet(nn.Module):
         self.bn3 = nn.BatchNorm1d(512)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Embeddings (B, 512), not normalised, of ImageNet-normalised ``x`` (B, 3, 112, 112)."""
         x = self.maxpool(self.prelu(self.bn1(self.conv1(x))))
         for i in range(4):
             x = self.get_submodule(f"layer{i + 1}")(x)
@@ -125,7 +130,11 @@ class _SphereBlock(nn.Module):
 
 
 class CosFaceSphere(nn.Module):
-    """(B, 3, 112, 96), ``(x - 0.5) / 0.5`` -> (B, 512) raw embeddings."""
+    """A CosFace sphere network: crops to raw embeddings of 512 numbers.
+
+    Args:
+        layers: blocks per stage; see :data:`SPHERE_LAYERS`.
+    """
 
     def __init__(self, layers: Sequence[int] = SPHERE_LAYERS[20]) -> None:
         super().__init__()
@@ -143,28 +152,31 @@ class CosFaceSphere(nn.Module):
         self.fc = nn.Linear(512 * 7 * 6, 512)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Embeddings (B, 512), not normalised, of ``x`` (B, 3, 112, 96) in [-1, 1]."""
         for i in range(4):
             x = self.get_submodule(f"layer{i + 1}")(x)
         return self.fc(x.flatten(1))
 
 
 def _depths(tensors: Mapping[str, Tensor], first: int, kind: str, source: str) -> tuple[int, ...]:
-    """Blocks per layer, read from keys such as ``layer3.22.conv1.weight``."""
-    found = [0, 0, 0, 0]
+    """The blocks per layer, read from keys such as ``layer3.22.conv1.weight``."""
+    depths = [0, 0, 0, 0]
     for key in tensors:
         if match := re.match(r"layer([1-4])\.(\d+)\.conv1\.weight$", key):
             layer = int(match[1]) - 1
-            found[layer] = max(found[layer], int(match[2]) + 1 - first)
-    if 0 in found:
+            depths[layer] = max(depths[layer], int(match[2]) + 1 - first)
+    if 0 in depths:
         raise WeightsError(
             f"{source} holds no weights of {kind}: tensors such as layer1.{first}.conv1.weight "
             "are missing. Give a converted checkpoint of that network."
         )
-    return tuple(found)
+    return tuple(depths)
 
 
 def arcface_layout(tensors: Mapping[str, Tensor], source: str = "the file") -> ArcFaceResNet:
-    """The network that ``tensors`` belong to, not filled; depth and SE are read from the keys.
+    """The ArcFace network that ``tensors`` belong to, with fresh weights.
+
+    Its depth, and whether it has squeeze-and-excitation, are read from the keys.
 
     Raises:
         WeightsError: the tensors are of another network.
@@ -174,12 +186,17 @@ def arcface_layout(tensors: Mapping[str, Tensor], source: str = "the file") -> A
 
 
 def cosface_layout(tensors: Mapping[str, Tensor], source: str = "the file") -> CosFaceSphere:
-    """As :func:`arcface_layout`, for the sphere networks."""
+    """The CosFace sphere network that ``tensors`` belong to, with fresh weights; its depth is read
+    from the keys.
+
+    Raises:
+        WeightsError: the tensors are of another network.
+    """
     return CosFaceSphere(_depths(tensors, 2, "a CosFace sphere network", source))
 
 
 def arcface_network(tensors: Mapping[str, Tensor], *, source: str = "the file") -> nn.Module:
-    """The network that ``tensors`` belong to, filled: SimSwap's, or one of insightface's.
+    """The ArcFace network that ``tensors`` belong to, filled: SimSwap's, or one of insightface's.
 
     Raises:
         WeightsError: the tensors are of another network.
@@ -193,7 +210,11 @@ def arcface_network(tensors: Mapping[str, Tensor], *, source: str = "the file") 
 
 
 def cosface_network(tensors: Mapping[str, Tensor], *, source: str = "the file") -> CosFaceSphere:
-    """As :func:`arcface_network`, for the sphere networks."""
+    """The CosFace sphere network that ``tensors`` belong to, filled.
+
+    Raises:
+        WeightsError: the tensors are of another network.
+    """
     network = cosface_layout(tensors, source)
     fill(network, tensors, source=source, built_by="the keys in it")
     return network
@@ -208,7 +229,7 @@ def build_arcface(
     normalize: str = "imagenet",
     local_files_only: bool = False,
 ) -> CropEncoder:
-    """ArcFace as SimSwap and Facke use it, 512-d; or a recogniser of insightface, which wants
+    """Make ArcFace as SimSwap and Facke use it, 512-d; or a recogniser of insightface, which wants
     ``normalize="half"`` and the template of the crops.
 
     The originals show it the method's own crop as it is, so ``crop_template`` is empty by
@@ -221,6 +242,11 @@ def build_arcface(
         resize: ``antialias``, ``nearest`` or ``bicubic``.
         normalize: ``imagenet`` or ``half``.
         local_files_only: never contact the Hub.
+
+    Raises:
+        WeightsError: the weights are not there, or of another network.
+        ConfigError: an unknown ``resize`` or ``normalize``, or two that exclude each other.
+        UnknownNameError: no template is called ``crop_template``.
     """
     spec = IdentityEncoderSpec(
         name="arcface", embedding_dim=512, input_size=(112, 112), template=crop_template
@@ -244,10 +270,11 @@ def build_cosface(
     normalize: str = "half",
     local_files_only: bool = False,
 ) -> CropEncoder:
-    """CosFace sphere network, 512-d, with the framing and range that it was trained on.
+    """Make a CosFace sphere network, 512-d, with the framing and range that it was trained on.
 
     Facke squeezed its crops and normalised them for ImageNet: ``crop_template=""``,
-    ``resize="nearest"``, ``normalize="imagenet"``. Arguments as in :func:`build_arcface`.
+    ``resize="nearest"``, ``normalize="imagenet"``. Arguments and errors are those of
+    :func:`build_arcface`.
     """
     spec = IdentityEncoderSpec(
         name="cosface-sphere", embedding_dim=512, input_size=(112, 96), template=crop_template

@@ -16,9 +16,9 @@ __all__ = ["reframe", "resample", "resize", "upright_map"]
 
 
 def upright_map(points: Tensor, template: Tensor) -> tuple[float, float, float]:
-    """Least-squares ``(scale, dx, dy)`` with ``template = scale * points + (dx, dy)``, (N, 2) each.
+    """The least-squares ``(scale, dx, dy)`` of ``template = scale * points + (dx, dy)``.
 
-    A rotation is left out on purpose: templates show upright faces.
+    Both are (N, 2). A rotation is left out on purpose: templates show upright faces.
     """
     p, t = points, template
     p0, t0 = p - p.mean(0), t - t.mean(0)
@@ -30,7 +30,7 @@ def upright_map(points: Tensor, template: Tensor) -> tuple[float, float, float]:
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)  # what a swap computed must serve a later training too
 def _weights(size: int, out: int, scale: float, shift: float) -> Tensor:
-    """(out, size): triangle filter, widened when shrinking; the border pixel is repeated.
+    """The matrix (out, size) of a triangle filter, widened when shrinking; the border is repeated.
 
     Coordinates are those of pixel centres, ``out = scale * in + shift``.
     """
@@ -72,9 +72,13 @@ def _reframing(
 def reframe(
     crops: Tensor, source: str, points: tuple[tuple[float, float], ...], size: tuple[int, int]
 ) -> Tensor:
-    """Crops (B, C, H, W) aligned to the template named ``source``, shown as another template.
+    """Show crops (B, C, H, W) of the template named ``source`` as crops of another template.
 
-    ``points`` are the other template's five points in pixels of its crop of ``size``.
+    Args:
+        crops: the crops, in any range.
+        source: name of the template that they are aligned to.
+        points: the other template's five points (x, y), in pixels of its crop of ``size``.
+        size: (height, width) of the result.
 
     Raises:
         UnknownNameError: no template is named ``source``.
@@ -84,6 +88,7 @@ def reframe(
 
 
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear, antialiased where it shrinks; ``size`` is (height, width)."""
+    """Resize images (B, C, H, W) to ``size`` (height, width): bilinear, antialiased where it
+    shrinks, with pixel areas aligned."""
     scale = (size[0] / image.shape[-2], size[1] / image.shape[-1])
     return resample(image, size, scale, (scale[0] / 2 - 0.5, scale[1] / 2 - 0.5))

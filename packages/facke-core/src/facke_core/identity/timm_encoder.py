@@ -32,8 +32,8 @@ def build(
         model: ``hf:org/repo@COMMIT`` or a folder, with timm's ``config.json`` and
             ``model.safetensors``. Pickled weights are never read.
         revision: the commit, where ``model`` does not say it.
-        crop_template: alignment of the crops that come in; empty: stretch them as they are.
-        template: alignment that the model was trained on.
+        crop_template: the template of the crops that come in; empty: stretch them as they are.
+        template: the template of the crops that the model was trained on.
         local_files_only: never contact the Hub.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What can be said about image files before anything is decoded; loads neither torch nor numpy.
+"""Checks of image files before anything is decoded; loads neither torch nor numpy.
 
 Commands call :func:`check_input` and :func:`check_output` first, so that a wrong path or an
 enormous picture costs neither seconds nor memory.
@@ -29,9 +29,10 @@ __all__ = [
 ]
 
 MAX_PIXELS = 100_000_000
-"""Larger pictures are refused by their header, before anything is decoded."""
+"""Most pixels of a picture; larger ones are refused by their header, before decoding."""
 
 READABLE = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "PPM")
+"""Pillow's names of the formats that are read."""
 WRITABLE = {
     ".png": "PNG",
     ".jpg": "JPEG",
@@ -44,7 +45,7 @@ WRITABLE = {
 
 
 def check_input(path: str | PathLike[str]) -> None:
-    """Read the header of an image file.
+    """Read the header of an image file, and refuse what :func:`open_image` would refuse.
 
     Raises:
         ImageError: it is missing, no image or larger than :data:`MAX_PIXELS`.
@@ -55,7 +56,12 @@ def check_input(path: str | PathLike[str]) -> None:
 
 @contextmanager
 def open_image(path: str | PathLike[str]) -> Iterator[PIL.Image.Image]:
-    """The opened file, header read and size checked; errors inside become ImageError."""
+    """Open an image file, with its header read and its size checked.
+
+    Raises:
+        ImageError: it is missing, no image or larger than :data:`MAX_PIXELS`; also for what goes
+            wrong in the ``with`` block (:func:`explaining`).
+    """
     name = os.fspath(path)
     file = Path(path)
     with explaining(name), warnings.catch_warnings():
@@ -73,7 +79,11 @@ def open_image(path: str | PathLike[str]) -> Iterator[PIL.Image.Image]:
 
 @contextmanager
 def explaining(name: str) -> Iterator[None]:
-    """Turn what Pillow raises into an ImageError with a reason and a remedy."""
+    """Turn what Pillow raises in the ``with`` block into an ImageError with a reason and a remedy.
+
+    Raises:
+        ImageError: anything but a FackeError was raised inside.
+    """
     try:
         yield
     except FackeError:
@@ -98,6 +108,11 @@ def explaining(name: str) -> Iterator[None]:
 
 
 def check_pixels(picture: PIL.Image.Image, name: str) -> None:
+    """Refuse a picture of too many pixels; ``name`` is for the message.
+
+    Raises:
+        ImageError: it has more than :data:`MAX_PIXELS`.
+    """
     width, height = picture.size
     if width * height > MAX_PIXELS:
         raise _too_many_pixels(name, f"{width} x {height} pixels")
@@ -111,7 +126,7 @@ def _too_many_pixels(name: str, size: str) -> ImageError:
 
 
 def check_output(path: str | PathLike[str], *, overwrite: bool = False) -> Path:
-    """Fail early where :func:`~facke_core.images.io.write_image` would fail for its path.
+    """Return ``path``, or fail early where :func:`~facke_core.images.io.write_image` would fail.
 
     Raises:
         ImageError: unknown extension, missing or unwritable folder, existing file.

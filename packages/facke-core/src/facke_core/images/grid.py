@@ -25,7 +25,7 @@ def face_matrix(
     source_labels: Sequence[str] = (),
     target_labels: Sequence[str] = (),
 ) -> Tensor:
-    """One picture of all results.
+    """Draw one picture of all results, with the sources on the left and the targets on top.
 
     Args:
         sources: pictures (3, H, W) in [0, 1] of any sizes, one per row.
@@ -64,7 +64,7 @@ def face_matrix(
 def picture_grid(
     rows: Sequence[Sequence[Tensor | None]], *, size: int = 192, labels: Sequence[str] = ()
 ) -> Tensor:
-    """Pictures in rows and columns.
+    """Draw pictures in rows and columns.
 
     Args:
         rows: pictures (3, H, W) in [0, 1] of any sizes, as many in every row; None leaves the
@@ -100,7 +100,7 @@ def _with_labels(pictures: Sequence[Tensor], labels: Sequence[str]) -> list[tupl
 
 
 def _fit(picture: Tensor, size: int) -> Tensor:
-    """(3, size, size): the picture scaled to fit, centred on white."""
+    """The picture (3, size, size), scaled to fit and centred on white."""
     picture = picture.detach().float().cpu()
     height, width = picture.shape[-2:]
     scale = size / max(height, width)

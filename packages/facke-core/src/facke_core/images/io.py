@@ -27,9 +27,11 @@ from facke_core.images.files import WRITABLE, check_output, check_pixels, explai
 __all__ = ["ImageLike", "Photo", "center_crop", "read_image", "resize", "to_pil", "write_image"]
 
 ImageLike = str | PathLike[str] | PIL.Image.Image | np.ndarray[Any, Any] | Tensor
+"""A picture in any form that :func:`read_image` takes."""
 
 PNG_LEVEL = 3
-"""Of zlib, 0 to 9: two thirds of the time of Pillow's 6, and an eighth more bytes."""
+"""Compression level of zlib, 0 to 9: 3 takes two thirds of the time of Pillow's 6, and an eighth
+more bytes."""
 _XMP_TIFF_TAG = 700
 
 
@@ -37,11 +39,11 @@ class Photo(NamedTuple):
     """A picture that was read."""
 
     image: Tensor
-    """(3, H, W) float32 RGB in [0, 1], on the CPU."""
+    """Colours (3, H, W) float32 RGB in [0, 1], on the CPU."""
     alpha: Tensor | None
-    """(1, H, W) float32 in [0, 1], where the picture has transparency."""
+    """Opacity (1, H, W) float32 in [0, 1]; None where the picture has no transparency."""
     name: str
-    """How messages call it: the path, or what kind of object it was."""
+    """Name in messages: the path, or the kind of object that was given."""
 
 
 def read_image(source: ImageLike) -> Photo:
@@ -204,7 +206,7 @@ def _wrong_dtype(name: str, dtype: str) -> ImageError:
 
 
 def _from_values(values: Tensor, name: str) -> Photo:
-    """uint8 or float values (1 | 3 | 4, H, W) of an array or tensor; always a copy."""
+    """Make a photo of uint8 or float values (1 | 3 | 4, H, W); always a copy."""
     if values.numel() == 0:
         raise ImageError(f"{name} is empty. Give a picture of at least one pixel.")
     if values.dtype == torch.uint8:
@@ -216,10 +218,10 @@ def _from_values(values: Tensor, name: str) -> Photo:
 
 
 def resize(images: Tensor, size: tuple[int, int], *, mode: str = "antialias") -> Tensor:
-    """Images (B, C, H, W) at ``size`` (height, width).
+    """Resize images (B, C, H, W) to ``size`` (height, width).
 
-    ``antialias`` is bilinear and averages where it shrinks. ``nearest``, ``bilinear`` and
-    ``bicubic`` skip pixels then; the original systems resize so.
+    The mode ``antialias`` is bilinear and averages where it shrinks. ``nearest``, ``bilinear`` and
+    ``bicubic`` skip pixels then, as the original systems do.
     """
     if mode == "antialias":
         return F.interpolate(images, size, mode="bilinear", antialias=True)

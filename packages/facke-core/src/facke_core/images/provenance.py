@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["SOURCE_TYPE", "disclosure", "parse_packet", "read_disclosure"]
 
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
+"""The IPTC's digital source type of a result."""
 NAMESPACE = "urn:facke:result:1"
+"""XML namespace of facke's own attributes."""
 FIELDS = ("software", "method", "weights", "revision", "seed")
 """Attributes of :data:`NAMESPACE`, all text; ``seed`` is empty where none was given."""
 
@@ -59,11 +61,11 @@ def disclosure(request: SwapRequest) -> bytes:
 
 
 def read_disclosure(path: str | PathLike[str]) -> dict[str, str]:
-    """What a picture says about itself.
+    """Read the disclosure that a picture carries.
 
     Returns:
-        ``digital_source_type`` and those of :data:`FIELDS` that are present; empty where the
-        file carries no XMP.
+        Name -> text: ``digital_source_type`` and those of :data:`FIELDS` that are present. Empty
+        where the file carries no XMP.
 
     Raises:
         ImageError: not a readable image, or its XMP is broken or unsafe.
@@ -90,7 +92,9 @@ def read_disclosure(path: str | PathLike[str]) -> dict[str, str]:
 
 
 def parse_packet(packet: bytes) -> dict[str, str]:
-    """The disclosure in an XMP packet. Document types and entities are refused.
+    """The disclosure in an XMP packet, as :func:`read_disclosure` returns it.
+
+    Document types, and with them entities, are refused.
 
     Raises:
         ValueError: larger than 4 MB, or with a document type.
@@ -102,17 +106,17 @@ def parse_packet(packet: bytes) -> dict[str, str]:
     _refuse_doctype(packet)
     parser.feed(packet.strip(b"\0 \r\n\t"))
     root = parser.close()
-    found: dict[str, str] = {}
+    disclosed: dict[str, str] = {}
     wanted = {f"{{{_IPTC}}}DigitalSourceType": "digital_source_type"}
     wanted |= {f"{{{NAMESPACE}}}{key}": key for key in FIELDS}
     resource = f"{{{_RDF}}}resource"
     for element in root.iter():
         for name, value in element.attrib.items():
             if name in wanted:
-                found[wanted[name]] = value
+                disclosed[wanted[name]] = value
         if element.tag in wanted:
-            found[wanted[element.tag]] = element.get(resource) or (element.text or "").strip()
-    return found
+            disclosed[wanted[element.tag]] = element.get(resource) or (element.text or "").strip()
+    return disclosed
 
 
 def _refuse_doctype(packet: bytes) -> None:

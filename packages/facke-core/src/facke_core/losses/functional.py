@@ -38,8 +38,13 @@ __all__ = [
 ]
 
 GanMode = Literal["hinge", "least-squares", "original"]
+"""The adversarial loss: ``hinge`` (Lim and Ye, arXiv:1705.02894; SimSwap and Facke),
+``least-squares`` (Mao et al., arXiv:1611.04076) or ``original`` (Goodfellow et al.,
+arXiv:1406.2661, with the generator's loss that does not saturate)."""
 FeatureLayers = Literal["w", "o", "w-bar", "n", "last"]
+"""The layers that feature matching compares; :func:`feature_matching` says which."""
 Units = Literal["rgb", "imagenet"]
+"""The unit of a difference: the range [0, 1], or ImageNet's standard deviation per channel."""
 
 _FEATURE_LAYERS: dict[str, slice] = {
     "w": slice(1, None),
@@ -67,8 +72,18 @@ def _adversarial(logits: Sequence[Tensor], equation: Callable[[Tensor], Tensor])
 
 
 def gan_real(logits: Sequence[Tensor], mode: GanMode = "hinge") -> Tensor:
-    """What the discriminator pays on real images: ``max(0, 1 - D)``, ``(D - 1)^2`` or
-    ``-log sigmoid(D)``."""
+    """The discriminator's loss on real images (B,): ``max(0, 1 - D)`` for ``hinge``, ``(D - 1)^2``
+    for ``least-squares``, ``-log sigmoid(D)`` for ``original``.
+
+    Args:
+        logits: D, per scale (B, 1, h, w), unbounded; their losses are averaged over the patches of
+            a scale, then over the scales.
+        mode: see :data:`GanMode`.
+
+    Raises:
+        UsageError: there is no such mode.
+        CompatibilityError: ``logits`` is empty.
+    """
     check_choice("GAN mode", mode, get_args(GanMode))
     match mode:
         case "hinge":
@@ -80,8 +95,11 @@ def gan_real(logits: Sequence[Tensor], mode: GanMode = "hinge") -> Tensor:
 
 
 def gan_fake(logits: Sequence[Tensor], mode: GanMode = "hinge") -> Tensor:
-    """What the discriminator pays on fakes: ``max(0, 1 + D)``, ``D^2`` or
-    ``-log(1 - sigmoid(D))``."""
+    """The discriminator's loss on fakes (B,): ``max(0, 1 + D)`` for ``hinge``, ``D^2`` for
+    ``least-squares``, ``-log(1 - sigmoid(D))`` for ``original``.
+
+    Arguments and errors are those of :func:`gan_real`.
+    """
     check_choice("GAN mode", mode, get_args(GanMode))
     match mode:
         case "hinge":
@@ -93,8 +111,11 @@ def gan_fake(logits: Sequence[Tensor], mode: GanMode = "hinge") -> Tensor:
 
 
 def gan_generator(logits: Sequence[Tensor], mode: GanMode = "hinge") -> Tensor:
-    """What the generator pays for the logits of its fakes: ``-D`` for hinge, else
-    :func:`gan_real`."""
+    """The generator's loss for the logits of its fakes (B,): ``-D`` for ``hinge``; for the other
+    modes that of :func:`gan_real`, because the fakes are to pass for real.
+
+    Arguments and errors are those of :func:`gan_real`.
+    """
     if mode == "hinge":
         return _adversarial(logits, torch.neg)
     return gan_real(logits, mode)
@@ -105,11 +126,11 @@ class ScaleWise(Protocol):
     """A discriminator whose scales can be scored one by one, each on its own input."""
 
     def scale_inputs(self, image: Tensor) -> list[Tensor]:
-        """(B, 3, S, S) in [0, 1] -> what each scale's network reads."""
+        """The inputs of the scales' networks, one per scale, for images (B, 3, S, S) in [0, 1]."""
         ...
 
     def score(self, scale: int, x: Tensor) -> Tensor:
-        """The logits of one scale for one of those inputs."""
+        """The logits (B, 1, h, w) of one scale for its entry ``x`` of :meth:`scale_inputs`."""
         ...
 
 
@@ -121,7 +142,7 @@ def gradient_penalty(
     rng: torch.Generator | None = None,
     alpha: Sequence[Tensor] | None = None,
 ) -> Tensor:
-    """WGAN-GP (arXiv:1704.00028, Eq. (3)), summed over the scales:
+    """The gradient penalty of WGAN-GP (B,) (arXiv:1704.00028, Eq. (3)), summed over the scales k:
     ``(||d sum(D_k(x)) / dx||_2 - 1)^2`` at ``x = alpha_k * real + (1 - alpha_k) * fake``.
 
     A :class:`ScaleWise` discriminator is differentiated with respect to each scale's own
@@ -184,15 +205,21 @@ def feature_matching(
     fake: Sequence[Sequence[Tensor]],
     layers: FeatureLayers = "w",
 ) -> Tensor:
-    """``4/n * mean over scales of the sum over n layers of mean|real - fake|``, or, for ``"last"``,
-    ``mean|real - fake|`` of one layer; the real features are constants.
+    """Feature matching (B,) (SimSwap, Sec. 3.3): ``4/n`` times the mean over the scales of the sum
+    over n layers of ``mean|real - fake|``; for ``"last"``, ``mean|real - fake|`` of one layer. No
+    gradient reaches the real features.
 
     Args:
-        real: per scale, shallow to deep, without the logits.
-        fake: likewise.
+        real: the discriminator's features of real images, per scale, shallow to deep, without the
+            logits.
+        fake: the same for the generator's images.
         layers: ``"w"`` all but the first (SimSwap's weak feature matching), ``"o"`` all (oFM),
             ``"w-bar"`` all but the last, ``"n"`` none: zeros (nFM), ``"last"`` the last one of the
             last scale (the official SimSwap's with a projected discriminator).
+
+    Raises:
+        UsageError: there is no such set of layers.
+        CompatibilityError: the discriminator has too few layers for it.
     """
     check_choice("Feature matching over layers", layers, get_args(FeatureLayers))
     if layers == "n":
@@ -218,19 +245,23 @@ def _distance(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def identity_loss(embedding: Tensor, identity: Tensor) -> Tensor:
-    """``1 - cos`` of two sets of embeddings (B, D), normalised or not: 0 same, 2 opposite."""
+    """One minus the cosine (B,) of two sets of embeddings (B, D), normalised or not: 0 for the same
+    direction, 2 for opposite ones."""
     return 1 - F.cosine_similarity(_full(embedding), _full(identity), dim=1)
 
 
 def reconstruction_l1(
     result: Tensor, reference: Tensor, *, units: Units = "rgb", weight: Tensor | None = None
 ) -> Tensor:
-    """Mean absolute difference of two images (B, 3, H, W) in [0, 1].
+    """The mean absolute difference (B,) of images (B, 3, H, W) in [0, 1] over channels and pixels.
 
     Args:
         units: ``"rgb"``, or ``"imagenet"``: in ImageNet standard deviations per channel, about
             4.4 times as large, the unit in which the original systems measure.
         weight: (1 or B, 1, H, W), not negative: the result is the weighted mean over the pixels.
+
+    Raises:
+        UsageError: there is no such unit.
     """
     return _weighted_mean(_difference(result, reference, units).abs(), weight)
 
@@ -238,7 +269,8 @@ def reconstruction_l1(
 def reconstruction_l2(
     result: Tensor, reference: Tensor, *, units: Units = "rgb", weight: Tensor | None = None
 ) -> Tensor:
-    """Mean squared difference of two images; arguments as in :func:`reconstruction_l1`."""
+    """The mean squared difference (B,) of two images; arguments and errors are those of
+    :func:`reconstruction_l1`."""
     return _weighted_mean(_difference(result, reference, units).square(), weight)
 
 
@@ -259,8 +291,8 @@ def _weighted_mean(values: Tensor, weight: Tensor | None) -> Tensor:
 
 
 def kl_divergence(mu: Tensor, log_var: Tensor) -> Tensor:
-    """``KL(N(mu, exp(log_var)) || N(0, 1))`` in nats, summed over the channels and averaged over
-    the positions (Facke Eq. (4)).
+    """The divergence ``KL(N(mu, exp(log_var)) || N(0, 1))`` (B,) in nats, summed over the channels
+    and averaged over the positions (Facke, Eq. (4)).
 
     Args:
         mu: (B, C, ...), any float dtype.

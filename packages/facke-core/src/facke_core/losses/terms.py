@@ -31,7 +31,8 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdentityLoss:
-    """``1 - cos(E(result), identity)`` with the encoder that conditions the generator.
+    """The identity loss ``1 - cos(E(result), identity)``, E the encoder that conditions the
+    generator (:func:`~facke_core.losses.functional.identity_loss`).
 
     ``augment`` changes the result a little and at random before the encoder looks (shift, zoom,
     brightness, saturation, noise), so that the generator cannot please it with fine patterns that
@@ -53,7 +54,9 @@ class IdentityLoss:
 
 
 def perturb(image: Tensor, amount: float, rng: torch.Generator | None) -> Tensor:
-    """Small random changes that keep a face recognisable, per sample; differentiable.
+    """Change each image a little and at random, so that its face stays recognisable.
+
+    Gradients reach ``image``. The result (B, 3, S, S) is not clamped.
 
     Args:
         image: (B, 3, S, S) in [0, 1].
@@ -87,7 +90,8 @@ def perturb(image: Tensor, amount: float, rng: torch.Generator | None) -> Tensor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReconstructionLoss:
-    """Mean absolute (``l1``) or squared (``l2``) difference between the result and the reference.
+    """The mean absolute (``l1``) or squared (``l2``) difference between the result and the
+    reference, in ``units`` (:func:`~facke_core.losses.functional.reconstruction_l1`).
 
     ``focus`` in [0, 1) weighs the middle of the face more than the border of the crop, which the
     paste-back throws away: 0 weighs all pixels alike. ``inter`` multiplies the difference where the
@@ -113,7 +117,8 @@ class ReconstructionLoss:
 
 
 def face_weight(size: int, focus: float) -> Tensor:
-    """(1, 1, size, size): ``1 - focus`` at the border of a SimSwap crop, 1 around the nose."""
+    """A weight of the pixels of a SimSwap crop, (1, 1, size, size): ``1 - focus`` at its border,
+    rising to 1 around the nose."""
     axis = (torch.arange(size) + 0.5) / size
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     bump = torch.exp(-((x - 0.5) ** 2 + (y - 0.6) ** 2) / (2 * 0.22**2))
@@ -122,8 +127,8 @@ def face_weight(size: int, focus: float) -> Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LowPassLoss:
-    """Mean absolute difference between result and *target* after averaging blocks of ``factor``
-    pixels: light and colour must stay, detail may change."""
+    """The mean absolute difference between result and *target* after averaging blocks of
+    ``factor`` x ``factor`` pixels: light and colour must stay, detail may change."""
 
     factor: int = 16
     name: str = "low-pass"
@@ -150,7 +155,8 @@ class GanLoss:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureMatchingLoss:
-    """(Weak) feature matching between the result and the reference."""
+    """Feature matching between the result and the reference, by default over the layers of
+    SimSwap's weak one (:func:`~facke_core.losses.functional.feature_matching`)."""
 
     layers: L.FeatureLayers = "w"
     name: str = "feature-matching"
@@ -163,7 +169,8 @@ class FeatureMatchingLoss:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GradientPenalty:
-    """Gradient penalty of the discriminator between reference and result."""
+    """The gradient penalty of the discriminator between reference and result
+    (:func:`~facke_core.losses.functional.gradient_penalty`); draws from the step's ``rng``."""
 
     name: str = "gradient-penalty"
 
@@ -187,4 +194,4 @@ TERMS: dict[str, Callable[..., Loss]] = {
     "fake": partial(GanLoss, name="fake"),
     "gradient-penalty": GradientPenalty,
 }
-"""The terms that a recipe can name."""
+"""The terms that a recipe can name: name -> what makes the loss of the recipe's arguments."""

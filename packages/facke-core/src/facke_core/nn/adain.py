@@ -11,11 +11,12 @@ __all__ = ["AdaIN", "instance_norm"]
 
 
 def instance_norm(x: Tensor, eps: float = 1e-8) -> Tensor:
-    """Zero mean and unit (biased) variance over the pixels of each channel of (B, C, H, W).
+    """Give each channel of ``x`` (B, C, H, W) zero mean and unit (biased) variance over its pixels.
 
-    Statistics are taken in float32 whatever the dtype of ``x`` is. Group normalisation with one
-    channel per group; its kernel is several times faster in the contiguous layout. A graph gets
-    the one operation that there is for it, which runtimes compute in any layout.
+    Statistics are taken in float32 whatever the dtype of ``x`` is. It is computed as group
+    normalisation with one channel per group, whose kernel is several times faster in the
+    contiguous layout. A graph gets the one operation that there is for it, which runtimes compute
+    in any layout.
     """
     if torch.compiler.is_exporting():
         return F.instance_norm(x, eps=eps)
@@ -31,6 +32,6 @@ class AdaIN(nn.Module):
         self.linear = nn.Linear(identity_dim, 2 * channels)
 
     def forward(self, x: Tensor, identity: Tensor) -> Tensor:
-        """(B, C, H, W), (B, D) -> (B, C, H, W)."""
+        """Normalise features (B, C, H, W) and give them the statistics of identities (B, D)."""
         gamma, beta = rearrange(self.linear(identity), "b (two c) -> two b c 1 1", two=2)
         return instance_norm(x) * (gamma + 1) + beta

@@ -12,10 +12,11 @@ from torch.autograd.function import once_differentiable
 __all__ = ["Conv2d", "Size"]
 
 Size = tuple[int, ...]
+"""Stride or padding per dimension, as torch's layers keep it."""
 
 
 class Conv2d(nn.Conv2d):
-    """``nn.Conv2d``, with zero padding, for networks under a gradient penalty.
+    """A convolution as ``nn.Conv2d``, with zero padding, for networks under a gradient penalty.
 
     The penalty's own gradient in the weights is that of an ordinary convolution. Torch computes it
     by one whose kernel has the size of the image; in bfloat16 on a CPU that takes ten times as
@@ -23,6 +24,7 @@ class Conv2d(nn.Conv2d):
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        """Convolve ``input`` (B, C, H, W), in the autocast dtype where autocast is on."""
         device = input.device.type
         tensors: tuple[Tensor | None, ...] = (input, self.weight, self.bias)
         if torch.is_autocast_enabled(device):
@@ -55,7 +57,10 @@ class _Convolution(torch.autograd.Function):
 
 
 class _InputGradient(torch.autograd.Function):
-    """``x`` gives the shape only: the gradient is linear in ``slope`` and in ``weight``."""
+    """The gradient in the input, which can itself be differentiated.
+
+    It is linear in ``slope`` and in ``weight``; ``x`` gives the shape only.
+    """
 
     @staticmethod
     def forward(
@@ -83,7 +88,7 @@ class _InputGradient(torch.autograd.Function):
 def _gradients(
     slope: Tensor, x: Tensor, weight: Tensor, sizes: tuple[Size, Size], mask: tuple[bool, ...]
 ) -> list[Any]:
-    """Of input, weight and bias, where ``mask`` asks for them."""
+    """The gradients in input, weight and bias; None where ``mask`` does not ask for one."""
     return list(
         torch.ops.aten.convolution_backward(
             slope, x, weight, weight.shape[:1], *sizes, (1, 1), False, (0, 0), 1, mask

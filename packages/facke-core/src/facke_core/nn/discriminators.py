@@ -21,13 +21,16 @@ from facke_core.types import DiscriminatorOutput
 __all__ = ["MultiScalePatchDiscriminator", "Norm", "Normalization", "PatchDiscriminator"]
 
 Norm = Literal["batch", "spectral", "none"]
+"""The normalisation of a patch discriminator's layers."""
 Normalization = Literal["imagenet", "none"]
+"""The normalisation of a discriminator's input, an image in [0, 1]."""
 MIN_SIZE = 48
-"""Pixels below which a patch discriminator has no patch left."""
+"""The side in pixels below which a patch discriminator has no patch left."""
 
 
 class PatchDiscriminator(nn.Module):
-    """Six 4x4 convolutions; each output pixel judges a patch of 142 pixels.
+    """A discriminator of six 4x4 convolutions, whose output pixels judge patches of 142 x 142
+    pixels.
 
     Args:
         in_channels: channels of the input.
@@ -36,6 +39,9 @@ class PatchDiscriminator(nn.Module):
             then applies another one).
         norm: ``"batch"`` (original) after all but the first and last convolution, ``"spectral"``
             on every convolution instead, or ``"none"``.
+
+    Raises:
+        UsageError: there is no such norm.
     """
 
     def __init__(
@@ -67,8 +73,8 @@ class PatchDiscriminator(nn.Module):
             self.conv2.append(nn.Sigmoid())
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, in_channels, H, W) -> the output of each layer; the last is the patch logits
-        (B, 1, H/16 - 2, W/16 - 2).
+        """The output of each layer for ``x`` (B, in_channels, H, W); the last one is the patch
+        logits (B, 1, H/16 - 2, W/16 - 2).
 
         Raises:
             CompatibilityError: H or W is below 48 pixels.
@@ -92,9 +98,13 @@ class MultiScalePatchDiscriminator(nn.Module):
     Args:
         num_scales: number of independent networks; the k-th sees the image halved k times.
         width: channels of each network's first layer.
-        normalization: ``"imagenet"`` (original) or ``"none"``, of the image in [0, 1].
-        norm: see :class:`PatchDiscriminator`.
-        sigmoid: see :class:`PatchDiscriminator`.
+        normalization: what is done to the image in [0, 1] first: ``"imagenet"`` (original) or
+            ``"none"``.
+        norm: as :class:`PatchDiscriminator` takes it.
+        sigmoid: as :class:`PatchDiscriminator` takes it.
+
+    Raises:
+        UsageError: no scale, or no such norm or normalisation.
     """
 
     def __init__(
@@ -120,21 +130,29 @@ class MultiScalePatchDiscriminator(nn.Module):
 
     @property
     def num_scales(self) -> int:
+        """The number of independent networks."""
         return len(self.scales)
 
     def scale_inputs(self, image: Tensor) -> list[Tensor]:
-        """(B, 3, S, S) in [0, 1] -> the normalised image at each scale."""
+        """The normalised images at each scale, for images (B, 3, S, S) in [0, 1].
+
+        Halving is a mean over 3 x 3 pixels with stride 2, in which padding does not count.
+        """
         inputs = [self.normalize(image)]
         while len(inputs) < self.num_scales:
             inputs.append(F.avg_pool2d(inputs[-1], 3, stride=2, padding=1, count_include_pad=False))
         return inputs
 
     def score(self, scale: int, x: Tensor) -> Tensor:
-        """The logits of one scale for one of the :meth:`scale_inputs`."""
+        """The logits (B, 1, h, w) of one scale for its entry ``x`` of :meth:`scale_inputs`."""
         return self.scales[scale](x)[-1]
 
     def forward(self, image: Tensor) -> DiscriminatorOutput:
-        """(B, 3, S, S) in [0, 1] -> logits and five features per scale."""
+        """Logits and five features per scale, for images (B, 3, S, S) in [0, 1].
+
+        Raises:
+            CompatibilityError: the smallest scale is below 48 pixels.
+        """
         outputs = [net(x) for net, x in zip(self.scales, self.scale_inputs(image), strict=True)]
         return DiscriminatorOutput(
             logits=[layers[-1] for layers in outputs], features=[layers[:-1] for layers in outputs]

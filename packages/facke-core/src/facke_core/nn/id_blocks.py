@@ -12,11 +12,12 @@ from facke_core.nn.adain import AdaIN
 __all__ = ["IDBlock", "Padding"]
 
 Padding = Literal["reflect", "zeros"]
+"""The padding of a convolution: the mirrored image, or zeros."""
 
 
 class IDBlock(nn.Module):
-    """``x + AdaIN(conv(ReLU(AdaIN(conv(x)))))`` without an activation after the sum
-    (SimSwap, arXiv:2106.06340, Fig. 2; Facke Sec. 2.1). The originals pad by reflection."""
+    """The residual block ``x + AdaIN(conv(ReLU(AdaIN(conv(x)))))``, without an activation after the
+    sum (SimSwap, arXiv:2106.06340, Fig. 2; Facke, Sec. 2.1). The originals pad by reflection."""
 
     def __init__(self, channels: int, identity_dim: int, *, padding: Padding = "reflect") -> None:
         super().__init__()
@@ -26,6 +27,6 @@ class IDBlock(nn.Module):
         self.adain2 = AdaIN(identity_dim, channels)
 
     def forward(self, x: Tensor, identity: Tensor) -> Tensor:
-        """(B, C, H, W), (B, D) -> (B, C, H, W)."""
+        """Put identities (B, D) into features (B, C, H, W), whose shape stays."""
         y = F.relu(self.adain1(self.conv1(x), identity))
         return x + self.adain2(self.conv2(y), identity)

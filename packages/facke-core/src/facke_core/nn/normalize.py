@@ -12,7 +12,10 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Normalize(nn.Module):
-    """``(x - mean) / std`` per channel of (B, 3, H, W) RGB in [0, 1]; :meth:`inverse` undoes it."""
+    """The normalisation ``(x - mean) / std`` per channel of RGB images; :meth:`inverse` undoes it.
+
+    Mean and standard deviation are no part of the state dict.
+    """
 
     mean: Tensor
     std: Tensor
@@ -27,7 +30,9 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The images (B, 3, H, W), from [0, 1] to units of ``std`` about ``mean``."""
         return (x - self.mean) / self.std
 
     def inverse(self, x: Tensor) -> Tensor:
+        """The images (B, 3, H, W), from units of ``std`` about ``mean`` to [0, 1]; not clamped."""
         return x * self.std + self.mean

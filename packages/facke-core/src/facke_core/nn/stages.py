@@ -32,35 +32,42 @@ __all__ = [
 ]
 
 Output = Literal["tanh", "bn-tanh", "imagenet", "residual"]
+"""The form of the last layer; :attr:`StagesConfig.output` says what each does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StagesConfig:
-    """What the configurations of these generators share. The defaults are the official SimSwap at
-    224 px."""
+    """The settings that generators out of these stages share. The defaults are those of the
+    official SimSwap at 224 px.
+
+    Raises:
+        ConfigError: the halvings do not divide the image size, or there are fewer decoder stages
+            than skips.
+    """
 
     image_size: int = 224
     identity_dim: int = 512
     channels: tuple[int, ...] = (64, 128, 256, 512)
-    """After the stem, then after each halving; the last one is the width of the ID blocks, and of a
-    spatial latent."""
+    """Widths after the stem and after each halving; the last one is that of the ID blocks, and of
+    a spatial latent."""
     num_id_blocks: int = 9
     stem_kernel: int = 7
     padding: Padding = "reflect"
-    """Of stem, ID blocks and head; zeros are faster."""
+    """Padding of the convolutions in stem, ID blocks and head; zeros are faster."""
     patch: int = 1
-    """The stem sees pixels folded p x p into channels, and the head unfolds them (1: pixels)."""
+    """Side p of the blocks of pixels that the stem sees folded into channels, and that the head
+    unfolds; 1: single pixels."""
     skips: int = 0
-    """How many of the decoder's stages, deepest first, also see the encoder's features of their
-    size. 0 as in all originals: without composites (docs/adr/0001) a skip lets the target's
+    """Number of the decoder's stages, deepest first, that also see the encoder's features of their
+    size. All originals have 0: without composites (docs/adr/0001) a skip lets the target's
     identity pass."""
     normalization: Literal["imagenet", "none"] = "none"
-    """What the network does to its [0, 1] input."""
+    """Normalisation of the input in [0, 1] by the network."""
     output: Output = "tanh"
-    """``tanh``: (tanh + 1) / 2. ``bn-tanh``: with a BatchNorm before it (Facke). ``imagenet``: a
-    linear output in ImageNet-normalised units (official ``fix``), brought back to [0, 1].
-    ``residual``: the (veiled) target plus a linear output that starts at zero; like skips, for
-    training with composites only (docs/adr/0001)."""
+    """The last layer. ``tanh``: (tanh + 1) / 2. ``bn-tanh``: with a BatchNorm before it (Facke).
+    ``imagenet``: a linear output in ImageNet-normalised units (official ``fix``), brought back to
+    [0, 1]. ``residual``: the (veiled) target plus a linear output that starts at zero; like skips,
+    for training with composites only (docs/adr/0001)."""
     veil: float = 0.0
     """Blur of the inner face of the target before the network sees it: standard deviation as a
     share of the image size. The target's fine features, which carry its identity, are then not
@@ -95,20 +102,20 @@ def conv(
 def conv_block(
     inputs: int, outputs: int, kernel: int, stride: int = 1, padding: Padding = "zeros"
 ) -> nn.Sequential:
-    """Convolution, batch normalisation, ReLU."""
+    """A convolution as of :func:`conv`, batch normalisation and ReLU."""
     return nn.Sequential(
         conv(inputs, outputs, kernel, stride, padding), nn.BatchNorm2d(outputs), nn.ReLU()
     )
 
 
 class Halvings(nn.ModuleList):
-    """One stride-2 block per step of ``channels``."""
+    """The encoder's blocks: one convolution with stride 2 per step of ``channels``."""
 
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__(conv_block(a, b, 3, 2) for a, b in itertools.pairwise(channels))
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, channels[0], H, W) -> itself and the output of each block."""
+        """The input (B, channels[0], H, W), then the output of each block, half as large."""
         features = [x]
         for block in self:
             features.append(block(features[-1]))
@@ -116,7 +123,7 @@ class Halvings(nn.ModuleList):
 
 
 class IDBlocks(nn.ModuleList):
-    """``count`` :class:`~facke_core.nn.id_blocks.IDBlock` in a row."""
+    """A row of ``count`` :class:`~facke_core.nn.id_blocks.IDBlock`."""
 
     def __init__(
         self, count: int, channels: int, identity_dim: int, *, padding: Padding = "reflect"
@@ -124,7 +131,7 @@ class IDBlocks(nn.ModuleList):
         super().__init__(IDBlock(channels, identity_dim, padding=padding) for _ in range(count))
 
     def forward(self, x: Tensor, identity: Tensor) -> Tensor:
-        """(B, C, H, W), (B, D) -> (B, C, H, W)."""
+        """Put identities (B, D) into features (B, C, H, W), whose shape stays."""
         for block in self:
             x = block(x, identity)
         return x
@@ -142,7 +149,8 @@ class Doublings(nn.ModuleList):
         self.skips = skips
 
     def forward(self, x: Tensor, features: Sequence[Tensor]) -> Tensor:
-        """(B, channels[-1], H, W), features of :class:`Halvings` -> (B, channels[0], ...)."""
+        """Enlarge ``x`` (B, channels[-1], h, w) to (B, channels[0], H, W); ``features`` are what
+        :class:`Halvings` returned."""
         for i, block in enumerate(self):
             x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
             x = block(torch.cat([x, features[-2 - i]], dim=1) if i < self.skips else x)
@@ -164,7 +172,7 @@ def head(
 
 
 def to_image(y: Tensor, x: Tensor, output: Output, denormalize: Normalize | None = None) -> Tensor:
-    """What the head made as an image, (B, 3, H, W) float32.
+    """Turn the output of the head into an image (B, 3, H, W) float32.
 
     Args:
         y: (B, 3, H, W), output of :func:`head`.

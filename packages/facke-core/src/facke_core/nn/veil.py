@@ -11,17 +11,25 @@ __all__ = ["Veil"]
 
 class Veil(nn.Module):
     """Blurs what a crop in the SimSwap frontal template shows inside an ellipse from the brows to
-    the chin, with a soft edge. ``amount``: standard deviation over image size."""
+    the chin, with a soft edge.
+
+    Args:
+        amount: standard deviation of the Gaussian, as a share of the image size.
+    """
 
     CENTRE = (0.5, 0.64)
+    """Middle (x, y) of the ellipse, as shares of the crop."""
     RADII = (0.29, 0.37)
+    """Half axes (x, y) of the ellipse, as shares of the crop."""
     EDGE = 0.1
+    """Half the width of the edge, as a share of the radius."""
 
     def __init__(self, amount: float) -> None:
         super().__init__()
         self.amount = amount
 
     def forward(self, x: Tensor) -> Tensor:
+        """The crops (B, 3, S, S), veiled; in the range that they had."""
         sigma = self.amount * x.shape[-1]
         reach = round(3 * sigma)
         taps = torch.arange(-reach, reach + 1, device=x.device, dtype=x.dtype)
@@ -31,7 +39,8 @@ class Veil(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             blurred = F.conv2d(F.conv2d(padded, kernel, groups=3), kernel.mT, groups=3)
         rows, columns = (
-            (torch.arange(n, device=x.device, dtype=x.dtype) + 0.5) / n for n in x.shape[2:]
+            (torch.arange(side, device=x.device, dtype=x.dtype) + 0.5) / side
+            for side in x.shape[2:]
         )
         dx = (columns - self.CENTRE[0]) / self.RADII[0]
         dy = (rows - self.CENTRE[1]) / self.RADII[1]

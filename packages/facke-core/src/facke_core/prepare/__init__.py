@@ -1,1 +1,1 @@
-"""From photographs to a data set."""
+"""The preparation of data sets from photographs."""

@@ -1,4 +1,4 @@
-"""What earlier preparations computed, by key: whatever is there is not computed again.
+"""The finds of earlier preparations, by key: whatever is there is not computed again.
 
 Three places are looked at: the dataset itself, the shards of its pictures, and the parts that an
 interrupted preparation left. A damaged file counts as absent.
@@ -27,8 +27,9 @@ class Known:
     """Crops, points, vectors and reasons that need no computing.
 
     Args:
-        preparation: digest; crops, points and reasons of another one do not count.
-        encoder: digest; vectors of another one do not count.
+        preparation: digest of the way in which crops are made; crops, points and reasons of another
+            one do not count.
+        encoder: digest of the encoder; vectors of another one do not count.
         with_points: a crop without points is not enough.
     """
 
@@ -41,18 +42,20 @@ class Known:
         self._vectors: dict[bytes, tuple[Tensor, int]] = {}
 
     def has_crop(self, key: bytes) -> bool:
+        """Tell whether the crop is known, with its points where they are needed."""
         return key in self._crops and (not self.with_points or key in self._points)
 
     def has_vectors(self, key: bytes) -> bool:
+        """Tell whether the vectors of the crop are known."""
         return key in self._vectors
 
     def crop(self, key: bytes) -> Tensor:
-        """(3, S, S) uint8."""
+        """The known crop (3, S, S) uint8 of a photograph."""
         shard, row = self._crops[key]
         return shard[row]
 
     def column(self, name: str, key: bytes) -> Tensor:
-        """The row of ``points``, ``ring`` or ``embeddings``."""
+        """The known ``points`` (P, 2), ``ring`` (R, 2) or ``embeddings`` (2, D) of a photograph."""
         if name == "embeddings":
             vectors, row = self._vectors[key]
             return vectors[row]
@@ -60,7 +63,7 @@ class Known:
         return tensors[name][row]
 
     def add_dataset(self, index: Path, identity: Path) -> None:
-        """The finished files of a dataset."""
+        """Add what the finished files of a dataset hold."""
         try:
             tensors, metadata = read_tensors(index)
             keys = [bytes(row) for row in tensors["keys"].numpy()]
@@ -73,7 +76,7 @@ class Known:
             return
 
     def add_part(self, path: Path) -> None:
-        """What an interrupted preparation finished."""
+        """Add what an interrupted preparation finished."""
         try:
             tensors, metadata = read_tensors(path)
             if metadata.get("preparation") == self.preparation:
@@ -85,7 +88,7 @@ class Known:
             return
 
     def add_shard(self, path: Path) -> None:
-        """The pictures of a shard."""
+        """Add the pictures of a shard."""
         try:
             shard = TarShard(path) if path.suffix == SUFFIX["webdataset"] else TensorShard(path)
             if shard.preparation != self.preparation:
@@ -109,7 +112,7 @@ class Known:
 
 
 def skipped_columns(reasons: Mapping[bytes, str]) -> dict[str, Column]:
-    """Pictures that are left out, by key, and why."""
+    """The columns of a table that name the pictures that are left out, by key, and why."""
     keys = sorted(reasons)
     codes = torch.tensor([REASONS.index(reasons[key]) for key in keys], dtype=torch.uint8)
     return {"skipped": Column.of(key_rows(keys)), "reasons": Column.of(codes)}
@@ -119,9 +122,10 @@ class Bucket:
     """The pictures of one shard on their way to the disk.
 
     Args:
-        keys: of all its photographs, ascending.
-        shard: where the crops go.
-        part: where everything else waits until the dataset is complete.
+        keys: the keys of all its photographs, ascending.
+        shard: the file of the crops.
+        part: the file in which everything else waits until the dataset is complete.
+        known: what need not be computed.
     """
 
     def __init__(self, keys: Sequence[bytes], *, shard: Path, part: Path, known: Known) -> None:
@@ -131,7 +135,7 @@ class Bucket:
         self._left_out: dict[bytes, str] = {}
 
     def job(self, key: bytes, path: str) -> Job | None:
-        """What must be computed for a photograph, if anything."""
+        """The job of a worker for a photograph; None where nothing must be computed."""
         known = self.known
         if key in known.reasons:
             return None
@@ -145,7 +149,7 @@ class Bucket:
             return Job(path, key)
 
     def take(self, key: bytes, done: Done) -> None:
-        """The answer to a job."""
+        """Take the answer to a job."""
         if done.portrait is not None:
             self._made[key] = done.portrait
         elif done.passing:

@@ -32,21 +32,21 @@ from facke_core.prepare.summary import PrepareSummary, write_csv
 __all__ = ["Making"]
 
 _AHEAD = 4
-"""Jobs per worker that wait or run."""
+"""Number of jobs per worker that wait or run."""
 
 
 class Making:
-    """Call :meth:`sort_out`, :meth:`compute`, :meth:`assemble` in this order.
+    """A crop set in the making: call :meth:`sort_out`, :meth:`compute`, :meth:`assemble` in order.
 
     Args:
         photos: the folder that paths are relative to.
         album: the photographs.
-        folder: where the set goes; its subfolder for unfinished work is there.
-        preparation: how crops are made.
+        folder: the folder of the set; its subfolder for unfinished work is there.
+        preparation: the way in which crops are made.
         encoder: ``{"name": ..., **settings}``.
-        encoder_digest: :func:`facke_core.identity.digest.encoder_digest`.
+        encoder_digest: what :func:`~facke_core.identity.digest.encoder_digest` says of it.
         store: the form of the shards.
-        workers: processes.
+        workers: number of processes.
         on_progress: called with what is done, how much of it, and how much there is.
     """
 
@@ -72,9 +72,9 @@ class Making:
             preparation.digest(), encoder_digest, with_points=not preparation.aligned
         )
         self.keys: dict[str, bytes] = {}
-        """Of every file that can be read, by path."""
+        """Keys of all files that can be read, by path."""
         self.first: dict[bytes, Picture] = {}
-        """The photograph of each key; of several the first by path."""
+        """Photograph of each key; of several the first by path."""
         self.digits = 1
         self.passing: set[bytes] = set()
         self.worked = self.detected = self.embedded = 0
@@ -89,8 +89,8 @@ class Making:
             done += 1
             self.on_progress("reading", done, len(paths))
 
-        found = file_keys(self.photos, paths, workers=self.workers, on_file=one_more)
-        self.keys = {path: key for path, key in found.items() if isinstance(key, bytes)}
+        keys_or_errors = file_keys(self.photos, paths, workers=self.workers, on_file=one_more)
+        self.keys = {path: key for path, key in keys_or_errors.items() if isinstance(key, bytes)}
         for picture in self.album.pictures:
             if picture.path in self.keys:
                 self.first.setdefault(self.keys[picture.path], picture)
@@ -182,6 +182,9 @@ class Making:
     def assemble(self, info: Mapping[str, Any]) -> PrepareSummary:
         """Write the tables and the report, and take away what is no longer needed.
 
+        Args:
+            info: the entries of ``dataset.json`` that do not follow from the pictures.
+
         Raises:
             DataError: no picture can be used, or the disk is full.
         """
@@ -254,14 +257,14 @@ class Making:
         return columns
 
     def _column(self, name: str, used: list[bytes]) -> Column:
-        one = self.known.column(name, used[0])
+        first_row = self.known.column(name, used[0])
 
         def parts() -> Iterator[Tensor]:
             rows = iter(used)
-            while some := list(islice(rows, 512)):
-                yield torch.stack([self.known.column(name, key) for key in some])
+            while chunk := list(islice(rows, 512)):
+                yield torch.stack([self.known.column(name, key) for key in chunk])
 
-        return Column(one.dtype, (len(used), *one.shape), parts())
+        return Column(first_row.dtype, (len(used), *first_row.shape), parts())
 
     def _shards(self, used: list[bytes]) -> list[Path]:
         return [

@@ -1,4 +1,4 @@
-"""Photographs of people on disk: which there are, who is on them, and their keys.
+"""Photographs of people on disk: their paths, the people on them, and their keys.
 
 Nothing is decoded here. Paths are relative to the folder of the photographs, with slashes.
 """
@@ -20,8 +20,8 @@ from facke_core.errors import DataError, did_you_mean
 __all__ = ["Album", "Picture", "file_key", "file_keys", "find_photos", "shown"]
 
 COLOUR_WEIGHT = 3.0
-"""How much more often a coloured picture is drawn than one without colours, where a manifest tells
-which are which."""
+"""Weight in the draws of a coloured picture, relative to one without colours, where a manifest
+tells which are which."""
 SPLITS = ("train", "test")
 LAYOUTS = """\
   PHOTOS/PERSON/1.jpg                      one folder per person
@@ -37,7 +37,7 @@ class Picture(NamedTuple):
     person: str
     weight: float = 1.0
     source: str = ""
-    """Where it comes from and its licence, as far as a manifest tells."""
+    """Origin and licence, as far as a manifest tells them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,15 +45,15 @@ class Album:
     """The photographs of one dataset."""
 
     pictures: Sequence[Picture]
-    """By path."""
+    """Photographs, sorted by path."""
     people: frozenset[str]
-    """Including those without any file."""
+    """Names of the people, also of those without any file."""
     beside: Sequence[str] = field(default=())
-    """Files beside the folders of people: nobody knows whom they show."""
+    """Paths of files beside the folders of people: nobody knows whom they show."""
 
 
 def find_photos(photos: Path, manifest: Path | None = None) -> dict[str, Album]:
-    """The photographs in a folder, per split: ``""``, or ``train`` and ``test``.
+    """Find the photographs in a folder, per split: ``""``, or ``train`` and ``test``.
 
     Hidden files are left out; every other file counts as a picture until it is read.
 
@@ -106,7 +106,7 @@ def _relative(path: Path, photos: Path) -> str:
 
 
 def shown(name: str) -> str:
-    """A file's name as text, also where it is not valid Unicode."""
+    """The name of a file as text, also where it is not valid Unicode."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
@@ -159,7 +159,7 @@ def _picture(photos: Path, row: dict[str, str], where: str) -> Picture:
 
 
 def file_key(path: Path) -> bytes:
-    """SHA-256 of a file.
+    """The key of a file: the 32 bytes of its SHA-256.
 
     Raises:
         OSError: it cannot be read.
@@ -178,13 +178,20 @@ def _key_or_error(path: Path) -> bytes | OSError:
 def file_keys(
     photos: Path, paths: Sequence[str], *, workers: int, on_file: Callable[[], None]
 ) -> dict[str, bytes | OSError]:
-    """The key of each file, or why it cannot be read; several files at a time."""
-    found: dict[str, bytes | OSError] = {}
+    """The keys of files, or the errors of those that cannot be read, by path.
+
+    Args:
+        photos: the folder that paths are relative to.
+        paths: the files.
+        workers: files that are read at a time.
+        on_file: called after each file.
+    """
+    keys_or_errors: dict[str, bytes | OSError] = {}
     remaining = iter(paths)
     with ThreadPoolExecutor(workers) as threads:
-        while some := list(islice(remaining, 4096)):
-            keys = threads.map(_key_or_error, (photos / path for path in some))
-            for path, key in zip(some, keys, strict=True):
-                found[path] = key
+        while chunk := list(islice(remaining, 4096)):
+            keys = threads.map(_key_or_error, (photos / path for path in chunk))
+            for path, key in zip(chunk, keys, strict=True):
+                keys_or_errors[path] = key
                 on_file()
-    return found
+    return keys_or_errors

@@ -1,4 +1,4 @@
-"""From one photograph to an aligned crop and its vectors: what the workers of a preparation do."""
+"""The work of a preparation: one photograph in, an aligned crop and its vectors out."""
 
 from __future__ import annotations
 
@@ -42,11 +42,13 @@ __all__ = [
 ]
 
 MIN_EYE_DISTANCE = 18
-"""Pixels in the photograph; below, a crop would be mostly interpolation."""
+"""Least distance of the eyes in pixels of the photograph; below, a crop would be mostly
+interpolation."""
 MAX_TURN = 0.38
-"""Nose tip off the middle of the eyes, in eye distances: about 50 degrees of yaw."""
+"""Largest distance of the nose tip from the middle of the eyes, along their line and in distances
+of the eyes: about 50 degrees of yaw."""
 DETECTOR = "mediapipe"
-"""The detector that gives a mesh."""
+"""Name of the detector, which is one that gives a mesh."""
 
 UNREADABLE, NO_FACE, SMALL, TURNED, NOT_SQUARE = REASONS = (
     "unreadable",
@@ -55,21 +57,24 @@ UNREADABLE, NO_FACE, SMALL, TURNED, NOT_SQUARE = REASONS = (
     "face turned away",
     "not square",
 )
-"""Why a picture is left out. The order is part of the format of a dataset."""
+"""Reasons why a picture is left out. Their order is part of the format of a dataset."""
 
 Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preparation:
-    """How crops are made."""
+    """The way in which crops are made."""
 
     alignment: Alignment
     aligned: bool = False
-    """The pictures are aligned crops already: they are only brought to the size."""
+    """True where the pictures are aligned crops already, and are only brought to the size."""
 
     def digest(self) -> str:
-        """What decides a crop beside the file: crops of one digest need not be made again."""
+        """SHA-256 of all that decides a crop beside the file, as 64 hexadecimal digits.
+
+        Crops of the same digest need not be made again.
+        """
         about: dict[str, Any] = {"version": 1, "aligned": self.aligned}
         alignment = self.alignment
         about["alignment"] = [alignment.template, alignment.size]
@@ -90,28 +95,30 @@ class Job(NamedTuple):
 
 
 class Portrait(NamedTuple):
-    """What a photograph gives."""
+    """The yield of a photograph."""
 
     crop: Array
-    """(3, S, S) uint8."""
+    """Crop (3, S, S) uint8 RGB."""
     points: Array | None
-    """(P, 2) float32, in pixels of the crop."""
+    """Mesh points (P, 2) float32, in pixels of the crop."""
     ring: Array | None
+    """Outline (R, 2) of the face, float32, in pixels of the crop."""
     embedding: Array
-    """(2, D) float32: of the crop and of its mirror image."""
+    """Vectors (2, D) float32 of the crop and of its mirror image."""
 
 
 class Done(NamedTuple):
-    """What a worker answers."""
+    """The answer of a worker."""
 
     portrait: Portrait | None
     reason: str = ""
     """One of :data:`REASONS` where there is no portrait."""
     passing: bool = False
-    """The file could not be read this time; the reason is not in its content."""
+    """True where the file could not be read this time, for a reason that is not in its content."""
     decoding: float = 0.0
     """Seconds for reading and decoding the file."""
     seconds: float = 0.0
+    """Seconds for the whole job."""
 
 
 class Portraits:
@@ -119,7 +126,7 @@ class Portraits:
 
     Args:
         photos: the folder that paths are relative to.
-        preparation: how.
+        preparation: the way in which crops are made.
         encoder: ``{"name": ..., **settings}``.
     """
 
@@ -129,7 +136,7 @@ class Portraits:
         self._detector: FaceDetector | None = None
 
     def __call__(self, job: Job) -> Done:
-        """Answer a job.
+        """Do a job; a picture that cannot be used is an answer, too.
 
         Raises:
             FackeError: the encoder or the detector cannot be used; never because of the picture.
@@ -186,7 +193,10 @@ class Portraits:
         return Portrait(crop.numpy(), points.numpy(), ring.numpy(), self._embed(crop))
 
     def _embed(self, crop: Tensor) -> Array:
-        """From the bytes of the crop, so that vectors made later are those made now."""
+        """The vectors (2, D) of a crop (3, S, S) uint8 and of its mirror image.
+
+        They are made of the bytes, so that vectors made later are those made now.
+        """
         if self._encoder is None:
             from facke_core.building import load_encoder
 
@@ -206,7 +216,7 @@ def _version() -> str:
 
 
 def _may_pass(error: Exception) -> bool:
-    """Whether something else than the content of the file is to blame."""
+    """Tell whether something else than the content of the file is to blame."""
     cause = error.__cause__ if isinstance(error, ImageError) else error
     if isinstance(error, ImageError) and isinstance(cause, OSError):
         return cause.errno is not None  # decoders raise OSError without a number
@@ -240,6 +250,6 @@ def _end_with_the_parent() -> None:
 
 
 def answer(job: Job) -> Done:
-    """What the workers run."""
+    """Do a job in a worker, after :func:`start_worker`."""
     assert _portraits is not None
     return _portraits(job)

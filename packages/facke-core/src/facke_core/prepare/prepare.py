@@ -30,19 +30,21 @@ DEFAULT_SIZE = 128
 DEFAULT_TEMPLATE = "simswap_frontal"
 
 OnProgress = Callable[[str, int, int], None]
-"""Called with what is being done, how many files of it are done, and how many there are."""
+"""A function of what is being done, how many files of it are done, and how many there are."""
 
 
 class Settings(NamedTuple):
-    """What was asked for, filled up with what the dataset says that is there already."""
+    """The options of a preparation, filled up with what the dataset says that is there already."""
 
     preparation: Preparation
     encoder: dict[str, Any]
+    """Settings of the encoder, ``{"name": ..., **settings}``."""
     encoder_digest: str
     store: Store
     license: str
     name: str
     manifest: str
+    """Name of the CSV; empty: none."""
 
 
 def prepare(
@@ -62,7 +64,7 @@ def prepare(
 ) -> tuple[PrepareSummary, ...]:
     """Make or update the crop set ``dataset`` from the photographs of people in ``photos``.
 
-    Of each photograph the largest face is detected, aligned and embedded. What another run
+    The largest face of each photograph is detected, aligned and embedded. What another run
     computed for a file of the same content is taken from there: after a change only what changed
     is computed, and an interrupted run goes on.
 
@@ -72,16 +74,16 @@ def prepare(
         photos: ``PERSON/*``, ``images/PERSON/*``, or ``{train,test}/images/PERSON/*``, which gives
             the sets ``dataset/train`` and ``dataset/test``.
         dataset: a folder, made if it is missing.
-        size: of the crops, in pixels; default 128.
-        template: the alignment; default ``simswap_frontal``.
-        encoder: of the vectors, as for :func:`facke_core.load_encoder`.
+        size: side of the crops in pixels; default 128.
+        template: name of their template; default ``simswap_frontal``.
+        encoder: the encoder of the vectors, as :func:`facke_core.load_encoder` takes it.
         manifest: a CSV that names pictures and people; see :mod:`facke_core.prepare.photos`.
         aligned: the pictures are crops of ``template`` already: detect nothing, find no landmarks.
         store: ``tensors``, or ``webdataset`` for tars of lossless PNGs.
         license: SPDX expression of the pictures' licence.
-        name: of the dataset; default: the name of ``photos``.
-        workers: processes; default: one per core. They import the caller's main module, so a
-            script needs ``if __name__ == "__main__":`` around its call.
+        name: name of the dataset; default: the name of ``photos``.
+        workers: number of processes; default: one per core. They import the caller's main module,
+            so a script needs ``if __name__ == "__main__":`` around its call.
         on_progress: see :data:`OnProgress`.
 
     Raises:
@@ -99,22 +101,22 @@ def prepare(
     albums = find_photos(photos, manifest)
     _check_place(photos, dataset)
     folders = {split: dataset / split for split in albums}
-    found = _info(next(iter(folders.values())))
-    have = found.get("alignment", {})
+    existing = _info(next(iter(folders.values())))
+    have = existing.get("alignment", {})
     alignment = Alignment(
         template=template or have.get("template", DEFAULT_TEMPLATE),
         size=have.get("size", DEFAULT_SIZE) if size is None else size,
     )
     if aligned is None:
-        aligned = bool(found.get("aligned", False))
-    kept = encoder_settings(encoder or found.get("identity_encoder") or DEFAULT_ENCODER)
+        aligned = bool(existing.get("aligned", False))
+    kept = encoder_settings(encoder or existing.get("identity_encoder") or DEFAULT_ENCODER)
     settings = Settings(
         preparation=Preparation(alignment=alignment, aligned=aligned),
         encoder=kept,
         encoder_digest=encoder_digest(load_encoder(kept), kept),
-        store=store or found.get("store", "tensors"),
-        license=license if license is not None else found.get("license", ""),
-        name=name or found.get("name") or photos.resolve().name,
+        store=store or existing.get("store", "tensors"),
+        license=license if license is not None else existing.get("license", ""),
+        name=name or existing.get("name") or photos.resolve().name,
         manifest=manifest.name if manifest else "",
     )
     for folder in folders.values():
@@ -169,7 +171,7 @@ def _cores() -> int:
 
 
 def _check_place(photos: Path, dataset: Path) -> None:
-    """``dataset`` may be a dataset, an unfinished one, an empty folder or nothing."""
+    """Refuse a place that holds anything but a dataset, an unfinished one or nothing."""
     if dataset.resolve().is_relative_to(photos.resolve()):
         raise DataError(
             f"The dataset {dataset} would lie among the photographs of {photos}. Choose a folder "
@@ -190,7 +192,7 @@ def _check_place(photos: Path, dataset: Path) -> None:
 
 
 def _info(folder: Path) -> dict[str, Any]:
-    """What the dataset that is there says; nothing if there is none."""
+    """The content of ``dataset.json`` in ``folder``; empty if there is none."""
     try:
         info = json.loads((folder / INFO).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -199,7 +201,7 @@ def _info(folder: Path) -> dict[str, Any]:
 
 
 def _check_same_crops(folder: Path, settings: Settings) -> None:
-    """Crops of another kind are not thrown away because of a forgotten option."""
+    """Refuse to throw crops of another kind away because of a forgotten option."""
     info, alignment = _info(folder), settings.preparation.alignment
     if info.get("format") != FORMAT:
         return
@@ -207,7 +209,8 @@ def _check_same_crops(folder: Path, settings: Settings) -> None:
     want = (alignment.size, alignment.template, settings.preparation.aligned)
     if have != want:
         texts = [
-            f"--size {one[0]} --template {one[1]}" + " --aligned" * one[2] for one in (have, want)
+            f"--size {crops[0]} --template {crops[1]}" + " --aligned" * crops[2]
+            for crops in (have, want)
         ]
         raise DataError(
             f"{folder} holds {info['count']} crops made with {texts[0]}; now it is {texts[1]}. "
@@ -217,7 +220,7 @@ def _check_same_crops(folder: Path, settings: Settings) -> None:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Nobody else prepares ``folder``; a folder in which nothing came about is taken away."""
+    """Hold ``folder`` for this process alone."""
     unfinished = folder / UNFINISHED
     try:
         unfinished.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What became of the photographs of a dataset."""
+"""The report of a preparation: what became of the photographs."""
 
 from __future__ import annotations
 
@@ -18,34 +18,38 @@ CSV = "pictures.csv"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrepareSummary:
-    """What a preparation found and did."""
+    """The finds and the work of a preparation."""
 
     out: Path
+    """Folder of the set."""
     pictures: int
-    """Files in the folders of people."""
+    """Number of files in the folders of people."""
     crops: int
+    """Number of crops in the set."""
     people: int
-    """With at least one crop."""
+    """Number of people with at least one crop."""
     skipped: Mapping[str, str]
-    """Path -> why it is not used."""
+    """Path -> the reason why the picture is not used."""
     duplicates: Mapping[str, str]
-    """Path -> the same file again that is used, of the same person."""
+    """Path -> path of the same file that is used, of the same person."""
     shared: Mapping[str, str]
-    """Path -> the same file that is used, of another person: one of the two must be wrong."""
+    """Path -> path of the same file that is used, of another person: one of the two must be
+    wrong."""
     empty: tuple[str, ...]
     """People without a usable picture."""
     single: tuple[str, ...]
-    """People with one; they take no part in Identity Grouping."""
+    """People with one picture, who take no part in Identity Grouping."""
     beside: tuple[str, ...]
-    """Files beside the folders of people, which were not looked at."""
+    """Paths of files beside the folders of people, which were not looked at."""
     detected: int
-    """Pictures that were read, searched and cropped; the others were known."""
+    """Number of pictures that were read, searched and cropped; the others were known."""
     embedded: int
-    """Crops whose vectors were computed; those of the others were known."""
+    """Number of crops whose vectors were computed; those of the others were known."""
     workers: int
     seconds: float
+    """Wall time of the whole preparation."""
     images_per_second: float
-    """Of the pictures and crops that were worked on."""
+    """Number of pictures and crops that were worked on, per second."""
     decoding: float
     """Share of the workers' time for reading and decoding files, 0 to 1."""
 
@@ -53,7 +57,7 @@ class PrepareSummary:
 def write_csv(
     folder: Path, album: Album, keys: Mapping[str, bytes], summary: PrepareSummary
 ) -> None:
-    """``pictures.csv``: a line per photograph.
+    """Write ``pictures.csv``, with a line per photograph.
 
     Raises:
         OSError: it cannot be written.

@@ -45,7 +45,7 @@ def tiny_encoder() -> TinyEncoder:
 
 @pytest.fixture
 def faces() -> Callable[..., Tensor]:
-    """:func:`facke_core.testing.faces`: draws crops (B, 3, S, S) in [0, 1]."""
+    """The function :func:`facke_core.testing.faces`, which draws crops (B, 3, S, S) in [0, 1]."""
     from facke_core.testing.fakes import faces
 
     return faces

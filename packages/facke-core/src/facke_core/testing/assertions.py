@@ -1,4 +1,4 @@
-"""What the checks share: messages, comparisons, and guards of global state."""
+"""The tools of the checks: messages, comparisons, and guards of global state."""
 
 from __future__ import annotations
 
@@ -27,7 +27,11 @@ __all__ = [
 
 
 def require(condition: object, message: str) -> None:
-    """Fail with ``message``, which says what is wrong and what to do."""
+    """Fail with ``message``, which says what is wrong and what to do, unless ``condition`` holds.
+
+    Raises:
+        AssertionError: it does not.
+    """
     __tracebackhide__ = True
     if not condition:
         raise AssertionError(message)
@@ -35,7 +39,11 @@ def require(condition: object, message: str) -> None:
 
 @contextmanager
 def doing(message: str) -> Iterator[None]:
-    """Turn an exception of the code under test into a failure with ``message``."""
+    """Turn an exception in the ``with`` block into a failure with ``message``.
+
+    Raises:
+        AssertionError: anything was raised; failures inside keep their own message.
+    """
     __tracebackhide__ = True
     try:
         yield
@@ -46,7 +54,7 @@ def doing(message: str) -> Iterator[None]:
 
 
 def change(a: Tensor, b: Tensor) -> float:
-    """Mean absolute difference; infinite for other shapes or for values that are not finite."""
+    """The mean absolute difference of two tensors; infinite where shapes differ, or for NaN."""
     if a.shape != b.shape:
         return float("inf")
     value = float((a.detach().double() - b.detach().double()).abs().mean())
@@ -54,7 +62,7 @@ def change(a: Tensor, b: Tensor) -> float:
 
 
 def largest_change(a: Tensor, b: Tensor) -> float:
-    """Largest absolute difference; infinite for other shapes or for values that are not finite."""
+    """The largest absolute difference of two tensors; infinite where shapes differ, or for NaN."""
     if a.shape != b.shape:
         return float("inf")
     difference = (a.detach().double() - b.detach().double()).abs()
@@ -64,7 +72,7 @@ def largest_change(a: Tensor, b: Tensor) -> float:
 
 @contextmanager
 def leaves_alone(what: str, tensors: Iterable[object]) -> Iterator[None]:
-    """Fail where the block writes into one of ``tensors``; others than tensors are left out."""
+    """Fail where the ``with`` block writes into one of ``tensors``; other objects are left out."""
     __tracebackhide__ = True
     kept = [(x, x.detach().clone()) for x in tensors if isinstance(x, Tensor)]
     yield
@@ -78,7 +86,7 @@ def leaves_alone(what: str, tensors: Iterable[object]) -> Iterator[None]:
 
 @contextmanager
 def leaves_randomness_alone(what: str) -> Iterator[None]:
-    """Fail where the block draws from, or seeds, torch's, numpy's or Python's global generator."""
+    """Fail where the ``with`` block uses torch's, numpy's or Python's global random generator."""
     import numpy as np
 
     __tracebackhide__ = True
@@ -99,20 +107,25 @@ def leaves_randomness_alone(what: str) -> Iterator[None]:
 
 @contextmanager
 def own_randomness(seed: int) -> Iterator[None]:
-    """Global torch randomness as after ``manual_seed(seed)``, and afterwards as before."""
+    """Give the ``with`` block torch's global randomness from ``seed``; afterwards it is as
+    before."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
 
 def rng(seed: int = 0) -> torch.Generator:
-    """A generator of its own, on the CPU."""
+    """A random generator of its own, on the CPU."""
     return torch.Generator().manual_seed(seed)
 
 
 def awaken(module: Any, seed: int = 7) -> Any:
-    """As after some training: nothing that begins as zero stays zero, and batch statistics are
-    not those of a fresh layer. Zero-initialised layers would hide everything before them."""
+    """Change a module in place as some training would, and return it.
+
+    Parameters that are all zero become noise, as zero-initialised layers would hide everything
+    before them, and batch statistics become others than those of a fresh layer. The noise follows
+    from ``seed``. Anything but a module is returned as it is.
+    """
     if not isinstance(module, nn.Module):
         return module
     noise = rng(seed)
@@ -130,12 +143,12 @@ def awaken(module: Any, seed: int = 7) -> Any:
 
 
 def frozen(module: Any) -> Any:
-    """In evaluation mode and without gradients, as :func:`facke_core.load` leaves generators."""
+    """Put a module into evaluation mode without gradients, as :func:`facke_core.load` leaves it."""
     return module.eval().requires_grad_(False) if isinstance(module, nn.Module) else module
 
 
 def is_frozen(cls: Any) -> bool:
-    """Whether ``cls`` is a dataclass with ``frozen=True``."""
+    """Tell whether ``cls`` is a dataclass with ``frozen=True``."""
     parameters = getattr(cls, "__dataclass_params__", None)
     return isinstance(cls, type) and parameters is not None and bool(parameters.frozen)
 

@@ -29,24 +29,29 @@ _SUITES = {
 
 
 SETTINGS = ("tiny", "settings", "recipe", "training")
+"""Attributes of :class:`~facke_core.testing.MethodConformance` that a plugin's module can give."""
 
 
 class Subject(NamedTuple):
-    """What is checked, and how it is made small."""
+    """A registered name to check, with what makes it small."""
 
     kind: str
+    """Kind of what is registered: ``method``, ``encoder``, ``detector`` or ``metric``."""
     name: str
     settings: Mapping[str, Any]
+    """Attributes of the test class, out of :data:`SETTINGS`."""
 
 
 class CheckResult(NamedTuple):
-    """One line of the table."""
+    """The result of one check of one subject."""
 
     subject: str
-    """``method demo``, for example."""
+    """Kind and name, such as ``method demo``."""
     check: str
+    """Name of the check in words."""
     result: Literal["passed", "failed", "skipped"]
     reason: str = ""
+    """Message of a check that failed or was skipped."""
 
 
 def check_distribution(name: str, registry: Registry) -> list[CheckResult]:
@@ -73,9 +78,9 @@ def check_distribution(name: str, registry: Registry) -> list[CheckResult]:
             results.append(_command(command, registry))
         small = _small(info.name)
         subjects += [
-            Subject(kind, one, small.get(one, {}) if kind == "method" else {})
+            Subject(kind, subject, small.get(subject, {}) if kind == "method" else {})
             for kind in _SUITES
-            for one in info.contributions.get(kind, ())
+            for subject in info.contributions.get(kind, ())
         ]
     return [*results, *(_run(subjects) if subjects else [])]
 
@@ -85,23 +90,23 @@ def _plugins_of(name: str, registry: Registry) -> list[PluginInfo]:
         return re.sub(r"[-_.]+", "-", text).lower()
 
     everything = registry.plugins()
-    found = [info for info in everything if plain(info.distribution) == plain(name)]
-    if not found:
+    plugins = [info for info in everything if plain(info.distribution) == plain(name)]
+    if not plugins:
         known = sorted({info.distribution for info in everything if info.distribution})
         raise UnknownNameError(
             f"No installed distribution {name!r} has a plugin of facke.{did_you_mean(name, known)} "
             f"Those that have one: {', '.join(known)}. Install it first: pip install ./{name}"
         )
-    return found
+    return plugins
 
 
 def _small(plugin: str) -> Mapping[str, Mapping[str, Any]]:
-    """What the plugin's module says under ``CONFORMANCE``."""
+    """The attribute ``CONFORMANCE`` of the plugin's module, by name of a method; or nothing."""
     for entry in importlib.metadata.entry_points(group=GROUP):
         if entry.name == plugin:
             module = importlib.import_module(entry.module)
             said: Mapping[str, Mapping[str, Any]] = getattr(module, "CONFORMANCE", {})
-            unknown = {key for one in said.values() for key in one} - set(SETTINGS)
+            unknown = {key for settings in said.values() for key in settings} - set(SETTINGS)
             if unknown:
                 raise PluginError(
                     f"The plugin {plugin!r}: CONFORMANCE has the keys {sorted(unknown)}. There "

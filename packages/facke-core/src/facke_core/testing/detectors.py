@@ -28,7 +28,7 @@ from facke_core.types import Face
 __all__ = ["DetectorConformance", "portrait"]
 
 LANDMARKS = ((107.1, 100.4), (150.1, 103.0), (126.6, 130.5), (106.1, 139.2), (149.0, 140.1))
-"""Eyes, nose and mouth corners in ``portrait.jpg``, image-left first."""
+"""Eyes, nose and mouth corners (x, y) in pixels of ``portrait.jpg``, image-left first."""
 
 
 def portrait() -> Tensor:
@@ -47,7 +47,7 @@ class DetectorConformance(SpecChecks):
     settings: ClassVar[Mapping[str, Any]] = {}
     """Keywords of ``build``."""
     tolerance = 0.3
-    """How far landmarks may be off, in distances of the eyes."""
+    """Largest error of a landmark, in distances of the eyes."""
 
     def make(self) -> FaceDetector:
         """The detector under test; skips where it cannot be used."""
@@ -60,32 +60,32 @@ class DetectorConformance(SpecChecks):
         return detector
 
     def made(self) -> FaceDetector:
-        """Built once per check."""
+        """The detector, built once per check."""
         if not hasattr(self, "_made"):
             self._made = self.make()
         return self._made
 
     def detect(self, photo: Tensor) -> list[Face]:
-        """The faces, checked to be a list of them."""
+        """The faces of a photo (3, H, W), checked to be a list of them."""
         with doing(f"The detector fails on a photo {tuple(photo.shape)}. Correct its __call__."):
-            found = self.made()(photo)
+            faces = self.made()(photo)
         require(
-            isinstance(found, list) and all(isinstance(face, Face) for face in found),
-            f"The detector returns {type(found).__name__}. Return a list of facke_core.Face; an "
+            isinstance(faces, list) and all(isinstance(face, Face) for face in faces),
+            f"The detector returns {type(faces).__name__}. Return a list of facke_core.Face; an "
             "empty one where there is no face.",
         )
-        return found
+        return faces
 
     def one(self, photo: Tensor) -> Face:
-        """The only face of a photo."""
-        found = self.detect(photo)
+        """The only face of a photo (3, H, W)."""
+        faces = self.detect(photo)
         require(
-            len(found) == 1,
-            f"{len(found)} faces were found in a photo (3, {photo.shape[1]}, {photo.shape[2]}) of "
+            len(faces) == 1,
+            f"{len(faces)} faces were found in a photo (3, {photo.shape[1]}, {photo.shape[2]}) of "
             "one face. Photos are RGB in 0 to 1 and (3, H, W); check the conversion to what the "
             "network takes, and remove double detections.",
         )
-        return found[0]
+        return faces[0]
 
     # -- checks ----------------------------------------------------------------------------------
 
@@ -169,13 +169,13 @@ class DetectorConformance(SpecChecks):
         large = F.interpolate(small[None], scale_factor=2.0, mode="bilinear")[0]
         photo = torch.full((3, 400, 600), 0.4)
         photo[:, 100:290, 5:195], photo[:, 10:390, 210:590] = small, large
-        for one in (photo, photo.flip(2)):
-            found = self.detect(one)
+        for picture in (photo, photo.flip(2)):
+            faces = self.detect(picture)
             require(
-                len(found) == 2,
-                f"{len(found)} faces were found in a photo of two. Look for a limit of one face.",
+                len(faces) == 2,
+                f"{len(faces)} faces were found in a photo of two. Look for a limit of one face.",
             )
-            areas = [float((face.box[2:] - face.box[:2]).prod()) for face in found]
+            areas = [float((face.box[2:] - face.box[:2]).prod()) for face in faces]
             require(
                 areas[0] > areas[1],
                 "The smaller face comes first. Sort by the area of the box, largest first.",
@@ -199,10 +199,10 @@ class DetectorConformance(SpecChecks):
             ("noise", noise),
             ("8 pixels", torch.full((3, 8, 8), 0.5)),
         ):
-            found = self.detect(photo)
+            faces = self.detect(photo)
             require(
-                found == [],
-                f"{len(found)} faces were found in a picture without any ({name}). Raise the "
+                faces == [],
+                f"{len(faces)} faces were found in a picture without any ({name}). Raise the "
                 "threshold, and apply it.",
             )
 
@@ -212,8 +212,8 @@ class DetectorConformance(SpecChecks):
         expected = self.one(photo).landmarks
         wide = torch.cat([photo, photo], dim=2)[:, :, :256]
         last = photo.permute(1, 2, 0).contiguous().permute(2, 0, 1)
-        for name, one in (("sliced", wide), ("channels_last", last)):
-            error = float((self.one(one).landmarks - expected).abs().max())
+        for name, picture in (("sliced", wide), ("channels_last", last)):
+            error = float((self.one(picture).landmarks - expected).abs().max())
             require(
                 error < 1e-3,
                 f"A {name} photo gives other landmarks. Use contiguous() before numpy() or view().",

@@ -22,25 +22,30 @@ __all__ = ["DiscriminatorConformance"]
 
 
 class DiscriminatorConformance:
-    """What :class:`~facke_core.protocols.Discriminator` promises. Override :meth:`make`."""
+    """Everything that :class:`~facke_core.protocols.Discriminator` promises.
+
+    Override :meth:`make`.
+    """
 
     size = 96
-    """Pixels of the images."""
+    """Side of the images in pixels."""
     count = 3
+    """Number of images in a batch."""
     tolerance = 1e-3
+    """Largest relative difference of logits between equal computations in another order."""
 
     def make(self) -> Discriminator:
         """The discriminator under test, with fresh weights."""
         raise NotImplementedError(f"{type(self).__name__} must override make().")
 
     def made(self, seed: int = 0) -> Discriminator:
-        """In evaluation mode, with weights as after some training."""
+        """A new discriminator in evaluation mode, with weights as after some training."""
         with own_randomness(seed), doing("The discriminator cannot be built. Correct __init__."):
             network = self.make()
         return awaken(network).eval() if isinstance(network, nn.Module) else network
 
     def judge(self, network: Discriminator, image: Tensor) -> DiscriminatorOutput:
-        """Its output, checked to be one."""
+        """The output of ``network`` for images (B, 3, S, S) in [0, 1], checked to be one."""
         with doing("The discriminator fails. Correct its forward."):
             output = network(image)
         require(
@@ -97,14 +102,16 @@ class DiscriminatorConformance:
     def test_the_image_matters(self) -> None:
         """A discriminator that says the same to every picture teaches nothing."""
         network = self.made()
-        one, two = (self.judge(network, faces(self.count, self.size, s)).logits for s in (0, 1))
+        first, second = (
+            self.judge(network, faces(self.count, self.size, s)).logits for s in (0, 1)
+        )
         require(
-            any(change(a, b) > 1e-7 for a, b in zip(one, two, strict=True)),
+            any(change(a, b) > 1e-7 for a, b in zip(first, second, strict=True)),
             "Other images have the same logits. Use the image in forward.",
         )
 
     def test_rows_are_independent_in_eval(self) -> None:
-        """Otherwise a loss per sample is none."""
+        """A loss per sample is none where the rows of a batch mix."""
         network, image = self.made(), faces(self.count, self.size)
         together = self.judge(network, image).logits
         alone = self.judge(network, image[1:2]).logits

@@ -37,9 +37,11 @@ class EncoderConformance(SpecChecks):
     encoder: ClassVar[str] = ""
     """The registered name."""
     settings: ClassVar[Mapping[str, Any]] = {}
-    """What ``identity_encoder`` in ``config.json`` holds beside the name."""
+    """Settings that ``identity_encoder`` in ``config.json`` holds beside the name."""
     size = 112
+    """Side of the crops in pixels."""
     tolerance = 1e-4
+    """Largest difference of an embedding between equal computations in another order."""
 
     def make(self) -> IdentityEncoder:
         """The encoder under test; skips where it cannot be used."""
@@ -51,8 +53,8 @@ class EncoderConformance(SpecChecks):
             parameters = inspect.signature(self.the_registry().resolve(spec.build)).parameters
         needed = [
             name
-            for name, one in parameters.items()
-            if one.default is one.empty and one.kind is one.KEYWORD_ONLY
+            for name, parameter in parameters.items()
+            if parameter.default is parameter.empty and parameter.kind is parameter.KEYWORD_ONLY
         ]
         if missing := [name for name in needed if name not in self.settings]:
             pytest.skip(f"{spec.name} needs the settings {', '.join(missing)}")
@@ -60,13 +62,13 @@ class EncoderConformance(SpecChecks):
             return load_encoder({"name": self.encoder, **self.settings}, registry=self.registry)
 
     def made(self) -> IdentityEncoder:
-        """Built once per check."""
+        """The encoder, built once per check."""
         if not hasattr(self, "_made"):
             self._made = self.make()
         return self._made
 
     def encode(self, face: Tensor) -> Tensor:
-        """The embeddings, without a graph."""
+        """The embeddings (B, D) of crops (B, 3, H, W) in [0, 1], without a graph."""
         with torch.no_grad(), doing("The encoder fails. Correct its forward."):
             identity = self.made()(face)
         require(
@@ -194,9 +196,9 @@ class EncoderConformance(SpecChecks):
         face = faces(2, self.size)
         self.made()
         with leaves_randomness_alone("The encoder"):
-            one = self.encode(face)
+            first = self.encode(face)
         require(
-            torch.equal(one, self.encode(face)),
+            torch.equal(first, self.encode(face)),
             "The same face has two embeddings. Remove randomness from forward.",
         )
 
@@ -210,12 +212,12 @@ class EncoderConformance(SpecChecks):
         """Crops are often slices or channels_last."""
         face = faces(2, self.size)
         expected = self.encode(face)
-        for one in (
+        for crop in (
             face.contiguous(memory_format=torch.channels_last),
             torch.cat([face, face], dim=3)[..., : self.size],
         ):
             require(
-                largest_change(self.encode(one), expected) <= self.tolerance,
+                largest_change(self.encode(crop), expected) <= self.tolerance,
                 "A channels_last or non-contiguous crop has another embedding. Use flatten or "
                 "reshape, not view.",
             )

@@ -16,9 +16,10 @@ __all__ = ["TinyDetector", "TinyEncoder", "alignment", "face_batch", "faces", "i
 
 
 def faces(count: int = 3, size: int = 64, seed: int = 0) -> Tensor:
-    """Drawn faces (count, 3, size, size) in [0, 1], framed as by the ``ffhq`` template.
+    """Draw faces (count, 3, size, size) in [0, 1], framed as by the ``ffhq`` template.
 
     No two are alike: skin, hair, eyes, mouth, light and background differ. ``size`` may be odd.
+    Everything follows from ``seed``.
     """
     noise = torch.Generator().manual_seed(1000 + seed)
 
@@ -53,7 +54,7 @@ def faces(count: int = 3, size: int = 64, seed: int = 0) -> Tensor:
 
 
 def identities(count: int = 3, dim: int = 8, seed: int = 0) -> Tensor:
-    """Unit vectors (count, dim)."""
+    """Draw unit vectors (count, dim), which follow from ``seed``."""
     noise = torch.Generator().manual_seed(2000 + seed)
     return F.normalize(torch.randn(count, dim, generator=noise), dim=1)
 
@@ -71,7 +72,7 @@ class TinyEncoder(FrozenEncoder):
         super().__init__(linear, spec)
 
     def forward(self, face: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] -> (B, dim), unit norm."""
+        """Embeddings (B, dim), unit norm, of crops (B, 3, H, W) in [0, 1]."""
         small = F.adaptive_avg_pool2d(face.float(), 8).flatten(1)
         return F.normalize(self.network(small - small.mean(1, keepdim=True)).float(), dim=1)
 
@@ -95,7 +96,7 @@ class TinyDetector:
 
 
 def alignment(size: int) -> Alignment:
-    """How :func:`faces` are framed."""
+    """The framing of :func:`faces` of this size."""
     return Alignment(template="ffhq", size=size)
 
 

@@ -28,35 +28,37 @@ __all__ = ["Call", "GeneratorChecks"]
 
 
 class Call(NamedTuple):
-    """What a sampler asked of a generator."""
+    """One call of a generator by a sampler."""
 
     x: Tensor
+    """Image or state (B, 3, S, S)."""
     conditions: dict[str, Any]
+    """Keywords of the call, without those that are None."""
 
 
 class GeneratorChecks(SamplerConformance):
-    """What :class:`~facke_core.protocols.Generator` promises."""
+    """Everything that :class:`~facke_core.protocols.Generator` promises."""
 
     def calls(self, seed: int = 0, inputs: SwapInputs | None = None) -> list[Call]:
-        """What the sampler asks of the generator, by default for the inputs of ``seed``."""
+        """The calls of the generator by the sampler, by default for the inputs of ``seed``."""
         generator, sampler = self.made()
-        found: list[Call] = []
+        calls: list[Call] = []
         inputs = inputs or self.inputs(seed)
         with (
             torch.no_grad(),
-            _recording(generator, found) as recorded,
+            _recording(generator, calls) as recorded,
             doing("The sampler fails. Correct its __call__."),
         ):
             sampler(recorded, inputs, rng=rng(seed))
         require(
-            found,
+            calls,
             "The sampler never calls the generator. Write generator(x, name=condition, ...), not "
             "generator.forward(...): hooks, compilation and graphs hang on the call.",
         )
-        return found
+        return calls
 
     def generate(self, call: Call) -> GeneratorOutput:
-        """The generator's answer, checked to be one."""
+        """The generator's output for a call, checked to be one."""
         with torch.no_grad(), doing("The generator fails. Correct its forward."):
             output = self.made().generator(call.x, **call.conditions)
         require(
@@ -140,7 +142,7 @@ class GeneratorChecks(SamplerConformance):
                 for new in _others(value, [call.conditions.get(name) for call in others])
             ]
             require(
-                any(change(image, one) > self.sensitivity for one in changed),
+                any(change(image, other) > self.sensitivity for other in changed),
                 f"Another value of the condition {name!r} changes nothing. Use it in forward, or "
                 "take it out of spec.conditions.",
             )
@@ -162,11 +164,11 @@ class GeneratorChecks(SamplerConformance):
         """Dropout or noise that is left on in evaluation makes results that nobody can repeat."""
         (call, *_) = self.calls()
         with leaves_randomness_alone("The generator in eval mode"):
-            one = self.generate(call).image
+            first = self.generate(call).image
         with own_randomness(3):
-            two = self.generate(call).image
+            second = self.generate(call).image
         require(
-            torch.equal(one, two),
+            torch.equal(first, second),
             "The same input gives two results in eval mode. Respect self.training, and take noise "
             "as a condition from the sampler.",
         )
@@ -245,7 +247,7 @@ class GeneratorChecks(SamplerConformance):
         )
 
     def make_copy(self) -> Any:
-        """Another one like :meth:`made`, that a check may spoil."""
+        """Another method like that of :meth:`made`, which a check may spoil."""
         kept = self.made()
         del self._made
         copy = self.made()
@@ -260,7 +262,7 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def _others(value: Any, recorded: list[Any]) -> Iterator[Any]:
-    """Values that a condition could have had: of other calls, then made up."""
+    """Further values that a condition could have: those of other calls, then made up."""
     if not isinstance(value, Tensor):
         yield from (other for other in recorded if other is not None and other != value)
         return
@@ -277,12 +279,12 @@ def _others(value: Any, recorded: list[Any]) -> Iterator[Any]:
 
 
 @contextmanager
-def _recording(generator: Any, found: list[Call]) -> Iterator[Any]:
-    """The generator, with its calls added to ``found``."""
+def _recording(generator: Any, calls: list[Call]) -> Iterator[Any]:
+    """Yield the generator, with its calls added to ``calls``."""
 
     def note(x: Tensor, conditions: dict[str, Any]) -> None:
         kept = {k: v.clone() if isinstance(v, Tensor) else v for k, v in conditions.items()}
-        found.append(Call(x.detach().clone(), {k: v for k, v in kept.items() if v is not None}))
+        calls.append(Call(x.detach().clone(), {k: v for k, v in kept.items() if v is not None}))
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         require(

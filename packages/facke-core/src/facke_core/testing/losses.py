@@ -26,7 +26,11 @@ __all__ = ["LossConformance", "check_permutes", "permuted", "value_of"]
 
 
 def value_of(loss: Loss, step: Step) -> Tensor:
-    """The loss, checked to be one finite number per sample."""
+    """The values (B,) of a loss, checked to be one finite number per sample.
+
+    Raises:
+        AssertionError: they are not.
+    """
     name = getattr(loss, "name", type(loss).__name__)
     with doing(f"The loss {name!r} fails. Correct its __call__."):
         values = loss(step)
@@ -46,7 +50,7 @@ def value_of(loss: Loss, step: Step) -> Tensor:
 
 
 def permuted(step: Step, order: Tensor) -> Step:
-    """The step with its samples in another order."""
+    """The step with its samples in the order of the indices ``order`` (B,)."""
     count = len(step.batch.target)
 
     def move(value: Any) -> Any:
@@ -61,7 +65,13 @@ def permuted(step: Step, order: Tensor) -> Step:
 
 
 def check_permutes(loss: Loss, step: Step) -> None:
-    """A loss that draws noise is only checked to repeat: its noise goes by place."""
+    """Check that the values of a loss move with the samples of a step of 4.
+
+    A loss that draws noise is only checked to repeat, because its noise goes by place.
+
+    Raises:
+        AssertionError: they do not.
+    """
     order = torch.tensor([2, 0, 3, 1])
     count = len(step.batch.target)
     require(count == 4, "This check needs steps of 4 samples: make_step(4).")
@@ -80,22 +90,23 @@ def check_permutes(loss: Loss, step: Step) -> None:
 
 
 class LossConformance:
-    """What :class:`~facke_core.protocols.Loss` promises.
+    """Everything that :class:`~facke_core.protocols.Loss` promises.
 
     Override :meth:`make`, and :meth:`make_step` where the loss reads more than images.
     """
 
     trains = "generator"
-    """The loss is for this module: gradients have to reach the result (``generator``), or the
-    parameters of another module of the step."""
+    """Name of the module that the loss is for: gradients have to reach the result (``generator``),
+    or the parameters of another module of the step."""
     size = 64
+    """Side of the images in pixels."""
 
     def make(self) -> Loss:
         """The loss under test."""
         raise NotImplementedError(f"{type(self).__name__} must override make().")
 
     def make_modules(self) -> Mapping[str, nn.Module]:
-        """What the loss may ask, in evaluation mode."""
+        """The modules that the loss may ask, by name, in evaluation mode."""
         from facke_core.nn.discriminators import MultiScalePatchDiscriminator
 
         with torch.random.fork_rng(devices=[]):
@@ -104,11 +115,11 @@ class LossConformance:
         return {"discriminator": discriminator, "identity_encoder": TinyEncoder()}
 
     def make_aux(self, count: int) -> dict[str, Tensor]:
-        """What the generator says beside the image, such as ``mu`` and ``log_var``."""
+        """The tensors that the generator gives beside the image, such as ``mu``, by name."""
         return {}
 
     def make_step(self, count: int = 4) -> Step:
-        """What a phase computed: drawn faces, of which every other one is of one person."""
+        """A step that the loss reads: drawn faces, with every other sample of one person."""
         modules = self.make_modules()
         batch = face_batch(count, self.size, modules.get("identity_encoder"))
         image = faces(count, self.size, seed=9).requires_grad_()
@@ -140,15 +151,17 @@ class LossConformance:
         goal = [step.output.image, *step.output.aux.values()]
         if self.trains != "generator":
             goal = list(step.modules[self.trains].parameters())
-        goal = [one for one in goal if one.requires_grad]
+        goal = [tensor for tensor in goal if tensor.requires_grad]
         require(
             total.requires_grad,
             f"The loss {self.make().name!r} has no gradient. Remove detach(), no_grad and item().",
         )
         gradients = torch.autograd.grad(total, goal, allow_unused=True)
-        found = [one for one in gradients if one is not None and bool(one.any())]
+        reached = [
+            gradient for gradient in gradients if gradient is not None and bool(gradient.any())
+        ]
         require(
-            found and all(bool(one.isfinite().all()) for one in found),
+            reached and all(bool(gradient.isfinite().all()) for gradient in reached),
             f"No finite gradient of the loss {self.make().name!r} reaches the {self.trains}. Look "
             "for detach(), rounding, comparisons and square roots of 0.",
         )
@@ -178,13 +191,13 @@ class LossConformance:
             value_of(self.make(), step)
 
     def test_noise_comes_from_rng_alone(self) -> None:
-        """With global randomness a resumed training is another training."""
+        """A resumed training is another training where losses use global randomness."""
         step = self.make_step()
         with leaves_randomness_alone("The loss"):
-            one = value_of(self.make(), dataclasses.replace(step, rng=rng(4)))
-        two = value_of(self.make(), dataclasses.replace(step, rng=rng(4)))
+            first = value_of(self.make(), dataclasses.replace(step, rng=rng(4)))
+        second = value_of(self.make(), dataclasses.replace(step, rng=rng(4)))
         require(
-            torch.equal(one, two),
+            torch.equal(first, second),
             "The loss does not repeat with the same rng. Draw with generator=step.rng, and keep no "
             "state between calls.",
         )

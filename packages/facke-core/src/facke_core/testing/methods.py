@@ -52,18 +52,18 @@ class MethodConformance(GeneratorChecks, TrainingChecks, SpecChecks):
     """The registered name."""
     tiny: ClassVar[Mapping[str, Any] | None] = None
     """Settings of the generator that make the suite fast; the others are ``default_config``'s or
-    the config class's. None: as in the default weights."""
+    the config class's. None: those of the default weights."""
     settings: ClassVar[Mapping[str, Any]] = {}
     """Settings of the sampler."""
     recipe: ClassVar[str] = ""
-    """The recipe whose objective is checked; by default the first."""
+    """Name of the recipe whose objective is checked; by default the first."""
     training: ClassVar[Sequence[str]] = ()
     """Changes of the recipe that make it small, such as ``"discriminator.width=4"``."""
 
     # -- what is checked -------------------------------------------------------------------------
 
     def generator_settings(self) -> dict[str, Any]:
-        """What the config class is given."""
+        """The settings that the config class is given."""
         spec: MethodSpec = self.the_spec()
         if self.tiny is not None or spec.default_config is not None:
             return {**(spec.default_config or {}), **(self.tiny or {})}
@@ -76,7 +76,7 @@ class MethodConformance(GeneratorChecks, TrainingChecks, SpecChecks):
         return {}
 
     def weights_config(self) -> WeightsConfig:
-        """``config.json`` of the method under test."""
+        """The ``config.json`` of the method under test."""
         return WeightsConfig(
             method=self.method,
             generator=self.generator_settings(),
@@ -85,6 +85,7 @@ class MethodConformance(GeneratorChecks, TrainingChecks, SpecChecks):
         )
 
     def make(self) -> Method:
+        """The method under test, with fresh weights."""
         config = WeightsConfig(
             method=self.method,
             generator=self.generator_settings(),
@@ -94,6 +95,7 @@ class MethodConformance(GeneratorChecks, TrainingChecks, SpecChecks):
         return build_method(config, registry=self.the_registry())
 
     def make_trainable(self) -> Method:
+        """The method in training mode, with weights as after some training."""
         method = self.make()
         awaken(method.generator)
         if isinstance(method.generator, nn.Module):
@@ -101,6 +103,7 @@ class MethodConformance(GeneratorChecks, TrainingChecks, SpecChecks):
         return method
 
     def make_objective(self, method: Method, encoder: Any) -> Objective | None:
+        """The objective of the recipe, with every term at work from the first step."""
         spec: MethodSpec = self.the_spec()
         if not spec.objective:
             return None
@@ -114,8 +117,8 @@ class MethodConformance(GeneratorChecks, TrainingChecks, SpecChecks):
         generator = to_dict(self._config(self.generator_settings()))
         at_once = {
             key: {
-                term: dataclasses.replace(one, start=0, ramp=0)
-                for term, one in getattr(recipe, key).items()
+                term: dataclasses.replace(settings, start=0, ramp=0)
+                for term, settings in getattr(recipe, key).items()
             }
             for key in ("loss", "discriminator_loss")
         }

@@ -33,8 +33,11 @@ from facke_core.types import AlignedFace, Face
 __all__ = ["SIZE", "MetricConformance", "chosen", "pairs", "perfect"]
 
 COUNT = 6
+"""Number of pairs."""
 SIZE = 64
+"""Side of the crops in pixels."""
 DIM = 16
+"""Length of the identities."""
 
 
 class MetricConformance(SpecChecks):
@@ -44,15 +47,17 @@ class MetricConformance(SpecChecks):
     metric: ClassVar[str] = ""
     """The registered name."""
     perfect_is_best: ClassVar[bool] = True
-    """Whether a perfect swap gets the best value; False for metrics of something else."""
+    """True where a perfect swap gets the best value; False for metrics of something else."""
 
     def made(self) -> AnyMetric:
+        """The metric under test."""
         with doing("The metric cannot be built. Correct the target MetricSpec.build."):
             metric: AnyMetric = self.the_registry().resolve(self.the_spec().build)()
         return metric
 
     def measure(self, pairs: SwappedPairs) -> Tensor:
-        """(B,) values; a metric of sets gives its value as (1,)."""
+        """The values (B,) of pairs, checked to be that; a metric of sets gives its value as
+        (1,)."""
         metric = self.made()
         if isinstance(metric, SetMetric):
             seen = _judged(pairs)
@@ -158,7 +163,7 @@ class MetricConformance(SpecChecks):
 
     def test_it_measures_something(self) -> None:
         """A constant is no metric."""
-        values = [self.measure(one) for one in (pairs(), pairs(1), perfect(pairs()))]
+        values = [self.measure(swapped) for swapped in (pairs(), pairs(1), perfect(pairs()))]
         require(
             not all(_same(values[0], other, 0.0) for other in values[1:]),
             "All swaps get the same value. Use what the metric needs.",
@@ -166,16 +171,16 @@ class MetricConformance(SpecChecks):
 
     def test_it_leaves_its_inputs_alone(self) -> None:
         """All metrics read the same pairs."""
-        some = pairs()
-        tensors = [getattr(some, f.name) for f in dataclasses.fields(some)]
-        seen = [x for who in (some.identities or {}).values() for x in who]
+        swapped = pairs()
+        tensors = [getattr(swapped, f.name) for f in dataclasses.fields(swapped)]
+        seen = [x for who in (swapped.identities or {}).values() for x in who]
         with leaves_alone("The metric", [*tensors, *seen]), leaves_randomness_alone("The metric"):
-            self.measure(some)
+            self.measure(swapped)
 
     def test_missing_faces_are_no_error(self) -> None:
         """A result whose face is not found has no value for the metrics of faces: NaN."""
-        some = pairs()
-        none = dataclasses.replace(some, result_faces=[None, *some.result_faces[1:]])
+        swapped = pairs()
+        none = dataclasses.replace(swapped, result_faces=[None, *swapped.result_faces[1:]])
         values = self.measure(none)
         require(
             len(values) in (1, COUNT),
@@ -184,7 +189,7 @@ class MetricConformance(SpecChecks):
 
 
 def pairs(seed: int = 0) -> SwappedPairs:
-    """Six poor swaps, with everything that any metric can need."""
+    """Six poor swaps, with everything that any metric can need; they follow from ``seed``."""
     noise = torch.Generator().manual_seed(50 + seed)
     source, target = faces(COUNT, SIZE, 30 + seed), faces(COUNT, SIZE, 40 + seed)
     grain = 0.2 * torch.randn(source.shape, generator=noise)
@@ -197,7 +202,7 @@ def pairs(seed: int = 0) -> SwappedPairs:
         result=result,
         reconstruction=(source + grain).clamp(0, 1),
         pasted=(target - grain).clamp(0, 1),
-        photos=[F.pad(one, (8, 8, 8, 8), value=0.5) for one in result],
+        photos=[F.pad(crop, (8, 8, 8, 8), value=0.5) for crop in result],
         aligned=[
             AlignedFace(crop, identity, face)
             for crop, face in zip(target, target_faces, strict=True)
@@ -209,10 +214,11 @@ def pairs(seed: int = 0) -> SwappedPairs:
 
 
 def perfect(poor: SwappedPairs) -> SwappedPairs:
-    """Nothing to complain about: pictures and faces alike, and the result has the source's identity
-    while the target has another."""
+    """Swaps with nothing to complain about: pictures and faces are alike, and the result has the
+    source's identity while the target has another."""
     seen = {
-        who: one._replace(result=one.source.clone()) for who, one in (poor.identities or {}).items()
+        who: vectors._replace(result=vectors.source.clone())
+        for who, vectors in (poor.identities or {}).items()
     }
     return dataclasses.replace(
         poor,
@@ -220,20 +226,20 @@ def perfect(poor: SwappedPairs) -> SwappedPairs:
         result=poor.source.clone(),
         reconstruction=poor.source.clone(),
         pasted=poor.source.clone(),
-        photos=[F.pad(one, (8, 8, 8, 8), value=0.5) for one in poor.source],
+        photos=[F.pad(crop, (8, 8, 8, 8), value=0.5) for crop in poor.source],
         aligned=[
-            one._replace(crop=crop) for one, crop in zip(poor.aligned, poor.source, strict=True)
+            face._replace(crop=crop) for face, crop in zip(poor.aligned, poor.source, strict=True)
         ],
         result_faces=poor.target_faces,
         identities={
-            who: one._replace(target=-one.source if who == "trainer" else one.target)
-            for who, one in seen.items()
+            who: vectors._replace(target=-vectors.source if who == "trainer" else vectors.target)
+            for who, vectors in seen.items()
         },
     )
 
 
 def chosen(some: SwappedPairs, rows: list[int]) -> SwappedPairs:
-    """Some of the pairs; what belongs to the evaluation as a whole stays."""
+    """The pairs ``rows`` out of others; what belongs to the evaluation as a whole stays."""
     fields: dict[str, Any] = {}
     for field in dataclasses.fields(some):
         value = getattr(some, field.name)
@@ -242,14 +248,14 @@ def chosen(some: SwappedPairs, rows: list[int]) -> SwappedPairs:
         elif field.name == "identities":
             fields[field.name] = {
                 who: Identities(
-                    one.source[rows],
-                    one.target[rows],
-                    one.result[rows],
-                    one.gallery,
-                    one.people,
-                    one.own[rows],
+                    vectors.source[rows],
+                    vectors.target[rows],
+                    vectors.result[rows],
+                    vectors.gallery,
+                    vectors.people,
+                    vectors.own[rows],
                 )
-                for who, one in value.items()
+                for who, vectors in value.items()
             }
         else:
             fields[field.name] = [value[row] for row in rows]
@@ -257,10 +263,11 @@ def chosen(some: SwappedPairs, rows: list[int]) -> SwappedPairs:
 
 
 def _judged(some: SwappedPairs) -> Identities:
-    """For a metric of sets, the real pictures are the targets; of perfect swaps the same ones."""
-    one = (some.identities or {})["judge"]
+    """The identities for a metric of sets: the real pictures are the targets, and for perfect
+    swaps the results themselves."""
+    vectors = (some.identities or {})["judge"]
     same = some.result is not None and torch.equal(some.result, some.source)
-    return one._replace(target=one.result if same else one.target)
+    return vectors._replace(target=vectors.result if same else vectors.target)
 
 
 def _identities(seed: int) -> Identities:

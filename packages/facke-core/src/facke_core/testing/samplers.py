@@ -33,22 +33,22 @@ from facke_core.types import SwapInputs
 __all__ = ["SamplerConformance"]
 
 MOST_CLIPPED = 0.5
-"""Share of a result's values that may be exactly 0 or 1."""
+"""Largest share of a result's values that may be exactly 0 or 1."""
 
 
 class SamplerConformance:
-    """What :class:`~facke_core.protocols.Sampler` promises.
+    """Everything that :class:`~facke_core.protocols.Sampler` promises.
 
     Override :meth:`make`; :class:`~facke_core.testing.MethodConformance` does it for registered
     methods.
     """
 
     count = 3
-    """Samples in a batch."""
+    """Number of samples in a batch."""
     sensitivity = 1e-6
-    """Mean absolute change of a result that counts as one."""
+    """Least mean absolute change of a result that counts as one."""
     tolerance = 2e-4
-    """Difference in [0, 1] between equal computations in another order."""
+    """Largest difference of a result in [0, 1] between equal computations in another order."""
 
     def make(self) -> Method:
         """A generator, as small as the checks allow, and its sampler."""
@@ -59,7 +59,7 @@ class SamplerConformance:
         return TinyEncoder(dim)
 
     def made(self) -> Method:
-        """Built once per check, with weights as after some training."""
+        """The method, built once per check, frozen, with weights as after some training."""
         method: Method | None = getattr(self, "_made", None)
         if method is None:
             with own_randomness(11), doing("The method cannot be built. Correct build()."):
@@ -69,10 +69,13 @@ class SamplerConformance:
         return method
 
     def inputs(self, seed: int = 0, count: int | None = None) -> SwapInputs:
-        """Drawn faces in the size of the generator."""
+        """Inputs of drawn faces in the size of the generator, which follow from ``seed``."""
         spec = self.made().generator.spec
-        n, size = count or self.count, spec.image_size
-        source, target = faces(n, size, seed=2 * seed), faces(n, size, seed=2 * seed + 1)
+        samples, size = count or self.count, spec.image_size
+        source, target = (
+            faces(samples, size, seed=2 * seed),
+            faces(samples, size, seed=2 * seed + 1),
+        )
         return SwapInputs(source, target, self._identity(source), alignment(size))
 
     def _identity(self, source: Tensor) -> Tensor:
@@ -81,7 +84,7 @@ class SamplerConformance:
             return self.make_encoder(dim)(source) if dim else source.new_zeros(len(source), 0)
 
     def samplers(self) -> Iterator[Sampler[Any]]:
-        """The sampler, and the one for those who ask for a seed."""
+        """The sampler, then the one for those who ask for a seed, if it is another."""
         sampler = self.made().sampler
         yield sampler
         if isinstance(sampler, SeededSampler) and sampler.seeded() != sampler:
@@ -90,7 +93,8 @@ class SamplerConformance:
     def sample(
         self, inputs: SwapInputs, *, seed: int = 0, sampler: Sampler[Any] | None = None
     ) -> Tensor:
-        """As a pipeline does: in inference mode, with a generator of its own."""
+        """The result of a sampler, called as a pipeline does: in inference mode, with its own
+        rng."""
         generator, own = self.made()
         with torch.inference_mode(), doing("The sampler fails. Correct its __call__."):
             result = (sampler or own)(generator, inputs, rng=rng(seed))
@@ -180,18 +184,18 @@ class SamplerConformance:
         )
 
     def test_noise_comes_from_rng_alone(self) -> None:
-        """With global randomness a seed does not repeat a swap, and a swap disturbs the draws of
+        """Global randomness keeps a seed from repeating a swap, and a swap disturbs the draws of
         the program around it."""
         for sampler in self.samplers():
             inputs = self.inputs()
             with leaves_randomness_alone("The sampler"):
                 self.sample(inputs, sampler=sampler)
             with own_randomness(1):
-                one = self.sample(inputs, sampler=sampler)
+                first = self.sample(inputs, sampler=sampler)
             with own_randomness(2):
-                two = self.sample(inputs, sampler=sampler)
+                second = self.sample(inputs, sampler=sampler)
             require(
-                torch.equal(one, two),
+                torch.equal(first, second),
                 "Two calls with the same seed give different results. Draw all noise with "
                 "generator=rng, and keep no state between calls.",
             )
@@ -212,8 +216,8 @@ class SamplerConformance:
                 ) from error
 
     def test_rows_do_not_influence_each_other(self) -> None:
-        """Otherwise the result of a face depends on who else is in the photo, and every figure of
-        an evaluation on the batch size."""
+        """Rows that mix make the result of a face depend on who else is in the photo, and every
+        figure of an evaluation on the batch size."""
         for sampler in self.samplers():
             inputs, other = self.inputs(), self.inputs(1)
             first: dict[str, Any] = {

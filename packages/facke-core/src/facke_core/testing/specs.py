@@ -25,6 +25,7 @@ HEAVY = [
 # fmt: on
 """Packages that no plugin may import before it is used."""
 MAX_SUMMARY = 100
+"""Most characters of a summary."""
 
 
 class SpecChecks:
@@ -32,19 +33,20 @@ class SpecChecks:
 
     kind: ClassVar[str]
     registry: ClassVar[Registry | None] = None
-    """Where names are looked up; None: everything installed."""
+    """Registry in which names are looked up; None: everything installed."""
     plugin: ClassVar[str] = ""
-    """The module with the hooks; by default that of the entry point."""
+    """Name of the module with the hooks; by default that of the entry point."""
 
     def the_name(self) -> str:
         """The registered name; empty where the class under test is not registered."""
         return str(getattr(type(self), self.kind, ""))
 
     def the_registry(self) -> Registry:
+        """The registry in which names are looked up."""
         return self.registry or default_registry()
 
     def the_spec(self) -> Any:
-        """What the plugin's hook returned for this name."""
+        """The description that the plugin's hook returned for this name."""
         return getattr(self.the_registry(), self.kind)(self.the_name())
 
     def test_the_spec_is_well_formed(self) -> None:
@@ -78,12 +80,12 @@ class SpecChecks:
         """A target that cannot be imported is found by the first user otherwise."""
         for target in targets_of(self.the_spec()):
             try:
-                found = self.the_registry().resolve(target)
+                resolved = self.the_registry().resolve(target)
             except PluginError as error:
                 raise AssertionError(str(error)) from error
             require(
-                callable(found),
-                f"The target {target!r} is a {type(found).__name__}, not a class or function. "
+                callable(resolved),
+                f"The target {target!r} is a {type(resolved).__name__}, not a class or function. "
                 "Correct the spec.",
             )
 
@@ -122,7 +124,11 @@ def _is_spdx(text: str) -> bool:
 
 @functools.cache
 def heavy_imports(module: str) -> list[str]:
-    """Those of :data:`HEAVY` that ``import module`` loads in a new process."""
+    """The packages of :data:`HEAVY` that ``import module`` loads in a new process.
+
+    Raises:
+        AssertionError: the import fails.
+    """
     code = (
         "import sys, facke_core\n"
         "before = set(sys.modules)\n"

@@ -1,4 +1,4 @@
-"""What the trainer expects of a method's objective."""
+"""The contract of a method's objective with the trainer."""
 
 from __future__ import annotations
 
@@ -34,12 +34,14 @@ class Bench(NamedTuple):
     batch: FaceBatch
     method: Method
     trainable: dict[str, list[nn.Parameter]]
+    """Name of a module -> its parameters that take gradients."""
 
 
 class TrainingChecks:
-    """The objective of a method; skipped for methods that have none."""
+    """Checks of a method's objective; skipped for methods that have none."""
 
     training_count = 4
+    """Number of samples in a batch."""
 
     def make_objective(self, method: Method, encoder: Any) -> Objective | None:
         """The objective, or None for a method that cannot be trained."""
@@ -50,7 +52,7 @@ class TrainingChecks:
         raise NotImplementedError
 
     def bench(self) -> Bench:
-        """Everything new, from one seed."""
+        """A new bench, from one seed."""
         with own_randomness(12):
             method = self.make_trainable()
             spec = method.generator.spec
@@ -135,7 +137,7 @@ class TrainingChecks:
                 f"No gradient reaches {_some(dead)} of the {phase.trains}. Use these parameters, "
                 "remove them, or freeze them with requires_grad_(False).",
             )
-            broken = [n for n, p in module.named_parameters() if not _finite(p.grad)]
+            broken = [name for name, p in module.named_parameters() if not _finite(p.grad)]
             require(
                 not broken,
                 f"The gradient of {_some(broken)} of the {phase.trains} is not finite. Look for "
@@ -181,11 +183,11 @@ class TrainingChecks:
             module.eval()
         for phase in bench.objective.phases:
             with leaves_randomness_alone(f"The phase of {phase.trains!r}"):
-                one = _forward(bench, phase, None).output.image
+                first = _forward(bench, phase, None).output.image
             with own_randomness(5):
-                two = _forward(bench, phase, None).output.image
+                second = _forward(bench, phase, None).output.image
             require(
-                change(one.detach(), two.detach()) == 0,
+                change(first.detach(), second.detach()) == 0,
                 f"The phase of {phase.trains!r} does not repeat with the same rng. Draw with "
                 "generator=rng, and keep no state between steps.",
             )

@@ -1,1 +1,1 @@
-"""What the originals do around their networks, for comparison."""
+"""Face parsing and paste-back of the originals, for comparison."""

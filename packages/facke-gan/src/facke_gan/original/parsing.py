@@ -73,7 +73,7 @@ class _ResNet18(nn.Module):
             channels_in = channels
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Features of 1/8, 1/16 and 1/32 of the size."""
+        """The features at 1/8, 1/16 and 1/32 of the size."""
         x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
         x = self.get_submodule("layer1")(x)
         x8 = self.get_submodule("layer2")(x)
@@ -136,7 +136,7 @@ class _Head(nn.Module):
 
 
 class FaceParser(nn.Module):
-    """(B, 3, H, W) in [0, 1] -> logits (B, 19, H, W) of :data:`CLASSES`."""
+    """BiSeNet with the 19 :data:`CLASSES` of a face."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -148,8 +148,10 @@ class FaceParser(nn.Module):
         self.conv_out32 = _Head(128, 64)
 
     def logits(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """All three heads, from an ImageNet-normalised picture; the first is the result, the
-        others were supervised in training."""
+        """The logits (B, 19, H, W) of all three heads for ImageNet-normalised ``x`` (B, 3, H, W).
+
+        The first is the result, the others were supervised in training.
+        """
         x8, up8, up16 = self.cp(x)
         heads = (
             self.conv_out(self.ffm(x8, up8)),
@@ -162,17 +164,21 @@ class FaceParser(nn.Module):
         return a, b, c
 
     def forward(self, image: Tensor) -> Tensor:
+        """The logits (B, 19, H, W) of images (B, 3, H, W) in [0, 1]."""
         return self.logits(self.normalize(image))[0]
 
     @torch.no_grad()
     def classes(self, image: Tensor) -> Tensor:
-        """The class of each pixel (B, 512, 512) of crops in [0, 1], resized as the original
-        SimSwap does (nearest)."""
+        """The class (B, 512, 512) int64 of each pixel of crops (B, 3, S, S) in [0, 1], resized as
+        the original SimSwap does (nearest)."""
         return self(F.interpolate(image, (SIZE, SIZE))).argmax(1)
 
 
 def load_parser(weights: str | os.PathLike[str]) -> FaceParser:
-    """The parser with converted weights: a folder or a ``.safetensors`` file.
+    """Make the parser with converted weights, frozen.
+
+    Args:
+        weights: a folder or a ``.safetensors`` file.
 
     Raises:
         UsageError, WeightsError: they are not there, or of another network.

@@ -22,13 +22,16 @@ MOUTH_CLASS = 11
 
 
 def class_planes(classes: Tensor, *, neck: bool = False) -> Tensor:
-    """Face and mouth (2, H, W), 0 or 1, of a class map (H, W) of integers."""
+    """The masks (2, H, W) of face and mouth, 0 or 1, of a class map (H, W) of integers.
+
+    With ``neck``, neck and ears count as face.
+    """
     wanted = torch.tensor(FACE_CLASSES + (NECK_CLASSES if neck else ())).to(classes)
     return torch.stack([torch.isin(classes, wanted), classes == MOUTH_CLASS]).float()
 
 
 def soft_erosion(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """A mask (B, 1, H, W) in [0, 1], eroded six times by a 17 x 17 cone and smoothed.
+    """Erode a mask (B, 1, H, W) in [0, 1] six times by a 17 x 17 cone, and smooth it.
 
     Returns:
         The soft mask, and the hard one: where the smoothed mask reaches 0.9.
@@ -48,7 +51,7 @@ def soft_erosion(mask: Tensor) -> tuple[Tensor, Tensor]:
 def blend_by_classes(
     crop: Tensor, target: Tensor, classes: Tensor, *, neck: bool = False
 ) -> Tensor:
-    """The swapped crop inside the parsed face, the target crop elsewhere.
+    """Blend the swapped crop, inside the parsed face, with the target crop elsewhere.
 
     Args:
         crop: (3, S, S) in [0, 1].
