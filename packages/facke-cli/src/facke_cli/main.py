@@ -39,6 +39,11 @@ OWN = {
     "doctor": "Check the installation and say how to repair it.",
 }
 GROUPS = {
+    "evaluate": {
+        "run": "Measure weights; meant where no command is named.",
+        "diff": "Say where two reports differ.",
+        "scan": "Choose among the checkpoints of a run, as the paper.",
+    },
     "weights": {
         "convert": "Read a checkpoint of the original systems, without executing anything in it.",
         "push": "Publish a folder of weights on the Hugging Face Hub.",
@@ -53,8 +58,11 @@ GROUPS = {
     },
 }
 """Commands of two words. ``facke plugins`` alone is a command too."""
+DEFAULTS = {"evaluate": "run"}
+"""Group -> its command that is meant where the second word is none of them."""
 PLAIN = {"methods", "plugins"}
 """Called without typer where no word follows: it loads pydantic, which takes longer than they."""
+HELP_WORDS = ("--help", "-h", "help")
 
 HELP = """\
 Usage: facke [OPTIONS] COMMAND [ARGS]...
@@ -112,7 +120,7 @@ def run() -> None:
 
 
 def _dispatch(words: list[str]) -> None:
-    if not words or words[0] in ("--help", "-h", "help"):
+    if not words or words[0] in HELP_WORDS:
         write(HELP + _command_list())
     elif words[0] == "--version":
         for name, version in installed_packages().items():
@@ -127,19 +135,49 @@ def _run_words(words: list[str]) -> None:
     first, rest = words[0], words[1:]
     commands = GROUPS.get(first, {})
     if rest and rest[0] in commands:
-        second = rest[0]
-        target = f"facke_cli.commands.{first}_{second}:{first}_{second}"
-        _run(CommandSpec(name=second, target=target, help=commands[second]), rest[1:], first)
+        _run(_member(first, rest[0]), rest[1:], first)
     elif first not in GROUPS or _is_command(first, rest):
         _run(_find(first), rest)
-    elif not rest or rest[0] in ("--help", "-h", "help"):
-        listed = "\n".join(f"  {name:<8}  {text}" for name, text in commands.items())
-        write(f"Usage: facke {first} COMMAND [ARGS]...\n\n  {OWN[first]}\n\nCommands:\n{listed}")
+    elif rest and rest[0] in HELP_WORDS:
+        write(_help_of(first))
+    elif first in DEFAULTS:
+        _run_default(first, rest)
+    elif not rest:
+        write(_help_of(first))
     else:
         raise UsageError(
             f"Unknown command {f'{first} {rest[0]}'!r}.{did_you_mean(rest[0], commands)} "
             f"Commands: {', '.join(f'{first} {name}' for name in commands)}."
         )
+
+
+def _run_default(group: str, words: list[str]) -> None:
+    """The group's default command; where it does not know the first word either, both are told."""
+    try:
+        _run(_member(group, DEFAULTS[group]), words, group)
+    except UnknownNameError as error:
+        if hint := words and did_you_mean(words[0], GROUPS[group]):
+            raise UnknownNameError(
+                f"{error} There is no command {f'{group} {words[0]}'!r} either.{hint}"
+            ) from error
+        raise
+
+
+def _member(group: str, name: str) -> CommandSpec:
+    target = f"facke_cli.commands.{group}_{name}:{group}_{name}"
+    return CommandSpec(name=name, target=target, help=GROUPS[group][name])
+
+
+def _help_of(group: str) -> str:
+    default = DEFAULTS.get(group)
+    usage = f"Usage: facke {group} {'[COMMAND]' if default else 'COMMAND'} [ARGS]..."
+    about = [f"  {OWN[group]}"]
+    if default:
+        about.append(
+            f"  Without a command, {default} is meant; see: facke {group} {default} --help"
+        )
+    listed = "\n".join(f"  {name:<8}  {text}" for name, text in GROUPS[group].items())
+    return "\n\n".join([usage, *about, f"Commands:\n{listed}"])
 
 
 def _is_command(first: str, rest: list[str]) -> bool:

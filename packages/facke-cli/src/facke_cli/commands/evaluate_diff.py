@@ -2,47 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from facke_cli.console import STDOUT, emit, write
-from facke_core.errors import UsageError, VerificationError
+from facke_cli.options import JsonFile, Quiet, command
+from facke_core.errors import VerificationError
 
-__all__ = ["compare"]
+__all__ = ["DiffOptions", "evaluate_diff"]
 
 SHOWN = 20
 """Differences that are printed."""
 
 
-def compare(
-    files: Sequence[str], tolerance: float, json_file: Path | None, *, quiet: bool = False
-) -> None:
-    """Say where two reports differ.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiffOptions:
+    """Which reports are compared, and how closely."""
 
-    Raises:
-        UsageError: not two files.
-        VerificationError: they say different things.
+    a: Annotated[Path, typer.Argument(metavar="A", help="A report of facke evaluate --json.")]
+    b: Annotated[Path, typer.Argument(metavar="B", help="The report to compare it with.")]
+    tolerance: Annotated[float, typer.Option(min=0, help="What numbers may differ by.")] = 1e-6
+    json_file: JsonFile = None
+    quiet: Quiet = False
+
+
+@command(DiffOptions)
+def evaluate_diff(options: DiffOptions) -> None:
+    """Say where two reports differ; exit code 3 where they do.
+
+    Every number of every pair is compared, and the protocol. Versions, devices and times are not.
     """
-    if len(files) != 2:
-        raise UsageError("diff compares two reports: facke evaluate diff A.json B.json")
     from facke_core.config import write_json
     from facke_core.evaluation.report import diff, read_reports
 
-    a, b = (read_reports(Path(file)) for file in files)
-    found = diff(a, b, tolerance)
-    if json_file is not None:
-        content = {"differences": [{"where": x.where, "a": x.a, "b": x.b} for x in found]}
-        if str(json_file) == STDOUT:
-            emit(content)
+    a, b = read_reports(options.a), read_reports(options.b)
+    differences = diff(a, b, options.tolerance)
+    if options.json_file is not None:
+        listed = [{"where": each.where, "a": each.a, "b": each.b} for each in differences]
+        if str(options.json_file) == STDOUT:
+            emit({"differences": listed})
         else:
-            write_json(json_file, content)
-    elif not quiet:
-        for one in found[:SHOWN]:
-            write(str(one))
-    if found:
+            write_json(options.json_file, {"differences": listed})
+    elif not options.quiet:
+        for difference in differences[:SHOWN]:
+            write(str(difference))
+    if differences:
         raise VerificationError(
-            f"{files[0]} and {files[1]} differ in {len(found)} places by more than {tolerance:g}. "
-            "Versions, devices and times were not compared."
+            f"{options.a} and {options.b} differ in {len(differences)} places by more than "
+            f"{options.tolerance:g}. Versions, devices and times were not compared."
         )
-    if not quiet and json_file is None:
-        write(f"The same to {tolerance:g}: {sum(len(one.rows) for one in a)} pairs compared.")
+    if not options.quiet and options.json_file is None:
+        pairs = sum(len(report.rows) for report in a)
+        write(f"The same to {options.tolerance:g}: {pairs} pairs compared.")
