@@ -1,4 +1,4 @@
-"""The ``facke`` command: its subcommands, its errors and its exit codes.
+"""The ``facke`` command finds its subcommands, prints their errors and sets the exit code.
 
 The first word is looked up by hand and the rest is left to typer, so that ``facke --help`` and
 ``facke --version`` import neither typer nor anything heavy.
@@ -57,11 +57,11 @@ GROUPS = {
         "check": "Run the conformance kit on a plugin.",
     },
 }
-"""Commands of two words. ``facke plugins`` alone is a command too."""
+"""The commands of two words. ``facke plugins`` alone is a command too."""
 DEFAULTS = {"evaluate": "run"}
-"""Group -> its command that is meant where the second word is none of them."""
+"""A group has a default command here if one is meant where the second word is none of them."""
 PLAIN = {"methods", "plugins"}
-"""Called without typer where no word follows: it loads pydantic, which takes longer than they."""
+"""These are called without typer where no word follows: it takes longer to load than they run."""
 HELP_WORDS = ("--help", "-h", "help")
 
 HELP = """\
@@ -112,7 +112,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def run() -> None:
-    """The entry point of the ``facke`` script."""
+    """Be the entry point of the ``facke`` script."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # file names need not be text
             stream.reconfigure(errors="backslashreplace")
@@ -152,7 +152,7 @@ def _run_words(words: list[str]) -> None:
 
 
 def _run_default(group: str, words: list[str]) -> None:
-    """The group's default command; where it does not know the first word either, both are told."""
+    """Run the default command. If it does not know the first word either, both are told."""
     try:
         _run(_member(group, DEFAULTS[group]), words, group)
     except UnknownNameError as error:
@@ -181,7 +181,7 @@ def _help_of(group: str) -> str:
 
 
 def _is_command(first: str, rest: list[str]) -> bool:
-    """Whether a group is meant as a command itself, which takes options only."""
+    """Tell whether a group is meant as a command itself, which takes options only."""
     return first == "plugins" and (not rest or rest[0].startswith("-"))
 
 
@@ -199,7 +199,7 @@ def _command_list() -> str:
 
 
 def _find(name: str) -> CommandSpec:
-    """facke's own command, or a plugin's: only then are plugins looked for."""
+    """Find facke's own command, or a plugin's: only then are plugins looked for."""
     own = {spec.name: spec for spec in _own()}
     if name in own:
         return own[name]
@@ -237,8 +237,10 @@ def _run(spec: CommandSpec, words: list[str], group: str = "") -> None:
 
 
 def _repeated(command: Any, words: list[str]) -> list[str]:
-    """``--sources a b`` as ``--sources a --sources b``: words after an option that can be repeated
-    are its own, in commands that take none by themselves."""
+    """Write ``--sources a b`` as ``--sources a --sources b``.
+
+    The words after an option that can be repeated are its own, in commands that take none.
+    """
     if any(parameter.param_type_name == "argument" for parameter in command.params):
         return words
     several = {
@@ -258,21 +260,21 @@ def _repeated(command: Any, words: list[str]) -> list[str]:
 
 
 def installed_packages() -> dict[str, str]:
-    """facke-cli, facke-core and every distribution with a facke plugin -> version."""
+    """Return the versions of facke-cli, facke-core and every distribution with a facke plugin."""
     from importlib.metadata import PackageNotFoundError, entry_points, version
 
     plugins = {entry.dist.name for entry in entry_points(group=GROUP) if entry.dist}
-    found = {}
+    versions = {}
     for name in ["facke-cli", "facke-core", *sorted(plugins - {"facke-cli", "facke-core"})]:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:  # run from a source tree that is not installed
             continue
-    return found
+    return versions
 
 
 def _show_warnings(*, everything: bool) -> None:
-    """facke's own warnings as one line each; those of libraries only with ``--debug``."""
+    """Show facke's own warnings as one line each, and those of libraries with ``--debug`` only."""
 
     def show(
         message: Warning | str,

@@ -1,4 +1,4 @@
-"""What ``facke evaluate run`` and ``facke evaluate scan`` have in common."""
+"""``facke evaluate run`` and ``facke evaluate scan`` have this in common."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 __all__ = ["MeasuringOptions", "Names", "check_output", "report"]
 
 Names = Callable[[], Registry]
-"""Where names are looked up; other processes call it too."""
+"""It returns where names are looked up; other processes call it too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuringOptions:
-    """On which pairs, by whose judgement and with what machine something is measured."""
+    """They say on which pairs, by whose judgement and with what machine something is measured."""
 
     pairs: Annotated[
         Path | None,
@@ -81,7 +81,7 @@ class MeasuringOptions:
             raise UsageError("Give either --pairs FILE.csv or --data DATASET.")
 
     def spec(self) -> EvaluationSpec:
-        """What decides the values, for weights that are still to be named.
+        """Return what decides the values, for weights that are still to be named.
 
         Raises:
             FackeError: the judge or a setting of the sampler cannot be read.

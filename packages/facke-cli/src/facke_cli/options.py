@@ -1,4 +1,4 @@
-"""Options of commands: each is declared once, as a field of a dataclass.
+"""An option of a command is declared once, as a field of a dataclass.
 
 A command is a function of such an object, and :func:`command` shows typer the fields as the
 function's parameters::
@@ -26,8 +26,6 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
-
-from facke_core.config import override
 
 __all__ = ["AsJson", "Device", "Force", "JsonFile", "Quiet", "command", "settings"]
 
@@ -68,9 +66,11 @@ def command(options: type[T]) -> Callable[[Callable[[T], None]], Callable[..., N
 
 
 def settings(assignments: Sequence[str] | None) -> Mapping[str, Any]:
-    """The sampler settings that ``--set KEY=VALUE`` asks for.
+    """Return the sampler settings that ``--set KEY=VALUE`` asks for.
 
     Raises:
         ConfigError: a word is no assignment.
     """
+    from facke_core.config import override
+
     return override({}, *(assignments or ()), schema=Mapping, where="sampler")

@@ -15,12 +15,12 @@ from facke_core.errors import VerificationError
 __all__ = ["DiffOptions", "evaluate_diff"]
 
 SHOWN = 20
-"""Differences that are printed."""
+"""At most so many differences are printed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiffOptions:
-    """Which reports are compared, and how closely."""
+    """They say which reports are compared, and how closely."""
 
     a: Annotated[Path, typer.Argument(metavar="A", help="A report of facke evaluate --json.")]
     b: Annotated[Path, typer.Argument(metavar="B", help="The report to compare it with.")]

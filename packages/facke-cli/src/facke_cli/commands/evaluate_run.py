@@ -29,7 +29,7 @@ PROTOCOL_2022 = "facke2022"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions(MeasuringOptions):
-    """Which weights are measured, in what way, and where the results go."""
+    """They say which weights are measured, in what way, and where the results go."""
 
     weights: Annotated[
         list[str] | None,
@@ -76,7 +76,7 @@ class RunOptions(MeasuringOptions):
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """The metrics that are asked for by name; none means all."""
+        """Return the metrics that are asked for by name; none means all."""
         return tuple(name.strip() for name in (self.metrics or "").split(",") if name.strip())
 
     def check(self, registry: Registry) -> None:
@@ -123,7 +123,7 @@ class RunOptions(MeasuringOptions):
             )
 
     def specs(self) -> list[EvaluationSpec]:
-        """What decides the values, for each set of weights.
+        """Return what decides the values, for each set of weights.
 
         Raises:
             FackeError: the judge, the encoder or a setting of the sampler cannot be read.
@@ -148,7 +148,7 @@ def evaluate_run(options: RunOptions) -> None:
 
 
 def run(options: RunOptions, registry: Names = default_registry) -> None:
-    """``facke evaluate run``, with the names of another registry than the default one."""
+    """Do what ``facke evaluate run`` does, with names from any registry."""
     options.check(registry())
     measure = _facke2022 if options.protocol == PROTOCOL_2022 else _evaluate
     with nullcontext() if options.quiet else progress() as show:

@@ -20,7 +20,7 @@ __all__ = ["ScanOptions", "evaluate_scan"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScanOptions(MeasuringOptions):
-    """Which checkpoints are measured, and on how many pairs."""
+    """They say which checkpoints are measured, and on how many pairs."""
 
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of facke train --out.")]
     coarse: Annotated[int, typer.Option(min=1, help="Pairs for every checkpoint.")] = 400

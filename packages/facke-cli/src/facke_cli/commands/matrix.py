@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 __all__ = ["MatrixOptions", "matrix"]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif", ".ppm")
-"""What is taken from a folder."""
+"""Files with these endings are taken from a folder."""
 SHOWN = 5
-"""White cells that are named."""
+"""At most so many reasons for white cells are named."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MatrixOptions:
-    """Whose faces are drawn by which methods, and how the picture looks."""
+    """They say whose faces are drawn by which methods, and how the picture looks."""
 
     sources: Annotated[
         list[str],
@@ -90,7 +90,7 @@ class MatrixOptions:
 
     @property
     def view(self) -> View:
-        """What is shown of the pictures."""
+        """Return what is shown of the pictures."""
         return "crops" if self.crop else "heads" if self.heads else "photos"
 
 
@@ -131,7 +131,7 @@ def matrix(options: MatrixOptions) -> None:
 
 
 def pictures(texts: Sequence[str]) -> list[Path]:
-    """The files that these words mean: samples, files, and the pictures in folders, by name.
+    """Return the files that these words mean: samples, files, and the pictures in folders, by name.
 
     Raises:
         ImageError: a folder without pictures.
@@ -153,7 +153,7 @@ def pictures(texts: Sequence[str]) -> list[Path]:
 
 
 def _columns(options: MatrixOptions, registry: Registry) -> dict[str, tuple[str, Source]]:
-    """Label -> the name for ``load`` and what it means."""
+    """Return, for each label, the name for ``load`` and what it means."""
     methods, refs = options.methods or [], options.weights or []
     if len(methods) > 1 and refs:
         raise UsageError(
@@ -189,7 +189,7 @@ def _pairs(sources: Sequence[Path], targets: Sequence[Path]) -> list[tuple[Path,
 
 
 def _check_files(inputs: set[Path], options: MatrixOptions) -> None:
-    """Everything about files that can be known to fail before torch is imported."""
+    """Raise what can be known to fail about files before torch is imported."""
     from facke_core.images.files import check_input, check_output
 
     check_output(options.output, overwrite=options.force)
@@ -228,7 +228,7 @@ def _load(
 
 
 def _request(columns: Mapping[str, tuple[str, Source]], seed: int | None) -> Any:
-    """What the picture says about its making; of several methods, all of them."""
+    """Return what the picture says about its making; it names all methods."""
     from facke_core.types import SwapRequest
 
     shown = [source for _, source in columns.values()]
