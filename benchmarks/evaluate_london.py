@@ -31,7 +31,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: do not burn
 from identity_transfer import order
 from reid import NAME, available, registry, shared
 
-from facke_cli.commands.evaluate import Options, run
+from facke_cli.commands.evaluate_run import RunOptions, run
 from facke_core import Bundled, FackeError, Registry
 
 PICTURES = "pictures"
@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--html", type=Path)
     parser.add_argument("--protocol", choices=("default", "facke2022"), default="default")
-    parser.add_argument("--metrics", default="", help="some only, with commas between them")
+    parser.add_argument("--metrics", help="some only, with commas between them")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--workers", type=int)
     parser.add_argument("--engine", choices=("local", "ray"), default="local")
@@ -119,16 +119,15 @@ def main() -> None:
     names = registry()
     with tempfile.TemporaryDirectory() as temporary:
         pairs, real = write_inputs(args.out or Path(temporary), args.people)
-        options = Options(
+        options = RunOptions(
             weights=args.weights or bundled(names),
             pairs=pairs,
             limit=args.limit,
             judge=NAME,
             encoder="dlib-resnet29",
-            metrics=tuple(args.metrics.split(",")) if args.metrics else (),
+            metrics=args.metrics,
             protocol=args.protocol,
             seed=args.seed,
-            sampler={},
             device=args.device,
             batch_size=args.batch_size,
             workers=args.workers,

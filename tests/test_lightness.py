@@ -57,6 +57,9 @@ RUN = "from facke_cli.main import main; assert main({!r}) == 0"
             )
         ),
         "; ".join(
+            RUN.format(["evaluate", command, "--help"]) for command in ("run", "diff", "scan")
+        ),
+        "; ".join(
             RUN.format(["weights", command, "--help"])
             for command in ("push", "pull", "verify", "list")
         ),
@@ -69,6 +72,7 @@ RUN = "from facke_cli.main import main; assert main({!r}) == 0"
         "methods",
         "plugins",
         "help of commands",
+        "help of evaluate",
         "help of weights",
     ],
 )

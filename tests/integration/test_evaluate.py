@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +166,7 @@ def test_the_checkpoints_of_a_run_are_scanned(facke: Callable[..., Any], tmp_pat
         (folder / "config.json").write_text(json.dumps(config))
         (folder / STATE).write_text("{}")
     judge = ["--judge", "dlib-resnet29", "--allow-training-encoder"]
-    command = ["evaluate", "--scan", tmp_path / "run", "--data", data, "--limit", 4]
+    command = ["evaluate", "scan", tmp_path / "run", "--data", data, "--limit", 4]
     done = facke(*command, *judge, "--coarse", 2, "--json", "-")
     assert done.code == 0, done.err
     found = json.loads(done.out)["scan"]
@@ -235,13 +236,19 @@ def test_differences_that_cannot_be_written_are_told(
             "--html cannot be used with --protocol facke2022",
         ),
         (["simswap", "--pairs", "p.csv", "--backend", "auto", "--engine", "ray"], "torch only"),
-        (
-            ["--scan", "r", "--pairs", "p.csv", "--judge", "j", "--out", "o", "--metrics", "psnr"],
-            "--out, --metrics cannot be used with --scan",
-        ),
+        (["simswap", "--protocol", "facke2022", "--pairs", "p", "--metrics", "psnr"], "--metrics"),
+        (["scan", "r", "--pairs", "p.csv", "--judge", "j", "--out", "o"], "No such option: --out"),
+        (["scan", "r", "--judge", "j"], "--pairs FILE.csv or --data"),
+        (["scan", "r", "--judge", "j", "--pairs", "p.csv", "--json", "no/a"], "no folder no"),
+        (["scan", "--judge", "j"], "Missing argument 'RUN'"),
         (["simswop", "--pairs", "p.csv"], "mean 'simswap'"),
-        (["diff", "a.json"], "two reports"),
-        (["--scan", "run", "--pairs", "p.csv"], "--judge"),
+        (["simswop"], "mean 'simswap'"),
+        (["run", "simswop"], "mean 'simswap'"),
+        (["dif", "a.json", "b.json"], "no command 'evaluate dif' either. Did you mean 'diff'?"),
+        (["./run", "--pairs", "p.csv"], "run does not exist"),
+        (["simswap", "--pairs", "p.csv", "--set", "strength"], "is not KEY=VALUE"),
+        (["diff", "a.json"], "Missing argument 'B'"),
+        (["scan", "run", "--pairs", "p.csv"], "needs --judge"),
         (["simswap", "--pairs", "p.csv", "--judge", "{"], "not valid JSON"),
     ],
 )
@@ -252,6 +259,83 @@ def test_wrong_usage_is_explained(
     assert done.code == 2, done.err
     assert message in done.err
     assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "simswap", "--pairs", "pairs.csv"],
+        ["simswap", "--pairs", "pairs.csv"],
+        ["--pairs", "pairs.csv", "simswap"],
+    ],
+)
+def test_run_is_meant_where_no_command_is_named(
+    words: list[str], facke: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[EvaluationSpec] = []
+
+    def evaluate(specs: Sequence[EvaluationSpec], **options: Any) -> None:
+        given.extend(specs)
+        raise DataError("stopped")
+
+    monkeypatch.setattr("facke_core.evaluation.study.evaluate", evaluate)
+    done = facke("evaluate", *words, "--metrics", "psnr, ssim", "--set", "steps=3", "--seed", 5)
+    assert (done.code, done.err) == (2, "facke: stopped\n")
+    assert given == [
+        EvaluationSpec(
+            weights="simswap",
+            pairs="pairs.csv",
+            metrics=("psnr", "ssim"),
+            sampler={"steps": 3},
+            seed=5,
+            device="auto",
+        )
+    ]
+
+
+def test_a_scan_hands_its_options_on(
+    facke: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+
+    def scan_run(run: Path, spec: EvaluationSpec, **options: Any) -> None:
+        given.update(options, run=run, spec=spec)
+        raise DataError("stopped")
+
+    monkeypatch.setattr("facke_core.evaluation.study.scan_run", scan_run)
+    words = ["--data", "crops", "--coarse", 2, "--fine", 3, "--skip", 4, "--batch-size", 5]
+    words += ["--workers", 6, "--limit", 7, "--judge", "j", "--allow-training-encoder", "--quiet"]
+    assert facke("evaluate", "scan", "runs/try", *words).code == 2
+    assert given == {
+        "run": Path("runs/try"),
+        "spec": EvaluationSpec(
+            weights="",
+            data="crops",
+            limit=7,
+            judge="j",
+            allow_training_encoder=True,
+            device="auto",
+        ),
+        "coarse": 2,
+        "fine": 3,
+        "skip": 4,
+        "batch_size": 5,
+        "workers": 6,
+        "on_progress": None,
+    }
+
+
+def test_each_command_of_the_group_has_its_own_help(facke: Callable[..., Any]) -> None:
+    group = facke("evaluate", "--help")
+    assert group.code == 0
+    assert "run is meant" in group.out
+    assert re.findall(r"^  ([a-z]+)  +", group.out, re.MULTILINE) == ["run", "diff", "scan"]
+    own = {"run": "--protocol", "diff": "--tolerance", "scan": "--coarse"}
+    for name, option in own.items():
+        text = facke("evaluate", name, "--help").out
+        assert text.startswith(f"Usage: facke evaluate {name} ")
+        assert {each for each in own.values() if each in text} == {option}
+    assert facke("evaluate", "simswap", "--help").out == facke("evaluate", "run", "--help").out
 
 
 def test_the_london_benchmark_runs(shared: Path, tmp_path: Path) -> None:

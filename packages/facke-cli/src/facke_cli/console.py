@@ -11,33 +11,33 @@ from typing import Any
 __all__ = ["STDOUT", "Show", "bars_on_terminals", "emit", "progress", "say", "table", "write"]
 
 STDOUT = "-"
-"""In the place of a file."""
+"""This word in the place of a file's name means the standard output."""
 SECONDS = 5.0
-"""Between two lines of progress."""
+"""So much time passes between two lines of progress."""
 Show = Callable[[str, int, int], None]
-"""(what is done, how much of it, of how much)."""
+"""It is called with what is done, how much of it is done, and how much there is."""
 
 
 def emit(document: Any) -> None:
-    """The one JSON document of a command with ``--json``."""
+    """Print the one JSON document of a command with ``--json``."""
     import json
 
     write(json.dumps(document, indent=2))
 
 
 def write(text: str) -> None:
-    """A line of the report itself."""
+    """Print a line of the report itself."""
     sys.stdout.write(text + "\n")
 
 
 def say(text: str) -> None:
-    """A message beside the report."""
+    """Print a message beside the report."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Columns as wide as they need; the last one is wrapped to the terminal."""
+    """Return columns as wide as they need; the last one is wrapped to the terminal."""
     import shutil
     import textwrap
 
@@ -60,7 +60,7 @@ def _text(cell: object) -> str:
 
 @contextmanager
 def progress() -> Iterator[Show]:
-    """A bar on a terminal, a line now and then elsewhere; on stderr."""
+    """Show progress on stderr: a bar on a terminal, a line now and then elsewhere."""
     if not sys.stderr.isatty():
         yield _lines()
         return

@@ -1,4 +1,4 @@
-"""``--backend``, and ``--engine`` of the commands that work on whole datasets."""
+"""The options ``--backend`` and ``--engine`` choose what computes, and where."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RayActors = Annotated[
 def engine(
     name: Name, address: str | None, actors: int | None, threads: int | None, device: str
 ) -> RayEngine | None:
-    """The engine of this name; None for ``local``.
+    """Return the engine of this name; None for ``local``.
 
     Raises:
         UsageError: options of another engine.

@@ -1,4 +1,4 @@
-"""The ``facke`` command: its subcommands, its errors and its exit codes.
+"""The ``facke`` command finds its subcommands, prints their errors and sets the exit code.
 
 The first word is looked up by hand and the rest is left to typer, so that ``facke --help`` and
 ``facke --version`` import neither typer nor anything heavy.
@@ -39,6 +39,11 @@ OWN = {
     "doctor": "Check the installation and say how to repair it.",
 }
 GROUPS = {
+    "evaluate": {
+        "run": "Measure weights; meant where no command is named.",
+        "diff": "Say where two reports differ.",
+        "scan": "Choose among the checkpoints of a run, as the paper.",
+    },
     "weights": {
         "convert": "Read a checkpoint of the original systems, without executing anything in it.",
         "push": "Publish a folder of weights on the Hugging Face Hub.",
@@ -52,9 +57,12 @@ GROUPS = {
         "check": "Run the conformance kit on a plugin.",
     },
 }
-"""Commands of two words. ``facke plugins`` alone is a command too."""
+"""The commands of two words. ``facke plugins`` alone is a command too."""
+DEFAULTS = {"evaluate": "run"}
+"""A group has a default command here if one is meant where the second word is none of them."""
 PLAIN = {"methods", "plugins"}
-"""Called without typer where no word follows: it loads pydantic, which takes longer than they."""
+"""These are called without typer where no word follows: it takes longer to load than they run."""
+HELP_WORDS = ("--help", "-h", "help")
 
 HELP = """\
 Usage: facke [OPTIONS] COMMAND [ARGS]...
@@ -104,7 +112,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def run() -> None:
-    """The entry point of the ``facke`` script."""
+    """Be the entry point of the ``facke`` script."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # file names need not be text
             stream.reconfigure(errors="backslashreplace")
@@ -112,7 +120,7 @@ def run() -> None:
 
 
 def _dispatch(words: list[str]) -> None:
-    if not words or words[0] in ("--help", "-h", "help"):
+    if not words or words[0] in HELP_WORDS:
         write(HELP + _command_list())
     elif words[0] == "--version":
         for name, version in installed_packages().items():
@@ -127,14 +135,15 @@ def _run_words(words: list[str]) -> None:
     first, rest = words[0], words[1:]
     commands = GROUPS.get(first, {})
     if rest and rest[0] in commands:
-        second = rest[0]
-        target = f"facke_cli.commands.{first}_{second}:{first}_{second}"
-        _run(CommandSpec(name=second, target=target, help=commands[second]), rest[1:], first)
+        _run(_member(first, rest[0]), rest[1:], first)
     elif first not in GROUPS or _is_command(first, rest):
         _run(_find(first), rest)
-    elif not rest or rest[0] in ("--help", "-h", "help"):
-        listed = "\n".join(f"  {name:<8}  {text}" for name, text in commands.items())
-        write(f"Usage: facke {first} COMMAND [ARGS]...\n\n  {OWN[first]}\n\nCommands:\n{listed}")
+    elif rest and rest[0] in HELP_WORDS:
+        write(_help_of(first))
+    elif first in DEFAULTS:
+        _run_default(first, rest)
+    elif not rest:
+        write(_help_of(first))
     else:
         raise UsageError(
             f"Unknown command {f'{first} {rest[0]}'!r}.{did_you_mean(rest[0], commands)} "
@@ -142,8 +151,37 @@ def _run_words(words: list[str]) -> None:
         )
 
 
+def _run_default(group: str, words: list[str]) -> None:
+    """Run the default command. If it does not know the first word either, both are told."""
+    try:
+        _run(_member(group, DEFAULTS[group]), words, group)
+    except UnknownNameError as error:
+        if hint := words and did_you_mean(words[0], GROUPS[group]):
+            raise UnknownNameError(
+                f"{error} There is no command {f'{group} {words[0]}'!r} either.{hint}"
+            ) from error
+        raise
+
+
+def _member(group: str, name: str) -> CommandSpec:
+    target = f"facke_cli.commands.{group}_{name}:{group}_{name}"
+    return CommandSpec(name=name, target=target, help=GROUPS[group][name])
+
+
+def _help_of(group: str) -> str:
+    default = DEFAULTS.get(group)
+    usage = f"Usage: facke {group} {'[COMMAND]' if default else 'COMMAND'} [ARGS]..."
+    about = [f"  {OWN[group]}"]
+    if default:
+        about.append(
+            f"  Without a command, {default} is meant; see: facke {group} {default} --help"
+        )
+    listed = "\n".join(f"  {name:<8}  {text}" for name, text in GROUPS[group].items())
+    return "\n\n".join([usage, *about, f"Commands:\n{listed}"])
+
+
 def _is_command(first: str, rest: list[str]) -> bool:
-    """Whether a group is meant as a command itself, which takes options only."""
+    """Tell whether a group is meant as a command itself, which takes options only."""
     return first == "plugins" and (not rest or rest[0].startswith("-"))
 
 
@@ -161,7 +199,7 @@ def _command_list() -> str:
 
 
 def _find(name: str) -> CommandSpec:
-    """facke's own command, or a plugin's: only then are plugins looked for."""
+    """Find facke's own command, or a plugin's: only then are plugins looked for."""
     own = {spec.name: spec for spec in _own()}
     if name in own:
         return own[name]
@@ -199,8 +237,10 @@ def _run(spec: CommandSpec, words: list[str], group: str = "") -> None:
 
 
 def _repeated(command: Any, words: list[str]) -> list[str]:
-    """``--sources a b`` as ``--sources a --sources b``: words after an option that can be repeated
-    are its own, in commands that take none by themselves."""
+    """Write ``--sources a b`` as ``--sources a --sources b``.
+
+    The words after an option that can be repeated are its own, in commands that take none.
+    """
     if any(parameter.param_type_name == "argument" for parameter in command.params):
         return words
     several = {
@@ -220,21 +260,21 @@ def _repeated(command: Any, words: list[str]) -> list[str]:
 
 
 def installed_packages() -> dict[str, str]:
-    """facke-cli, facke-core and every distribution with a facke plugin -> version."""
+    """Return the versions of facke-cli, facke-core and every distribution with a facke plugin."""
     from importlib.metadata import PackageNotFoundError, entry_points, version
 
     plugins = {entry.dist.name for entry in entry_points(group=GROUP) if entry.dist}
-    found = {}
+    versions = {}
     for name in ["facke-cli", "facke-core", *sorted(plugins - {"facke-cli", "facke-core"})]:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:  # run from a source tree that is not installed
             continue
-    return found
+    return versions
 
 
 def _show_warnings(*, everything: bool) -> None:
-    """facke's own warnings as one line each; those of libraries only with ``--debug``."""
+    """Show facke's own warnings as one line each, and those of libraries with ``--debug`` only."""
 
     def show(
         message: Warning | str,

@@ -52,12 +52,12 @@ def swap_many(
     )
     with nullcontext() if quiet or as_json else progress() as shown:
         swaps = swap_pairs(work, engine=engine or here, resume=resume, on_progress=shown)
-    skipped = [one for one in swaps if one.skipped]
+    skipped = [swap for swap in swaps if swap.skipped]
     if as_json:
         emit({"output": str(folder), "pairs": len(swaps), "skipped": len(skipped)})
     elif not quiet:
-        for one in skipped[:SHOWN]:
-            say(f"pair {one.pair} skipped: {one.skipped}")
+        for swap in skipped[:SHOWN]:
+            say(f"pair {swap.pair} skipped: {swap.skipped}")
         write(
             f"{folder}: {len(swaps) - len(skipped)} pictures by {weights}, {len(skipped)} pairs "
             f"skipped; see {SWAPS}"

@@ -1,4 +1,4 @@
-"""Reports of ``facke evaluate`` as text."""
+"""The reports of ``facke evaluate`` are written as text here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["facke2022_text", "reports_text", "scan_text"]
 
 
 def reports_text(reports: Sequence[EvaluationReport]) -> str:
-    """The table, what it leaves out, and what took how long."""
+    """Return the table, what it leaves out, and what took how long."""
     from facke_core.evaluation.report import notes_of, table_of
 
     lines = [table(*table_of(reports))]
@@ -33,31 +33,29 @@ def reports_text(reports: Sequence[EvaluationReport]) -> str:
 
 
 def facke2022_text(reports: Sequence[Facke2022Report]) -> str:
-    """Both scales, and what was done as there."""
+    """Return a table of both scales, and what was done as in Facke's benchmark."""
     from facke_core.evaluation.facke2022 import NAMES
 
-    rows = [
-        [one.name, *("-" if (v := values[name]) is None else f"{v:.4g}" for name in NAMES), scale]
-        for one in reports
+    rows = []
+    for report in reports:
+        batches = f"batches of {report.batch_size} / {report.images}"
         for values, scale in (
-            (
-                one.as_published,
-                f"as published: sum of the means of batches of {one.batch_size} / {one.images}",
-            ),
-            (one.mean, f"means of {one.images} images"),
-        )
-    ]
-    notes = [f"{one.name}: {note}" for one in reports for note in one.notes]
+            (report.as_published, f"as published: sum of the means of {batches}"),
+            (report.mean, f"means of {report.images} images"),
+        ):
+            cells = ("-" if (v := values[name]) is None else f"{v:.4g}" for name in NAMES)
+            rows.append([report.name, *cells, scale])
+    notes = [f"{report.name}: {note}" for report in reports for note in report.notes]
     return "\n".join([table(["weights", *NAMES, "scale"], rows), *notes])
 
 
-def scan_text(found: ScanReport) -> str:
-    """Coarse values, fine values, winners."""
-    head = ["checkpoint", *next(iter(found.coarse.values())), "pairs"]
+def scan_text(report: ScanReport) -> str:
+    """Return a table of the coarse and then the fine values, and the winners."""
+    head = ["checkpoint", *next(iter(report.coarse.values())), "pairs"]
     rows = [
         [name, *("-" if value is None else f"{value:.4f}" for value in values.values()), n]
-        for measured, n in ((found.coarse, found.coarse_pairs), (found.fine, found.fine_pairs))
+        for measured, n in ((report.coarse, report.coarse_pairs), (report.fine, report.fine_pairs))
         for name, values in measured.items()
     ]
-    best = [f"lowest {criterion}: {name}" for criterion, name in found.winners.items()]
+    best = [f"lowest {criterion}: {name}" for criterion, name in report.winners.items()]
     return "\n".join([table(head, rows), *best])

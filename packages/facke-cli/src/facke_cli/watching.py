@@ -1,4 +1,4 @@
-"""Shows how far a swap of several steps has come, and what has become of the face."""
+"""This module shows how far a swap of several steps has come, and what has become of the face."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["check_previews", "watching"]
 
 PATIENCE = 2.0
-"""Seconds of generating before its progress is shown."""
+"""Generating is shown once it has taken so many seconds."""
 
 
 def check_previews(folder: Path) -> None:
@@ -40,7 +40,7 @@ def check_previews(folder: Path) -> None:
 def watching(
     *, quiet: bool = False, previews: Path | None = None, xmp: bytes = b""
 ) -> Iterator[None]:
-    """While inside, samplers that take several steps are watched.
+    """Watch samplers that take several steps, while inside.
 
     Args:
         quiet: show no progress. Otherwise it is shown once generating has taken ``PATIENCE``

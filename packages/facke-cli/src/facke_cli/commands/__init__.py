@@ -1,1 +1,1 @@
-"""One module per command; heavy imports happen inside the functions."""
+"""Each command has a module here; heavy imports happen inside the functions."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import typer
 
 from facke_cli.console import emit, table, write
+from facke_cli.options import AsJson
 from facke_core.errors import FackeError, UnavailableError
 from facke_core.plugins.registry import Registry, default_registry
 from facke_core.plugins.specs import Bundled, HubRef
@@ -31,17 +32,17 @@ LIBRARIES = (
 
 
 class Check(NamedTuple):
-    """One line of the report. A ``fault`` is what makes ``facke doctor`` exit with 4."""
+    """It is one line of the report. A ``fault`` is what makes ``facke doctor`` exit with 4."""
 
     part: str
     name: str
     state: str
     fault: str = ""
-    """What is wrong and how to repair it."""
+    """It says what is wrong and how to repair it."""
 
 
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check devices, versions, plugins, weights, detectors and encoders.
 
@@ -81,7 +82,7 @@ def doctor(
 
 
 def _guarded(part: str, name: str, look: Callable[[], list[Check]]) -> list[Check]:
-    """What ``look`` finds; its failure, of any kind, is a fault too."""
+    """Return what ``look`` finds; its failure, of any kind, is a fault too."""
     try:
         return look()
     except Exception as error:
@@ -105,13 +106,13 @@ def _with_fix(reason: str) -> str:
 def _libraries() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {}
+    versions = {}
     for name in LIBRARIES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            versions[name] = "not installed"
+    return versions
 
 
 def _devices() -> list[Check]:
@@ -139,7 +140,7 @@ def _plugins(registry: Registry) -> list[Check]:
             )
             checks.append(Check("plugin", info.name, "failed to load", fix))
         else:
-            names = [name for found in info.contributions.values() for name in found]
+            names = [name for part in info.contributions.values() for name in part]
             checks.append(Check("plugin", info.name, ", ".join(names) or "contributes nothing"))
     if not registry.methods():
         fix = "No swap method is installed. Run: pip install facke-gan"
@@ -186,7 +187,7 @@ def _on_hub(name: str, where: HubRef) -> Check:
 
 
 def _parts(registry: Registry, part: str) -> list[Check]:
-    """Detectors or encoders: one that works suffices, none is a fault."""
+    """Check detectors or encoders: one that works suffices, none is a fault."""
     import inspect
 
     checks, usable = [], False

@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from facke_cli.console import emit, write
+from facke_cli.options import AsJson
 
 __all__ = ["inspect"]
 
 
 def inspect(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A picture.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Tell what a picture says about its own making.
 
@@ -23,17 +24,17 @@ def inspect(
     """
     from facke_core.images.provenance import read_disclosure
 
-    found = read_disclosure(file)
-    kind = found.get("digital_source_type", "").rpartition("/")[2]
+    disclosure = read_disclosure(file)
+    kind = disclosure.get("digital_source_type", "").rpartition("/")[2]
     synthetic = True if "algorithmic" in kind.lower() else None
     if as_json:
-        seed = found.get("seed", "")
+        seed = disclosure.get("seed", "")
         number = {"seed": int(seed) if seed.lstrip("-").isdecimal() else None}
-        emit({"file": str(file), "synthetic": synthetic, **found, **number})
+        emit({"file": str(file), "synthetic": synthetic, **disclosure, **number})
         return
-    if not found:
+    if not disclosure:
         write(f"{file} says nothing about its making. That does not prove it is a photograph.")
         return
     write(f"{file}: {'synthetic' if synthetic else 'does not call itself synthetic'}")
-    for key, value in found.items():
+    for key, value in disclosure.items():
         write(f"  {key.replace('_', ' ')}: {value or '-'}")

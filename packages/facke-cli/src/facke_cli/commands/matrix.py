@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,8 +13,8 @@ import typer
 
 from facke_cli.commands.swap import DEFAULT_METHOD, find
 from facke_cli.console import emit, progress, say, write
+from facke_cli.options import AsJson, Device, Force, Quiet, command, settings
 from facke_cli.samples import sample_or_path
-from facke_core.config import override
 from facke_core.errors import ImageError, UsageError
 from facke_core.plugins.registry import Registry, default_registry
 from facke_core.weights.sources import Source, locate
@@ -23,32 +23,35 @@ if TYPE_CHECKING:
     from facke_core.figures import SwapFigure, View
     from facke_core.pipeline import SwapPipeline
 
-__all__ = ["matrix"]
+__all__ = ["MatrixOptions", "matrix"]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif", ".ppm")
-"""What is taken from a folder."""
+"""Files with these endings are taken from a folder."""
 SHOWN = 5
-"""White cells that are named."""
+"""At most so many reasons for white cells are named."""
 
 
-def matrix(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MatrixOptions:
+    """They say whose faces are drawn by which methods, and how the picture looks."""
+
     sources: Annotated[
         list[str],
         typer.Option(metavar="PICTURE...", help="Whose identity; pictures, or folders of them."),
-    ],
+    ]
     targets: Annotated[
         list[str],
         typer.Option(metavar="PICTURE...", help="Whose faces are replaced; likewise."),
-    ],
+    ]
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="OUT", help="The picture to write.")
-    ],
+    ]
     methods: Annotated[
         list[str] | None,
         typer.Option(
             "--method", "--methods", metavar="NAME...", help="One or more. [default: simswap]"
         ),
-    ] = None,
+    ] = None
     weights: Annotated[
         list[str] | None,
         typer.Option(
@@ -56,22 +59,22 @@ def matrix(
             help="METHOD.TAG, hf:org/repo[@revision] or ./folder, one or more; tags alone with "
             "one --method.",
         ),
-    ] = None,
-    size: Annotated[int, typer.Option(min=16, max=4096, help="Pixels of a cell's side.")] = 192,
+    ] = None
+    size: Annotated[int, typer.Option(min=16, max=4096, help="Pixels of a cell's side.")] = 192
     heads: Annotated[
         bool, typer.Option("--heads/--photos", help="Show heads of one size, or whole photographs.")
-    ] = True,
+    ] = True
     crop: Annotated[
         bool,
         typer.Option("--crop", help="The pictures are aligned crops: no detection, no paste-back."),
-    ] = False,
-    labels: Annotated[
-        bool, typer.Option("--labels/--no-labels", help="Names on the pictures.")
-    ] = True,
+    ] = False
+    labels: Annotated[bool, typer.Option("--labels/--no-labels", help="Names on the pictures.")] = (
+        True
+    )
     seed: Annotated[
         int | None,
         typer.Option(min=0, max=2**63 - 1, help="Of every cell, for methods that draw."),
-    ] = None,
+    ] = None
     assignments: Annotated[
         list[str] | None,
         typer.Option(
@@ -79,12 +82,20 @@ def matrix(
             metavar="KEY=VALUE...",
             help="Sampler settings; METHOD.KEY=VALUE for one of several methods.",
         ),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing.")] = False,
-) -> None:
+    ] = None
+    device: Device = "auto"
+    force: Force = False
+    as_json: AsJson = False
+    quiet: Quiet = False
+
+    @property
+    def view(self) -> View:
+        """Return what is shown of the pictures."""
+        return "crops" if self.crop else "heads" if self.heads else "photos"
+
+
+@command(MatrixOptions)
+def matrix(options: MatrixOptions) -> None:
     """Draw a face matrix: every source on every target.
 
     With one method, sources stand on the left and targets on top. With several methods, or several
@@ -92,48 +103,8 @@ def matrix(
     One source goes with all targets, one target with all sources. Cells of pictures without a face
     stay white.
     """
-    options = Options(
-        sources=sources,
-        targets=targets,
-        output=output,
-        methods=methods or (),
-        weights=weights or (),
-        size=size,
-        view="crops" if crop else "heads" if heads else "photos",
-        labels=labels,
-        seed=seed,
-        sampler=override({}, *(assignments or ()), schema=Mapping, where="sampler"),
-        device=device,
-        force=force,
-        as_json=as_json,
-        quiet=quiet,
-    )
-    run(options)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What ``facke matrix`` was asked for; see its help."""
-
-    sources: Sequence[str]
-    targets: Sequence[str]
-    output: Path
-    methods: Sequence[str] = ()
-    weights: Sequence[str] = ()
-    size: int = 192
-    view: View = "heads"
-    labels: bool = True
-    seed: int | None = None
-    sampler: Mapping[str, Any] = field(default_factory=dict)
-    device: str = "auto"
-    force: bool = False
-    as_json: bool = False
-    quiet: bool = False
-
-
-def run(options: Options, registry: Registry | None = None) -> None:
-    """``facke matrix``, with the names of another registry than the default one."""
-    registry = registry or default_registry()
+    registry = default_registry()
+    sampler = settings(options.assignments)
     sources, targets = (pictures(texts) for texts in (options.sources, options.targets))
     columns = _columns(options, registry)
     pairs = _pairs(sources, targets) if len(columns) > 1 else []
@@ -144,7 +115,7 @@ def run(options: Options, registry: Registry | None = None) -> None:
     from facke_core.images.provenance import disclosure
 
     started = time.monotonic()
-    pipelines = _load(columns, options, registry)
+    pipelines = _load(columns, sampler, options.device, registry)
     style = FigureStyle(
         view=options.view, size=options.size, labels=options.labels, seed=options.seed
     )
@@ -160,13 +131,13 @@ def run(options: Options, registry: Registry | None = None) -> None:
 
 
 def pictures(texts: Sequence[str]) -> list[Path]:
-    """The files that these words mean: samples, files, and the pictures in folders, by name.
+    """Return the files that these words mean: samples, files, and the pictures in folders, by name.
 
     Raises:
         ImageError: a folder without pictures.
         UsageError: no such sample.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     for text in texts:
         path = sample_or_path(text)
         inside = [path]
@@ -177,31 +148,31 @@ def pictures(texts: Sequence[str]) -> list[Path]:
                     f"{path} holds no picture ({', '.join(SUFFIXES)}). Give a folder that does; "
                     "those inside it are not searched."
                 )
-        found += inside
-    return found
+        files += inside
+    return files
 
 
-def _columns(options: Options, registry: Registry) -> dict[str, tuple[str, Source]]:
-    """Label -> the name for ``load`` and what it means."""
-    methods, refs = list(options.methods), list(options.weights)
+def _columns(options: MatrixOptions, registry: Registry) -> dict[str, tuple[str, Source]]:
+    """Return, for each label, the name for ``load`` and what it means."""
+    methods, refs = options.methods or [], options.weights or []
     if len(methods) > 1 and refs:
         raise UsageError(
             f"{len(methods)} methods and --weights do not go together: leave --method out and "
             "write METHOD.TAG, hf:org/repo or ./folder for each column."
         )
     if methods and refs:
-        found = [find(methods[0], ref, registry) for ref in refs]
+        named = [find(methods[0], ref, registry) for ref in refs]
     elif refs:
-        found = [(ref, locate(ref, registry=registry)) for ref in refs]
+        named = [(ref, locate(ref, registry=registry)) for ref in refs]
     else:
-        found = [find(name, None, registry) for name in methods or [DEFAULT_METHOD]]
-    labels = [source.config.method for _, source in found]
+        named = [find(name, None, registry) for name in methods or [DEFAULT_METHOD]]
+    labels = [source.config.method for _, source in named]
     if len(set(labels)) < len(labels):
-        labels = [source.weights or source.config.method for _, source in found]
+        labels = [source.weights or source.config.method for _, source in named]
     if len(set(labels)) < len(labels):
-        labels = [name for name, _ in found]
-    columns = dict(zip(labels, found, strict=True))
-    if len(columns) < len(found):
+        labels = [name for name, _ in named]
+    columns = dict(zip(labels, named, strict=True))
+    if len(columns) < len(named):
         raise UsageError(f"A column appears twice: {', '.join(labels)}. Name each once.")
     return columns
 
@@ -213,12 +184,12 @@ def _pairs(sources: Sequence[Path], targets: Sequence[Path]) -> list[tuple[Path,
             f"{len(sources)} sources and {len(targets)} targets are no pairs, which several "
             "methods need. Give as many of each, or one of one kind."
         )
-    wide = (one * n if len(one) == 1 else one for one in (list(sources), list(targets)))
+    wide = ([*files] * n if len(files) == 1 else files for files in (sources, targets))
     return list(zip(*wide, strict=True))
 
 
-def _check_files(inputs: set[Path], options: Options) -> None:
-    """Everything about files that can be known to fail before torch is imported."""
+def _check_files(inputs: set[Path], options: MatrixOptions) -> None:
+    """Raise what can be known to fail about files before torch is imported."""
     from facke_core.images.files import check_input, check_output
 
     check_output(options.output, overwrite=options.force)
@@ -232,20 +203,23 @@ def _check_files(inputs: set[Path], options: Options) -> None:
 
 
 def _load(
-    columns: Mapping[str, tuple[str, Source]], options: Options, registry: Registry
+    columns: Mapping[str, tuple[str, Source]],
+    sampler: Mapping[str, Any],
+    device: str,
+    registry: Registry,
 ) -> dict[str, SwapPipeline]:
     from facke_core.loading import load
 
     methods = {source.config.method for _, source in columns.values()}
-    common = {k: v for k, v in options.sampler.items() if k not in methods}
-    own = {k: v for k, v in options.sampler.items() if k in methods}
-    for method, settings in own.items():
-        if not isinstance(settings, Mapping):
-            raise UsageError(f"--set {method}={settings} sets nothing. Write {method}.KEY=VALUE.")
+    common = {k: v for k, v in sampler.items() if k not in methods}
+    own = {k: v for k, v in sampler.items() if k in methods}
+    for method, value in own.items():
+        if not isinstance(value, Mapping):
+            raise UsageError(f"--set {method}={value} sets nothing. Write {method}.KEY=VALUE.")
     return {
         label: load(
             name,
-            device=options.device,
+            device=device,
             sampler={**common, **own.get(source.config.method, {})},
             registry=registry,
         )
@@ -254,20 +228,20 @@ def _load(
 
 
 def _request(columns: Mapping[str, tuple[str, Source]], seed: int | None) -> Any:
-    """What the picture says about its making; of several methods, all of them."""
+    """Return what the picture says about its making; it names all methods."""
     from facke_core.types import SwapRequest
 
-    found = [source for _, source in columns.values()]
+    shown = [source for _, source in columns.values()]
     return SwapRequest(
-        method=", ".join(source.config.method for source in found),
-        weights=", ".join(source.weights for source in found),
-        revision=", ".join(source.revision for source in found),
+        method=", ".join(source.config.method for source in shown),
+        weights=", ".join(source.weights for source in shown),
+        revision=", ".join(source.revision for source in shown),
         seed=seed,
     )
 
 
 def _report(
-    options: Options,
+    options: MatrixOptions,
     figure: SwapFigure,
     columns: Mapping[str, tuple[str, Source]],
     seconds: float,
@@ -288,12 +262,12 @@ def _report(
                 "swaps": figure.made,
                 "missing": [
                     {
-                        "source": str(one.source),
-                        "target": str(one.target),
-                        "name": one.method,
-                        "reason": one.reason,
+                        "source": str(cell.source),
+                        "target": str(cell.target),
+                        "name": cell.method,
+                        "reason": cell.reason,
                     }
-                    for one in figure.missing
+                    for cell in figure.missing
                 ],
                 "seed": options.seed,
                 "seconds": round(seconds, 3),
@@ -306,6 +280,6 @@ def _report(
             f"{', '.join(columns)} in {seconds:.1f} s"
         )
     if figure.missing and not options.quiet:
-        reasons = list(dict.fromkeys(one.reason for one in figure.missing))
+        reasons = list(dict.fromkeys(cell.reason for cell in figure.missing))
         more = f"; and {len(reasons) - SHOWN} more" if len(reasons) > SHOWN else ""
         say(f"{len(figure.missing)} cells are white: {'; '.join(reasons[:SHOWN])}{more}")

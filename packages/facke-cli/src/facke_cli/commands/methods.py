@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from facke_cli.console import emit, say, table, write
+from facke_cli.options import AsJson
 from facke_core.errors import FackeError
 from facke_core.plugins.registry import Registry, default_registry
 from facke_core.plugins.specs import Bundled, MethodSpec
@@ -16,7 +15,7 @@ __all__ = ["methods"]
 
 
 def methods(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List the installed methods."""
     registry = default_registry()
@@ -34,7 +33,7 @@ def methods(
 
 
 def describe(spec: MethodSpec, registry: Registry) -> dict[str, Any]:
-    """One method as a row of the report; weights are looked at, not loaded."""
+    """Return one method as a row of the report; weights are looked at, not loaded."""
     settings = spec.default_config or {}
     size, where, license_ = settings.get("image_size"), "none", spec.license
     if spec.weights:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from facke_cli.console import emit, say, table, write
+from facke_cli.options import AsJson
 from facke_core.plugins.registry import default_registry
 
 __all__ = ["plugins_check"]
@@ -15,14 +16,14 @@ __all__ = ["plugins_check"]
 
 def plugins_check(
     package: Annotated[str, typer.Argument(help="Name of an installed distribution.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run the conformance kit on everything that PACKAGE registers; exit 3 if a check fails."""
     from facke_core.testing.checking import check_distribution
 
     say(f"Checking {package} ...")
     results = check_distribution(package, default_registry())
-    count = Counter(one.result for one in results)
+    count = Counter(done.result for done in results)
     if as_json:
         emit(
             {
@@ -30,13 +31,13 @@ def plugins_check(
                 "passed": count["passed"],
                 "failed": count["failed"],
                 "skipped": count["skipped"],
-                "checks": [one._asdict() for one in results],
+                "checks": [done._asdict() for done in results],
             }
         )
     else:
         rows = [
-            [one.subject, one.check, one.result + (f": {one.reason}" if one.reason else "")]
-            for one in results
+            [done.subject, done.check, done.result + (f": {done.reason}" if done.reason else "")]
+            for done in results
         ]
         write(table(["what", "check", "result"], rows))
         write(

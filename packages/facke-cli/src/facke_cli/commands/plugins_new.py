@@ -64,7 +64,7 @@ def _check_free(name: str, method: str, *, force: bool) -> None:
             "another name, or add --force if it is this plugin."
         )
     registry = default_registry()
-    if method in [one.name for one in registry.methods()]:
+    if method in [spec.name for spec in registry.methods()]:
         owner = registry.owner("method", method)
         if owner != name:
             raise UsageError(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from facke_cli.console import emit, progress, write
+from facke_cli.options import AsJson, Quiet
 from facke_core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["prepare"]
 
 FIRST = 3
-"""Names that the report gives of each kind."""
+"""The report gives so many names of each kind."""
 
 
 def prepare(
@@ -66,8 +67,8 @@ def prepare(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes. [default: one per core]")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Detect, align and embed the faces of many people: a dataset for facke train.
 
@@ -137,10 +138,10 @@ def _document(summary: PrepareSummary) -> dict[str, Any]:
 
 
 def _by_reason(skipped: Mapping[str, str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = defaultdict(list)
+    by_reason: dict[str, list[str]] = defaultdict(list)
     for path, reason in skipped.items():
-        found[reason].append(path)
-    return dict(sorted(found.items(), key=lambda item: -len(item[1])))
+        by_reason[reason].append(path)
+    return dict(sorted(by_reason.items(), key=lambda item: -len(item[1])))
 
 
 def _report(summary: PrepareSummary) -> str:

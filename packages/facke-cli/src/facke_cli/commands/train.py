@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from facke_cli.console import emit, say, write
+from facke_cli.options import AsJson, Device
 
 if TYPE_CHECKING:
     from facke_core.objective import StepReport
@@ -40,7 +41,7 @@ def train(
     steps: Annotated[
         int | None, typer.Option("--steps", min=1, help="Short for --set steps=N.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Device = "auto",
     workers: Annotated[
         int, typer.Option(min=0, help="Processes that read batches ahead; 0: none.")
     ] = 0,
@@ -48,7 +49,7 @@ def train(
         Path | None,
         typer.Option(help="Another dataset, whose faces are swapped for the probe and previews."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Train a recipe on a dataset.
@@ -102,7 +103,7 @@ OnProbe = Callable[["ProbeReport"], None]
 
 @contextmanager
 def _progress(quiet: bool) -> Iterator[tuple[OnStep | None, OnProbe | None]]:
-    """A bar on a terminal, a line every ``log_every`` steps elsewhere."""
+    """Show a bar on a terminal, a line every ``log_every`` steps elsewhere."""
     if quiet:
         yield None, None
         return

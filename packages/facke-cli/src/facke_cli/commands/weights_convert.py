@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from facke_cli.console import emit, say, write
+from facke_cli.options import AsJson
 
 __all__ = ["weights_convert"]
 
@@ -38,7 +39,7 @@ def weights_convert(
         str | None, typer.Option(metavar="LABEL", help="Which files of a run's folder.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace weights in DIR.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Read a checkpoint of the original systems, without executing anything in it.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from facke_cli.console import emit, say, write
+from facke_cli.options import AsJson
 from facke_cli.samples import sample_or_path
 from facke_core.errors import DataError, NoFaceError, UsageError
 
@@ -21,7 +22,7 @@ __all__ = ["crops_of", "weights_export"]
 
 SAMPLES = ("sample:collins", "sample:hopper")
 MOST = 64
-"""Pictures of a folder that calibration looks at."""
+"""Calibration looks at so many pictures of a folder."""
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff", ".bmp"}
 
 
@@ -57,7 +58,7 @@ def weights_export(
         bool,
         typer.Option("--force", help="Overwrite FILE, and keep a poor graph in 8 bits."),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write the generator of REF as a graph for other runtimes, and compare it with torch.
 
@@ -88,29 +89,34 @@ def weights_export(
 
 
 def crops_of(pipeline: SwapPipeline, folder: Path | None) -> Tensor:
-    """Aligned faces (N, 3, S, S) to calibrate on."""
+    """Return aligned faces (N, 3, S, S) to calibrate on.
+
+    Raises:
+        DataError: there is no such folder.
+        NoFaceError: fewer than two faces were found.
+    """
     import torch
 
     from facke_core.images.io import read_image
 
-    pictures = [sample_or_path(one) for one in SAMPLES]
+    pictures = [sample_or_path(sample) for sample in SAMPLES]
     if folder is not None:
         if not folder.is_dir():
             raise DataError(f"--calibrate {folder} is no folder. Give one with photographs.")
         pictures = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURES)[:MOST]
-    found = []
+    aligned = []
     for picture in pictures:
         photo = read_image(picture).image
         faces = pipeline.detect(photo)
-        found += [pipeline.align(photo, faces[0]).crop] if faces else []
-    if len(found) < 2:
+        aligned += [pipeline.align(photo, faces[0]).crop] if faces else []
+    if len(aligned) < 2:
         raise NoFaceError(
-            f"{folder}: faces were found in {len(found)} of {len(pictures)} pictures, but "
+            f"{folder}: faces were found in {len(aligned)} of {len(pictures)} pictures, but "
             "calibration needs at least 2. Give more photographs."
         )
-    if len(found) < len(pictures):
-        say(f"{len(pictures) - len(found)} of {len(pictures)} pictures show no face: left out")
-    crops = torch.stack(found)
+    if len(aligned) < len(pictures):
+        say(f"{len(pictures) - len(aligned)} of {len(pictures)} pictures show no face: left out")
+    crops = torch.stack(aligned)
     if folder is None:  # the samples, mirrored, darker, and with less contrast
         crops = torch.cat([crops, crops.flip(3), 0.7 * crops, 0.25 + 0.5 * crops])
     return crops

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from facke_cli.console import emit, say, table, write
+from facke_cli.options import AsJson
 from facke_core.errors import VerificationError, check_choice
 from facke_core.weights import licenses
 from facke_core.weights.inventory import Known, known_weights, not_allowed
@@ -32,7 +33,7 @@ def weights_list(
             + ".",
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List weights: of the installed methods, in the cache of the Hub, and in folders.
 
@@ -41,36 +42,37 @@ def weights_list(
     """
     if fail_on is not None:
         check_choice("--fail-on", fail_on, licenses.CLASSES)
-    found = known_weights(folders or ())
+    sets = known_weights(folders or ())
     if as_json:
-        emit([_as_json(one) for one in found])
+        emit([_as_json(known) for known in sets])
     elif with_licenses:
         rows = [
             (
-                one.weights if i == 0 else "",
+                known.weights if i == 0 else "",
                 part.part,
                 part.name if i else "",
                 part.license,
                 part.kind,
             )
-            for one in found
-            for i, part in enumerate(one.parts)
+            for known in sets
+            for i, part in enumerate(known.parts)
         ]
         write(table(("weights", "part", "name", "licence", "class"), rows))
     else:
         head = ("weights", "method", "where", "MB", "licence")
-        write(table(head, [(k.weights, k.method, k.where, k.megabytes, k.license) for k in found]))
-    for one in found:
-        if one.fault:
-            say(f"{one.weights} cannot be read: {one.fault}")
+        write(table(head, [(k.weights, k.method, k.where, k.megabytes, k.license) for k in sets]))
+    for known in sets:
+        if known.fault:
+            say(f"{known.weights} cannot be read: {known.fault}")
     if fail_on:
-        _refuse(found, fail_on)
+        _refuse(sets, fail_on)
 
 
-def _refuse(found: list[Known], limit: str) -> None:
+def _refuse(sets: list[Known], limit: str) -> None:
     refused = [
-        f"{one.weights}: {part.part} {part.name} is {part.license or 'not licensed'} ({part.kind})"
-        for one, part in not_allowed(found, limit)
+        f"{known.weights}: {part.part} {part.name} is {part.license or 'not licensed'} "
+        f"({part.kind})"
+        for known, part in not_allowed(sets, limit)
     ]
     if refused:
         raise VerificationError(
@@ -79,14 +81,14 @@ def _refuse(found: list[Known], limit: str) -> None:
         )
 
 
-def _as_json(one: Known) -> dict[str, Any]:
+def _as_json(known: Known) -> dict[str, Any]:
     return {
-        "weights": one.weights,
-        "method": one.method or None,
-        "where": one.where,
-        "megabytes": one.megabytes,
-        "license": one.license or None,
-        "license_class": one.kind,
+        "weights": known.weights,
+        "method": known.method or None,
+        "where": known.where,
+        "megabytes": known.megabytes,
+        "license": known.license or None,
+        "license_class": known.kind,
         "parts": [
             {
                 "part": part.part,
@@ -94,7 +96,7 @@ def _as_json(one: Known) -> dict[str, Any]:
                 "license": part.license or None,
                 "license_class": part.kind,
             }
-            for part in one.parts
+            for part in known.parts
         ],
-        "fault": one.fault or None,
+        "fault": known.fault or None,
     }

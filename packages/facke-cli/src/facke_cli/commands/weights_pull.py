@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from facke_cli.console import bars_on_terminals, emit, write
+from facke_cli.options import AsJson
 from facke_core.errors import UsageError
 from facke_core.weights import hub, licenses
 from facke_core.weights.sources import hub_location
@@ -26,7 +27,7 @@ def weights_pull(
     revision: Annotated[
         str | None, typer.Option(metavar="REV", help="Branch, tag or commit.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Fetch weights from the Hub into its cache, whole and at one commit, and check their digests.
 
@@ -42,17 +43,17 @@ def weights_pull(
     if output:
         hub.check_new(output)
     bars_on_terminals()
-    found, config = hub.pull(location)
+    fetched, config = hub.pull(location)
     if output:
-        hub.copy_layout(found.folder, config, output)
-    pinned = f"{hub.PREFIX}{location.repo_id}@{found.commit}"
-    folder = output or found.folder
+        hub.copy_layout(fetched.folder, config, output)
+    pinned = f"{hub.PREFIX}{location.repo_id}@{fetched.commit}"
+    folder = output or fetched.folder
     kind = licenses.classify(config.license)
     if as_json:
         emit(
             {
                 "reference": pinned,
-                "commit": found.commit,
+                "commit": fetched.commit,
                 "method": config.method,
                 "folder": str(folder),
                 "files": {name: info.sha256 for name, info in config.files.items()},

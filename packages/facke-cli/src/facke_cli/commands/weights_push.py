@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from facke_cli.console import bars_on_terminals, emit, say, write
+from facke_cli.options import AsJson
 
 __all__ = ["weights_push"]
 
@@ -22,7 +23,7 @@ def weights_push(
         str | None, typer.Option(metavar="BRANCH", help="A branch; made if it does not exist.")
     ] = None,
     message: Annotated[str, typer.Option(metavar="TEXT", help="Of the commit.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Publish a folder of weights on the Hugging Face Hub, in one commit.
 

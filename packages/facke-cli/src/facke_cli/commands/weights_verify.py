@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from facke_cli.console import bars_on_terminals, emit, table, write
+from facke_cli.options import AsJson
 from facke_core.errors import FackeError, VerificationError, WeightsError
 from facke_core.weights import hub
 from facke_core.weights.sources import Source, hub_location, locate
@@ -22,7 +23,7 @@ def weights_verify(
             metavar="REF...", help="A method, METHOD.TAG, hf:org/repo[@revision] or ./folder."
         ),
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check weights: configuration, digests, the tensors against the network, golden tensors.
 
@@ -53,13 +54,13 @@ def _verified(reference: str) -> dict[str, Any]:
 
     from facke_core.publish.golden import verify
 
-    found = verify(source.folder, source.config)
+    checked = verify(source.folder, source.config)
     golden = None
-    if found.replay:
+    if checked.replay:
         golden = {
-            "max_error": found.replay.max_error,
-            "tolerance": found.replay.tolerance,
-            "made_with": found.replay.made_with,
+            "max_error": checked.replay.max_error,
+            "tolerance": checked.replay.tolerance,
+            "made_with": checked.replay.made_with,
         }
     return {
         "weights": reference,
@@ -67,15 +68,15 @@ def _verified(reference: str) -> dict[str, Any]:
         "method": source.config.method,
         "ok": True,
         "error": None,
-        "files": found.files,
-        "tensors": found.tensors,
-        "parameters": found.parameters,
+        "files": checked.files,
+        "tensors": checked.tensors,
+        "parameters": checked.parameters,
         "golden": golden,
     }
 
 
 def _complete(reference: str) -> Source:
-    """Where the weights lie, with all files where they come from the Hub."""
+    """Locate the weights, and fetch all their files where they come from the Hub."""
     source = locate(reference)
     if location := hub_location(reference):
         hub.pull(location._replace(revision=source.revision))
@@ -91,8 +92,8 @@ def _line(row: dict[str, Any]) -> Sequence[object]:
 
 
 def _summary(failures: list[FackeError], total: int) -> FackeError:
-    """One error for all: a failed verification counts more than what could not be looked at."""
-    failures.sort(key=lambda one: isinstance(one, VerificationError), reverse=True)
+    """Make one error of all: a failed verification counts more than what could not be looked at."""
+    failures.sort(key=lambda failure: isinstance(failure, VerificationError), reverse=True)
     if total == 1:
         return failures[0]
     return type(failures[0])(f"{len(failures)} of {total} weights failed; see above.")

@@ -1,4 +1,4 @@
-"""Two public-domain portraits for a first try; see CREDITS.md."""
+"""Two public-domain portraits lie here for a first try; see CREDITS.md."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FILES = {"collins": "collins.png", "hopper": "hopper.jpg"}
 
 
 def sample_or_path(text: str) -> Path:
-    """The file that ``sample:collins`` or ``sample:hopper`` means; other texts are paths.
+    """Return the file that ``sample:collins`` or ``sample:hopper`` means; other texts are paths.
 
     Raises:
         UsageError: no such sample.
