@@ -46,7 +46,9 @@ class HalfPictures(Pictures):
 
     def read(self, picture: Picture) -> tuple[Tensor, AlignedFace | None]:
         photo, face = super().read(picture)
-        return (photo if face else resize(photo[None], (SIDE, SIDE))[0].clamp(0, 1)), face
+        if face is None:
+            photo = resize(photo[None], (SIDE, SIDE))[0].clamp(0, 1)
+        return photo, face
 
 
 class BatchSession(Session):

@@ -42,7 +42,7 @@ def benchmarks() -> Iterator[Any]:
 class Pipeline:
     """Stands for a SwapPipeline: the judge's points, nothing pasted, any identity."""
 
-    def __init__(self, benchmarks: Any, judge: Any) -> None:
+    def __init__(self, judge: Any) -> None:
         from facke_core.faces.templates import Alignment
 
         self.alignment = Alignment(template="simswap_frontal", size=128)
@@ -74,7 +74,7 @@ def set_up(
 ) -> tuple[Any, Any, PairSet, PairSet]:
     """(pipeline, judge, the pairs of four people, the same as crops)."""
     judge = benchmarks.reid.judge()
-    pipeline = Pipeline(benchmarks, judge)
+    pipeline = Pipeline(judge)
     file, _ = benchmarks.london.write_inputs(tmp_path_factory.mktemp("london"), 4, matrix=2)
     photos = read_pairs(file)
     return pipeline, judge, photos, benchmarks.cvae.crops_of(pipeline, photos)
