@@ -17,8 +17,6 @@ count, since another way has left the processor's caches to it, and then come th
 
 from __future__ import annotations
 
-import argparse
-import json
 import platform
 import sys
 import tempfile
@@ -28,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from common import arguments, write_figures
 from torch import nn
 
 from facke_cli.commands.weights_export import crops_of
@@ -141,10 +140,7 @@ def on_gpu(rounds: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer repeats, within 50 s")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    args = parser.parse_args()
+    args = arguments(__doc__, quick="fewer repeats").parse_args()
 
     rounds, probes = (1, 1) if args.quick else (5, 3)
     large = of_network("simswap-224", simswap_224(), rounds=rounds, probes=probes)
@@ -176,8 +172,7 @@ def main() -> None:
         print(f"gpu: {report['gpu']}")
     else:
         print("gpu: none here, its rows are left out", file=sys.stderr)
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_figures(args.json, report)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """The progression of Facke's Fig. 3 from our own small models, and two choices that it leaves open.
 
     ./dev python benchmarks/cvae_progression.py DATASET RUNS [--steps 600] [--jobs 2] [--choices]
+                                                [--picture FILE] [--quick] [--json FILE]
 
 DATASET is made by ``facke prepare PHOTOS DATASET --size 128``. Each model is a recipe of facke-vae
 with a smaller network, trained by ``facke train`` into a folder of RUNS; a run that is finished is
 not trained again. Then one table, and one picture of the two sample portraits with each other's
-identity (``--picture``).
+identity, in a temporary folder unless ``--picture`` says where. ``--quick`` trains two steps on
+noise, in temporary folders, where no DATASET and RUNS are named.
 
 * ``a``, recipe ``cvae-1d``: a vector as latent blurs (Fig. 3a).
 * ``b``, recipe ``cvae``: a map as latent, without identity loss, returns the target (Fig. 3b).
@@ -28,20 +30,28 @@ import argparse
 import os
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from identity_transfer import Judge, measure, people_of
+from common import arguments, missing, scratch, write_figures
+from judging import measure
+from london import write_inputs
+from noise import noise_set
+from reid import Judge, judge
 from torch import Tensor
 
 from facke_cli.samples import sample_or_path
 from facke_core import load
+from facke_core.config import to_dict
+from facke_core.data.crops import CropSet
 from facke_core.images.grid import picture_grid
 from facke_core.images.io import read_image, write_image
 from facke_core.images.provenance import disclosure
+from facke_core.jobs.pairs import Pair, PairSet, read_pairs
 from facke_core.types import SwapRequest
 from facke_core.weights.checkpoints import complete, name
 
@@ -77,6 +87,9 @@ CHOICES: dict[str, tuple[str, tuple[str, ...]]] = {
     "uniform": ("cvae", (*SMALL, "generator.noise=uniform")),
     "mse": ("cvae", (*SMALL, "loss.reconstruction.options.distance=l2")),
 }
+COLUMNS = ("gain", "top1", "landmark_shift", "self_psnr")
+QUICK = ("batch_size=2",)
+QUICK_STEPS, QUICK_PEOPLE, QUICK_PAIRS = 2, 6, 4
 TITLES = {"a": "1-D latent", "b": "2-D latent", "c": "+ identity loss", "d": "+ discriminator"}
 
 
@@ -92,7 +105,7 @@ def train(run: str, args: argparse.Namespace) -> None:
     command += ["--out", str(folder), "--device", args.device, *(["--resume"] if there else [])]
     if run in BEGIN_WITH and not there:
         command += ["--init", str((args.runs / BEGIN_WITH[run]).absolute())]
-    for override in (*overrides, f"steps={args.steps}"):
+    for override in (*overrides, *(QUICK if args.quick else ()), f"steps={args.steps}"):
         command += ["--set", override]
     threads = str(max(1, (os.cpu_count() or 1) // args.jobs))
     environment = os.environ | {"OMP_NUM_THREADS": threads}
@@ -119,53 +132,91 @@ def sample_crops(pipeline: SwapPipeline) -> list[Tensor]:
     return [pipeline.align(photo, pipeline.detect(photo)[0]).crop for photo in photos]
 
 
-def judged(pipeline: SwapPipeline, people: Any, judge: Judge, pairs: int) -> dict[str, Any]:
-    def swap(source: Tensor, target: Tensor, identity: Tensor) -> Tensor:
-        return pipeline.swap_crops(source, target, identity=identity)
+def crops_of(pipeline: SwapPipeline, pairs: PairSet) -> PairSet:
+    """The same pairs of the crops that a pipeline makes of their photographs."""
+    people = sorted(pairs.sources)
+    photos = [read_image(person.path).image for person in people if person.path]
+    crops = torch.stack([pipeline.align(x, pipeline.detect(x)[0]).crop for x in photos])
+    dataset = CropSet(
+        images=(crops * 255).round().byte(),
+        embeddings=torch.zeros(len(people), 2, 0),
+        people=torch.arange(len(people)),
+        weights=torch.ones(len(people)),
+        info={"name": "london", "alignment": to_dict(pipeline.alignment)},
+    )
+    rows = {one.key: one._replace(path=None, row=row) for row, one in enumerate(people)}
+    swapped = [Pair(rows[pair.source.key], rows[pair.target.key]) for pair in pairs.pairs]
+    return PairSet(pairs=swapped, name="london", crops=dataset)
 
-    return measure(swap, people, judge, limit=pairs)
+
+def measured(runs: list[str], args: argparse.Namespace) -> tuple[list[dict[str, Any]], Tensor]:
+    """The rows of the table, and the picture."""
+    pipelines = {run: load(args.runs / run) for run in runs}
+    crops, london = sample_crops(pipelines["a"]), None
+    faces, eyes = torch.stack(crops), None
+    if not missing("judges.py", "manifest.csv"):
+        with tempfile.TemporaryDirectory() as folder:
+            people = QUICK_PEOPLE if args.quick else None
+            photos = read_pairs(write_inputs(Path(folder), people)[0])
+            london, eyes = crops_of(pipelines["a"], photos), judge()
+        assert isinstance(london.crops, CropSet)
+        faces = london.crops.images[torch.arange(len(london.crops))].float() / 255
+    rows = []
+    for run, pipeline in pipelines.items():
+        row: dict[str, Any] = {"run": run, "recipe": (RUNS | CHOICES)[run][0]}
+        row |= judged(pipeline, london, eyes, args.pairs) if london and eyes else {}
+        row["detail"] = round(detail(pipeline, faces), 5)
+        rows.append(row)
+        show(row, head=len(rows) == 1)
+    cells = []
+    for source, target in ((crops[0], crops[1]), (crops[1], crops[0])):
+        swapped = [pipelines[run].swap_crops(source[None], target[None])[0] for run in RUNS]
+        cells.append([source, target, *swapped])
+    return rows, picture_grid(cells, size=160, labels=["source", "target", *TITLES.values()])
+
+
+def judged(pipeline: SwapPipeline, pairs: PairSet, eyes: Judge, limit: int) -> dict[str, Any]:
+    report, _ = measure(pipeline, pairs, eyes, limit=limit, own=sorted(pairs.sources))
+    return {key: report[key] for key in COLUMNS}
+
+
+def show(row: dict[str, Any], *, head: bool) -> None:
+    if head:
+        print("| run | recipe |", " | ".join((*COLUMNS, "detail")), "|")
+        print("|" + " --- |" * (3 + len(COLUMNS)))
+    values = [row.get(key) for key in (*COLUMNS, "detail")]
+    shown = ["-" if value is None else f"{value:.3f}" for value in values]
+    print(f"| {row['run']} | {row['recipe']} |", " | ".join(shown), "|", flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path)
-    parser.add_argument("runs", type=Path)
-    parser.add_argument("--steps", type=int, default=600)
+    parser = arguments(__doc__, quick="two steps on noise")
+    parser.add_argument("data", type=Path, nargs="?", help="needed without --quick")
+    parser.add_argument("runs", type=Path, nargs="?", help="needed without --quick")
+    parser.add_argument("--steps", type=int, help="default: 600")
     parser.add_argument("--jobs", type=int, default=2, help="models that train at the same time")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--choices", action="store_true", help="two more models")
-    parser.add_argument("--pairs", type=int, default=400, help="of the London set")
-    parser.add_argument("--picture", type=Path, default=Path("cvae-progression.png"))
+    parser.add_argument("--pairs", type=int, help="of the London set; default: 400")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="write it here")
     args = parser.parse_args()
+    if args.runs is None and not args.quick:
+        parser.error("name DATASET and RUNS, or give --quick")
+    args.steps = args.steps or (QUICK_STEPS if args.quick else 600)
+    args.pairs = args.pairs or (QUICK_PAIRS if args.quick else 400)
     runs = [*RUNS, *(CHOICES if args.choices else ())]
-    for wave in ([r for r in runs if r not in BEGIN_WITH], list(BEGIN_WITH)):
-        with ThreadPoolExecutor(args.jobs) as pool:
-            list(pool.map(lambda run: train(run, args), wave))
-
-    shared = Path(os.environ.get("FACKE_SHARED", Path(__file__).resolve().parents[2] / "shared"))
-    judge = Judge(shared) if (shared / "faces" / "judges.py").is_file() else None
-    pipelines = {run: load(args.runs / run) for run in runs}
-    first = pipelines["a"]
-    people = people_of(first, shared, judge, crops=True) if judge else []
-    crops = sample_crops(first)
-    faces = torch.stack([p.face.crop for p in people] or crops)
-    columns = ("gain", "top1", "landmark_shift", "self_psnr")
-    print("| run | recipe |", " | ".join((*columns, "detail")), "|")
-    print("|" + " --- |" * (3 + len(columns)))
-    for run, pipeline in pipelines.items():
-        row = judged(pipeline, people, judge, args.pairs) if judge else {}
-        row["detail"] = detail(pipeline, faces)
-        shown = [row.get(key) for key in (*columns, "detail")]
-        values = ["-" if value is None else f"{value:.3f}" for value in shown]
-        print(f"| {run} | {(RUNS | CHOICES)[run][0]} |", " | ".join(values), "|", flush=True)
-
-    rows = []
-    for source, target in ((crops[0], crops[1]), (crops[1], crops[0])):
-        swapped = [pipelines[run].swap_crops(source[None], target[None])[0] for run in RUNS]
-        rows.append([source, target, *swapped])
-    picture = picture_grid(rows, size=160, labels=["source", "target", *TITLES.values()])
+    with tempfile.TemporaryDirectory() as folder:
+        args.data = args.data or noise_set(Path(folder) / "noise", size=128)
+        args.runs = args.runs or Path(folder) / "runs"
+        for wave in ([r for r in runs if r not in BEGIN_WITH], list(BEGIN_WITH)):
+            with ThreadPoolExecutor(args.jobs) as pool:
+                list(pool.map(lambda run: train(run, args), wave))
+        rows, drawn = measured(runs, args)
+    picture = args.picture or scratch("cvae") / "cvae-progression.png"
     request = SwapRequest(method="cvae", weights="", revision="", seed=None)
-    write_image(args.picture, picture, xmp=disclosure(request), overwrite=True)
+    write_image(picture, drawn, xmp=disclosure(request), overwrite=True)
+    about = {"steps": args.steps, "pairs": args.pairs, "picture": str(picture)}
+    write_figures(args.json, {"rows": rows, **about})
 
 
 if __name__ == "__main__":

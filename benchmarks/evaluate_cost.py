@@ -13,7 +13,6 @@ The pictures and the judge lie in ``$FACKE_SHARED`` (default: ``../shared`` besi
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -24,8 +23,9 @@ from typing import Any
 os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from evaluate_london import write_inputs
-from reid import NAME, available, registry
+from common import arguments, require, write_figures
+from london import write_inputs
+from reid import NAME, registry
 
 from facke_core.evaluation.clock import encoder_share
 from facke_core.evaluation.runner import EvaluationSpec
@@ -73,16 +73,13 @@ def cost(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__, quick=f"{QUICK_PEOPLE} people, and no further batch after 30 s")
     parser.add_argument("--weights", default="simswap")
     parser.add_argument("--pairs", type=int, help="default: all")
-    parser.add_argument("--quick", action="store_true", help="a part, within 50 s")
     parser.add_argument("--workers", type=int, help="threads; default: one per core")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args()
-    if reason := available():
-        sys.exit(f"The London set cannot be evaluated: {reason}")
+    require("judges.py", "manifest.csv")
     with tempfile.TemporaryDirectory() as folder:
         found = cost(args, Path(folder))
     total = sum(found["seconds"].values())
@@ -91,8 +88,7 @@ def main() -> None:
     for key, value in found.items():
         if key != "seconds":
             print(f"{key:14} {value}")
-    if args.json:
-        args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_figures(args.json, found)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,12 @@
 
     ./dev python benchmarks/gallery.py GALLERY [--methods simswap cvae-gan] [--figures 4 5 6 7]
                                                [--rows 5] [--seed N] [--set KEY=VALUE ...]
+                                               [--quick] [--json FILE]
 
 Writes pictures and a page, ``GALLERY/index.html`` and the same as ``README.md``. Each picture is
 made by one ``facke matrix``, which the page shows: run in GALLERY it makes the same picture again.
+``--quick`` makes figures of one row, in a temporary folder where no GALLERY is named. The JSON has
+``gallery`` and ``figures``: ``figure``, ``file``, ``pairs``, ``command``, ``seconds``.
 
 * ``4``: faces x methods, neutral faces of the London set.
 * ``5``: targets with accessories: glasses, hats, jewelry.
@@ -21,14 +24,13 @@ page, docs/gallery.md, has the two public-domain portraits of facke-cli.
 
 from __future__ import annotations
 
-import argparse
-import csv
 import html
 import os
 import random
 import re
 import shlex
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import chdir
@@ -38,11 +40,22 @@ from pathlib import Path
 os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # before cv2: it reports an unused setting
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: do not burn a busy machine
 
-from facke_cli.main import main as facke
-from facke_core import Bundled, Registry, default_registry
+from common import (
+    Row,
+    arguments,
+    bundled,
+    link,
+    linked,
+    manifest,
+    neutral,
+    require,
+    scratch,
+    write_figures,
+)
 
-PICTURES = "pictures"
-"""A link to ``$FACKE_SHARED/faces/images``, so that commands name no place outside."""
+from facke_cli.main import main as facke
+from facke_core import default_registry
+
 ACCESSORIES = re.compile("accessories|glasses|hats|jewelry", re.I)
 EXPRESSIONS = re.compile("expression", re.I)
 TITLES = {
@@ -51,7 +64,6 @@ TITLES = {
     "6": "Postures",
     "7": "Expressions",
 }
-Row = dict[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,22 +86,13 @@ class Figure:
 
     def words(self, options: Sequence[str]) -> list[str]:
         """Of ``facke matrix``."""
-        linked = [
-            [f"{PICTURES}/{row['path'].removeprefix('images/')}" for row in side]
-            for side in zip(*self.pairs, strict=True)
-        ]
-        return ["matrix", "--sources", *linked[0], "--targets", *linked[1], *options]
+        sources, targets = (list(map(linked, side)) for side in zip(*self.pairs, strict=True))
+        return ["matrix", "--sources", *sources, "--targets", *targets, *options]
 
 
-def shared() -> Path:
-    """``$FACKE_SHARED``, or ``shared`` beside the checkout."""
-    return Path(os.environ.get("FACKE_SHARED", Path(__file__).resolve().parents[2] / "shared"))
-
-
-def manifest() -> list[Row]:
+def showable() -> list[Row]:
     """Single faces, in colour, that may be shown."""
-    with open(shared() / "faces" / "manifest.csv", newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = manifest()
     return [r for r in rows if r["cls"] == "open" and r["n_faces"] == "1" and r["gray"] == "0"]
 
 
@@ -97,11 +100,11 @@ def figures(
     rows: Sequence[Row], numbers: Sequence[str], count: int, yaw: float, choice: int = 0
 ) -> list[Figure]:
     """The figures, with ``count`` pairs each."""
-    neutral = [r for r in rows if r["group"] == "london" and r["path"].endswith("/neutral.jpg")]
+    faces = neutral(rows)
     drawn = [r for r in rows if r["group"] == "sfhq_t2i"]
     upright = [r for r in drawn if abs(float(r["yaw"])) < yaw]
     targets = {
-        "4": neutral,
+        "4": faces,
         "5": [r for r in upright if ACCESSORIES.search(r["identity"])],
         "6": [r for r in drawn if abs(float(r["yaw"])) >= yaw],
         "7": [r for r in upright if EXPRESSIONS.search(r["identity"])],
@@ -109,30 +112,13 @@ def figures(
     made = []
     for number in numbers:
         rng = random.Random(f"{number} {choice}")
-        chosen = rng.sample(targets[number], min(count, len(targets[number]), len(neutral) // 2))
+        chosen = rng.sample(targets[number], min(count, len(targets[number]), len(faces) // 2))
         if number == "6":
             chosen.sort(key=lambda row: float(row["yaw"]))
         taken = {row["identity"] for row in chosen}
-        sources = rng.sample([r for r in neutral if r["identity"] not in taken], len(chosen))
+        sources = rng.sample([r for r in faces if r["identity"] not in taken], len(chosen))
         made.append(Figure(number=number, pairs=list(zip(sources, chosen, strict=True))))
     return made
-
-
-def bundled(names: Registry) -> list[str]:
-    """The methods that have weights in their own package."""
-    return [
-        method.name
-        for method in names.methods()
-        if any(isinstance(where, Bundled) for where in method.weights.values())
-    ]
-
-
-def link(folder: Path) -> None:
-    """Make the folder, and in it the link that the commands use."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / PICTURES).is_symlink():
-        goal = (shared() / "faces" / "images").resolve()
-        (folder / PICTURES).symlink_to(goal, target_is_directory=True)
 
 
 def page_html(made: Sequence[tuple[Figure, str]]) -> str:
@@ -173,12 +159,12 @@ INTRODUCTION = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("gallery", type=Path)
+    parser = arguments(__doc__, quick="figures of one row")
+    parser.add_argument("gallery", type=Path, nargs="?", help="a folder; needed without --quick")
     parser.add_argument("--methods", nargs="+", help="default: those with bundled weights")
     parser.add_argument("--weights", nargs="+", help="instead: METHOD.TAG, hf:org/repo or /folder")
     parser.add_argument("--figures", nargs="+", choices=TITLES, default=list(TITLES))
-    parser.add_argument("--rows", type=int, default=5)
+    parser.add_argument("--rows", type=int, help="default: 5")
     parser.add_argument("--yaw", type=float, default=25.0, help="degrees, of Fig. 6")
     parser.add_argument("--choice", type=int, default=0, help="another choice of pictures")
     parser.add_argument("--size", type=int, default=192)
@@ -186,25 +172,38 @@ def main() -> None:
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE")
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
-    if not (shared() / "faces" / "manifest.csv").is_file():
-        sys.exit(f"There are no pictures in {shared()}/faces. Set FACKE_SHARED.")
+    if args.gallery is None and not args.quick:
+        parser.error("name the folder GALLERY, or give --quick")
+    require("manifest.csv")
+    folder = args.gallery or scratch("gallery")
+    count = args.rows or (1 if args.quick else 5)
     methods = args.methods or bundled(default_registry())
     columns = ["--weights", *args.weights] if args.weights else ["--methods", *methods]
     options = [*columns, "--size", str(args.size)]
     options += ["--device", args.device] if args.device != "auto" else []
     options += ["--seed", str(args.seed)] if args.seed is not None else []
     options += ["--set", *args.set] if args.set else []
-    link(args.gallery)
-    made = []
-    for figure in figures(manifest(), args.figures, args.rows, args.yaw, args.choice):
-        words = figure.words([*options, "--force", "-o", figure.file])
-        with chdir(args.gallery):
+    link(folder)
+    made, rows = [], []
+    for figure in figures(showable(), args.figures, count, args.yaw, args.choice):
+        words, started = figure.words([*options, "--force", "-o", figure.file]), time.monotonic()
+        with chdir(folder):
             if code := facke(words):
                 sys.exit(code)
         made.append((figure, shlex.join(["facke", *words])))
+        rows.append(
+            {
+                "figure": figure.number,
+                "file": figure.file,
+                "pairs": len(figure.pairs),
+                "command": made[-1][1],
+                "seconds": round(time.monotonic() - started, 2),
+            }
+        )
     for name, page in (("index.html", page_html(made)), ("README.md", page_markdown(made))):
-        (args.gallery / name).write_text(page, encoding="utf-8")
-    print(args.gallery / "index.html")
+        (folder / name).write_text(page, encoding="utf-8")
+    print(folder / "index.html")
+    write_figures(args.json, {"gallery": str(folder), "figures": rows})
 
 
 if __name__ == "__main__":

@@ -21,28 +21,34 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import math
 import os
 import statistics
-import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from identity_transfer import JUDGE, Judge, Person, measure, people_of
+os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # before cv2: it reports an unused setting
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: do not burn a busy machine
 
-# isort: split
 import torch
 import torch.nn.functional as F
+from common import arguments, require, write_figures
+from identity_transfer import JUDGE
+from judging import HalfPictures, measure
+from london import write_inputs
+from reid import Judge, judge
 from torch import Tensor, nn
 
 from facke_core import load
 from facke_core.building import load_encoder
 from facke_core.config import updated
+from facke_core.evaluation.clock import Clock
 from facke_core.evaluation.statistics import frechet_distance
 from facke_core.identity.dlib_resnet import DlibEncoder
+from facke_core.jobs.pairs import PairSet, read_pairs
 from facke_core.pipeline import SwapPipeline
 from facke_diffusion.ddpm import DDPMGenerator
 from facke_diffusion.ilvr import ILVRSampler
@@ -264,28 +270,28 @@ def row(
     name: str,
     pipeline: SwapPipeline,
     sampler: ILVRSampler | None,
-    people: list[Person],
+    pairs: PairSet,
+    pictures: HalfPictures,
     judge: Judge,
     texture: Texture,
     *,
-    pairs: int,
+    limit: int,
     batch_size: int,
 ) -> dict[str, Any]:
     """One row of the table."""
     watcher = Watcher(pipeline, sampler)
+    real = torch.stack([pictures.load(person).aligned.crop for person in sorted(pairs.sources)])
     if sampler is not None:  # loads encoders and other methods, and compiles
-        one = torch.stack([people[0].face.crop])
-        Watcher(pipeline, sampler)(one, one, people[0].identity[None])
-    report = measure(
-        watcher,
-        people,
+        Watcher(pipeline, sampler)(real[:1], real[:1], pipeline.encode(real[:1]))
+    report, _ = measure(
+        pipeline,
+        pairs,
         judge,
-        paste=pipeline.paste,
-        limit=pairs,
+        swap_crops=watcher,
+        pictures=pictures,
+        limit=limit,
         batch_size=batch_size,
-        self_swaps=False,
     )
-    real = torch.stack([person.face.crop for person in people]).float()
     features = [texture(crops).numpy() for crops in (torch.cat(watcher.results), real)]
     return {
         "setting": name,
@@ -297,7 +303,7 @@ def row(
     }
 
 
-def bench(args: argparse.Namespace, shared: Path) -> dict[str, Any]:
+def bench(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     pipeline = load(args.weights, device=args.device, dtype=dtype_of(args))
     sampler, generator = pipeline.method.sampler, pipeline.method.generator
     if not isinstance(sampler, ILVRSampler) or not isinstance(generator, DDPMGenerator):
@@ -309,10 +315,8 @@ def bench(args: argparse.Namespace, shared: Path) -> dict[str, Any]:
         turns=5 if args.quick else 15,
         compiled=args.compile,
     )
-    judge = Judge(shared)
-    people = people_of(
-        pipeline, shared, judge, crops=False, limit=QUICK_PEOPLE if args.quick else None
-    )
+    pairs = read_pairs(write_inputs(folder, QUICK_PEOPLE if args.quick else None, matrix=0)[0])
+    pictures, eyes = HalfPictures(pipeline, Clock()), judge()
     texture = Texture(pipeline.alignment.template)
     extra = {"compile": True} if args.compile else {}
     settings: dict[str, ILVRSampler | None] = {"target": None}
@@ -328,10 +332,11 @@ def bench(args: argparse.Namespace, shared: Path) -> dict[str, Any]:
                 name,
                 pipeline,
                 one,
-                people,
-                judge,
+                pairs,
+                pictures,
+                eyes,
                 texture,
-                pairs=args.pairs or (QUICK_PAIRS if args.quick else PAIRS),
+                limit=args.pairs or (QUICK_PAIRS if args.quick else PAIRS),
                 batch_size=args.batch_size,
             )
         )
@@ -342,7 +347,7 @@ def bench(args: argparse.Namespace, shared: Path) -> dict[str, Any]:
         "unet_step": step,
         "default": {key: getattr(sampler, key) for key in sampler.__dataclass_fields__},
         "pairs": args.pairs or (QUICK_PAIRS if args.quick else PAIRS),
-        "people": len(people),
+        "people": len(pairs.sources),
         "judge": JUDGE,
         "weights": pipeline.source.weights if pipeline.source else "",
         "device": (
@@ -372,7 +377,7 @@ def show(rows: list[dict[str, Any]], *, head: bool) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__, quick="fewer pairs and people")
     parser.add_argument("--weights", default="ilvr", help="ilvr, ilvr.TAG, hf:org/repo or ./folder")
     parser.add_argument("--rows", nargs="+", choices=ROWS, metavar="NAME", help="default: all")
     parser.add_argument("--device", default="auto")
@@ -383,21 +388,17 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, help=f"default: {PAIRS}")
     parser.add_argument("--batch-size", type=int, default=8, help="pairs at a time")
     parser.add_argument("--step-batch", type=int, default=8, help="of the comparison of U-Nets")
-    parser.add_argument("--quick", action="store_true", help="fewer pairs and people")
-    parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
-    shared = Path(os.environ.get("FACKE_SHARED", Path(__file__).resolve().parents[2] / "shared"))
-    if not (shared / "faces" / "judges.py").is_file():
-        sys.exit(f"The judges and the London set are not in {shared}/faces. Set FACKE_SHARED.")
-    report = bench(args, shared)
+    require("judges.py", "manifest.csv")
+    with tempfile.TemporaryDirectory() as folder:
+        report = bench(args, Path(folder))
     step = report["unet_step"]
     print(
         f"\n{report['device']}, {report['dtype']}; U-Net, batch {step['batch']}: "
         f"{step['original_s']:.4f} s the originals' way, {step['facke_s']:.4f} s here, "
         f"{step['ratio']:.2f}x, {step['ratio_cpu']:.2f}x in processor time"
     )
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_figures(args.json, report)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,18 @@
 """Kill a training with SIGKILL at random moments, resume it each time, and compare every bit.
 
-    python benchmarks/kill_and_resume.py [--kills 20] [--steps 200] [--processes 1] [--data CROPSET]
+    ./dev python benchmarks/kill_and_resume.py [--kills 20] [--steps 200] [--processes 1]
+                                               [--data CROPSET] [--quick] [--json FILE]
 
 A training is run once without interruption and once killed again and again. Both have to end with
 the same bits in every tensor of the last checkpoint (weights, discriminator, average, optimisers),
 and each step has to be in the log once, with the same losses. Exit code 1 if they differ.
+
+* ``kills``: how often it was killed. ``processes``: that trained together. ``steps``: of each.
+* ``identical``: whether tensors and log are; ``tensors``: how many were compared.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
@@ -24,42 +27,12 @@ from pathlib import Path
 
 import psutil
 import torch
+from common import arguments, write_figures
+from noise import ENCODER, SIZE, alignment, noise_set
 from safetensors.torch import load_file
 
 from facke_core.config import write_json
-from facke_core.data.crops import CropSet
-from facke_core.data.mesh import OVAL_RING, POINTS
 from facke_core.weights import checkpoints
-
-SIZE = 64
-ENCODER = {"name": "dlib-resnet29"}
-ALIGNMENT = {"template": "simswap_frontal", "size": SIZE}
-
-
-def noise_set(folder: Path, n: int = 12) -> Path:
-    """A crop set of noise: enough to train on, and made without photographs."""
-    from facke_core import load_encoder
-    from facke_core.identity.digest import encoder_digest
-
-    rng = torch.Generator().manual_seed(0)
-    angle = torch.arange(len(OVAL_RING)) * (2 * torch.pi / len(OVAL_RING))
-    ring = SIZE / 2 + SIZE / 3 * torch.stack([angle.sin(), -angle.cos()], dim=1)
-    points = torch.rand(len(POINTS), 2, generator=rng) * 40 + 12
-    CropSet(
-        images=torch.randint(0, 256, (n, 3, SIZE, SIZE), generator=rng, dtype=torch.uint8),
-        ring=ring.expand(n, -1, -1).contiguous(),
-        points=points + torch.randn(n, len(POINTS), 2, generator=rng),
-        embeddings=torch.nn.functional.normalize(torch.randn(n, 2, 128, generator=rng), dim=-1),
-        people=torch.arange(n) // 2,
-        weights=torch.ones(n),
-        info={
-            "name": "noise",
-            "identity_encoder": ENCODER,
-            "encoder_digest": encoder_digest(load_encoder(ENCODER), ENCODER),
-            "alignment": ALIGNMENT,
-        },
-    ).save(folder)
-    return folder
 
 
 def tiny_recipe(path: Path, steps: int) -> Path:
@@ -72,7 +45,7 @@ def tiny_recipe(path: Path, steps: int) -> Path:
             "generator": {"image_size": SIZE, "channels": [16, 32, 48], "num_id_blocks": 2},
             "discriminator": {"width": 8},
             "identity_encoder": ENCODER,
-            "alignment": ALIGNMENT,
+            "alignment": alignment(),
             "data": {"grouping": True, "schedule": "alternate"},
             "loss": {"gan": {"start": 5, "ramp": 5}, "feature-matching": {"start": 5}},
             "discriminator_loss": {"real": {"start": 2}, "fake": {"start": 2}},
@@ -143,19 +116,21 @@ def digests(run: Path) -> dict[str, str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=200)
+    parser = arguments(__doc__, quick="one kill, 12 steps")
+    parser.add_argument("--kills", type=int, help="default: 20")
+    parser.add_argument("--steps", type=int, help="default: 200")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data", type=Path, help="64 px crop set; default: noise")
     args = parser.parse_args()
+    kills = args.kills if args.kills is not None else 1 if args.quick else 20
+    steps = args.steps or (12 if args.quick else 200)
     rng = random.Random(args.seed)
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data = args.data or noise_set(folder / "crops")
-        recipe = tiny_recipe(folder / "tiny.json", args.steps)
+        recipe = tiny_recipe(folder / "tiny.json", steps)
         whole, parts = folder / "whole", folder / "parts"
 
         process = start(command(recipe, data, whole, args.processes), folder / "whole.log")
@@ -172,14 +147,14 @@ def main() -> int:
             resume = ["--resume"] if checkpoints.complete(parts) else []
             words = [*command(recipe, data, parts, args.processes), *resume]
             process = start(words, folder / "parts.log")
-            if killed == args.kills:
+            if killed == kills:
                 status = process.wait()
                 break
             try:
                 if rng.random() < 0.2:  # while it starts
                     moment = rng.uniform(0, begin)
                 else:
-                    moment = rng.uniform(0, min(0.7, 1.8 / args.kills) * duration)
+                    moment = rng.uniform(0, min(0.7, 1.8 / kills) * duration)
                     until_logging(process, parts)
                 status = process.wait(moment)
                 break
@@ -191,13 +166,21 @@ def main() -> int:
         if status:
             print((folder / "parts.log").read_text(errors="replace")[-2000:], file=sys.stderr)
             return 1
-        equal = digests(whole) == digests(parts)
-        logged = losses(whole) == losses(parts)
+        tensors = digests(whole)
+        equal, logged = tensors == digests(parts), losses(whole) == losses(parts)
         print(
-            f"{args.steps} steps, {args.processes} process(es), {killed} kills: "
-            f"{len(digests(whole))} tensors {'identical' if equal else 'DIFFERENT'}, "
+            f"{steps} steps, {args.processes} process(es), {killed} kills: "
+            f"{len(tensors)} tensors {'identical' if equal else 'DIFFERENT'}, "
             f"log {'identical' if logged else 'DIFFERENT'}"
         )
+        figures = {
+            "kills": killed,
+            "identical": equal and logged,
+            "processes": args.processes,
+            "steps": steps,
+            "tensors": len(tensors),
+        }
+        write_figures(args.json, figures)
         return 0 if equal and logged else 1
 
 

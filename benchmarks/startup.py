@@ -11,7 +11,6 @@ times, which other processes disturb less, and ``times_python`` the ratio of the
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -20,6 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from common import arguments, write_figures
 
 from facke_cli.commands.plugins_new import generate
 
@@ -46,14 +47,14 @@ def install(folder: Path) -> Path:
     return folder / "site"
 
 
-def run(arguments: list[str], environment: dict[str, str]) -> tuple[float, float]:
+def run(words: list[str], environment: dict[str, str]) -> tuple[float, float]:
     """Wall and processor time of a process."""
     begin = time.perf_counter()
-    process = subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = status
     if status:
-        raise SystemExit(f"{' '.join(arguments)} failed")
+        raise SystemExit(f"{' '.join(words)} failed")
     return time.perf_counter() - begin, usage.ru_utime + usage.ru_stime
 
 
@@ -70,9 +71,9 @@ def measure(site: Path, rounds: int) -> dict[str, Any]:
         raise SystemExit("The third-party plugins are not installed.")
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in COMMANDS}
     for _ in range(rounds):
-        for name, arguments in COMMANDS.items():
+        for name, words in COMMANDS.items():
             program = facke if name.startswith("facke") else sys.executable
-            times[name].append(run([program, *arguments], environment))
+            times[name].append(run([program, *words], environment))
     least = {
         name: [min(column) for column in zip(*rows, strict=True)] for name, rows in times.items()
     }
@@ -88,18 +89,14 @@ def measure(site: Path, rounds: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer rounds")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    args = parser.parse_args()
+    args = arguments(__doc__, quick="fewer rounds").parse_args()
     with tempfile.TemporaryDirectory() as folder:
         report = measure(install(Path(folder)), 7 if args.quick else 30)
     for name, row in report.items():
         print(f"{name:<15} {row['seconds']:.3f} s  cpu {row['cpu']:.3f} s  x {row['times_python']}")
     slow = [name for name, row in report.items() if row["seconds"] > LIMIT]
     print(f"slower than {LIMIT} s: {', '.join(slow) or 'none'}")
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_figures(args.json, report)
 
 
 if __name__ == "__main__":

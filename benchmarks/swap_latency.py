@@ -19,8 +19,6 @@ Swaps one photo's face by ``facke_core.load(...)`` on the two sample portraits.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -30,6 +28,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from common import arguments, write_figures
 
 from facke_cli.samples import sample_or_path
 
@@ -158,12 +158,10 @@ def _process(method: str, device: str) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__, quick="fewer repeats")
     parser.add_argument("--method", default="simswap")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--backend", default="torch")
-    parser.add_argument("--quick", action="store_true", help="fewer repeats, within 50 s")
-    parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
 
     repeats, processes = (5, 1) if args.quick else (20, 3)
@@ -185,8 +183,7 @@ def main() -> None:
     for row in report["paste"]:
         size = "x".join(map(str, row["photo"]))
         print(f"{size:>11}  {row['paste']:8.4f} s  {row['copy']:8.4f} s  {row['face']:8.4f} s")
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_figures(args.json, report)
 
 
 if __name__ == "__main__":

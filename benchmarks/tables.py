@@ -1,11 +1,12 @@
 """Tables 1, 2 and 3 of Facke's paper from our own trainings.
 
     ./dev python benchmarks/tables.py RUNS --data CROPS [CROPS ...] [--table 1 2 3] [--only ROW ...]
-                                      [--small] [--steps N] [--device cuda] [--json FILE]
+                                      [--small] [--steps N] [--device cuda] [--quick] [--json FILE]
 
 CROPS are datasets of ``facke prepare``. The long form trains the recipes as they are, on a GPU, and
 needs crops of 224 and of 256 pixels (``--size``). The short form, ``--small --steps N``, trains
 small networks on crops of any one size, on a CPU. ``--print`` only says what would be trained.
+``--quick`` trains tiny networks for two rows on noise, in temporary folders where none are named.
 
 * ``1``: SimSwap, CVAE, SimSwap-IG, CVAE-GAN-IG, ILVR (with the DDPM that is not fine-tuned).
 * ``2``: SimSwap with feature matching w, o, n and w-bar, with and without Identity Grouping.
@@ -20,8 +21,7 @@ CROPS should not show people of the London set, because its crops are measured, 
 dataset, ``--panel``; by ``facke_core.evaluation``, with the judge of reid.py (both are in
 ``$FACKE_SHARED``). The tables have true means, and the same by the arithmetic of the paper's
 benchmark (``facke evaluate --protocol facke2022``). Beside them stand the paper's printed values
-and, times 32, the means that they are (docs/reproduction.md); those of Tables 2 and 3 are not known
-here.
+and, times 32, the means that they are (docs/reproduction.md).
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ import os
 import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,8 +42,11 @@ from typing import Any
 os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # before cv2: it reports an unused setting
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: do not burn a busy machine
 
-from reid import NAME, available, registry, shared
-from table_rows import PRETRAINED, TABLES, Row, sampler, small
+from common import arguments as common_arguments
+from common import require, shared, write_figures
+from noise import noise_set
+from reid import NAME, registry
+from table_rows import BATCH, COLUMNS, PRETRAINED, TABLES, Row, sampler, small
 
 from facke_cli.console import progress
 from facke_core import FackeError, Registry
@@ -56,10 +60,15 @@ from facke_core.weights.sources import locate
 
 ENCODER = "dlib-resnet29"
 """Of the ID Loss, for models without an identity encoder; all recipes have this one."""
-COLUMNS = ("Recon Loss", "ID Loss", "ID Retrieval")
 METRICS = ("recon-l1", "id-loss", "id-retrieval")
-BATCH = 32
-"""By which the paper's values are too small."""
+QUICK = {
+    "only": ["simswap-224", PRETRAINED],
+    "small": True,
+    "steps": 2,
+    "set": ["batch_size=2"],
+    "pairs": 4,
+}
+"""What ``--quick`` takes where nothing else is asked for."""
 SEED = 0
 
 
@@ -167,7 +176,8 @@ def train(one: Plan, args: argparse.Namespace, names: Registry) -> None:
         return
     begin = ""
     if one.row.begin:
-        first = plan(Row(name=one.row.begin, recipe=one.row.begin), args, names)
+        known = {row.run: row for rows in TABLES.values() for row in rows}
+        first = plan(known[one.row.begin], args, names)
         train(first, args, names)
         begin = args.pretrained or str(first.weights.resolve())
     words = one.command(begin, args.device)
@@ -242,7 +252,7 @@ def measure(one: Plan, args: argparse.Namespace, names: Registry) -> dict[str, A
 
 def entry(one: Plan, values: Mapping[str, Any], args: argparse.Namespace) -> dict[str, Any]:
     """A row of the JSON."""
-    paper = dict(zip(COLUMNS, one.row.paper, strict=True)) if one.row.paper else None
+    paper = dict(zip(COLUMNS, one.row.paper, strict=True))
     given = bool(args.pretrained) and one.row.run == PRETRAINED
     return {
         "row": one.row.name,
@@ -252,7 +262,7 @@ def entry(one: Plan, values: Mapping[str, Any], args: argparse.Namespace) -> dic
         "images": None if given else one.recipe.steps * one.recipe.batch_size,
         **values,
         "paper": paper,
-        "paper_mean": {k: round(v * BATCH, 3) for k, v in paper.items()} if paper else None,
+        "paper_mean": dict(zip(COLUMNS, one.row.paper_mean, strict=True)),
     }
 
 
@@ -273,11 +283,8 @@ def table(number: str, rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         name = row["row"]
         for key, scale in SCALES:
-            if row[key] is not None:
-                lines.append(f"| {name} | {scale} | {' | '.join(_values(row[key]))} |")
-                name = ""
-    if not any(row["paper"] for row in rows):
-        lines += ["", f"The paper's values of Table {number} are not known here and left out."]
+            lines.append(f"| {name} | {scale} | {' | '.join(_values(row[key]))} |")
+            name = ""
     return "\n".join(lines)
 
 
@@ -310,9 +317,9 @@ def caveat(rows: Sequence[Mapping[str, Any]], args: argparse.Namespace) -> str:
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", type=Path)
-    parser.add_argument("--data", type=Path, nargs="+", required=True, help="datasets")
+    parser = common_arguments(__doc__, quick="two rows, tiny networks, noise")
+    parser.add_argument("runs", type=Path, nargs="?", help="a folder; needed without --quick")
+    parser.add_argument("--data", type=Path, nargs="+", help="datasets; needed without --quick")
     parser.add_argument("--table", nargs="+", choices=TABLES, default=list(TABLES))
     parser.add_argument("--only", nargs="+", default=[], metavar="ROW", help="names or recipes")
     parser.add_argument("--small", action="store_true", help="small networks, for a CPU")
@@ -320,17 +327,32 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="of all recipes")
     parser.add_argument("--pretrained", metavar="REF", help="weights of the DDPM of Table 3")
     parser.add_argument("--panel", type=Path, nargs="+", help="swapped crops; default: London")
-    parser.add_argument("--pairs", type=int, default=3520, help="a multiple of 32")
+    parser.add_argument("--pairs", type=int, help="a multiple of 32; default: 3520")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--json", type=Path)
     parser.add_argument("--print", action="store_true", help="the commands, and nothing else")
-    return parser.parse_args(words)
+    args = parser.parse_args(words)
+    if not args.quick and not (args.runs and args.data):
+        parser.error("name RUNS and --data CROPS, or give --quick")
+    for name, value in QUICK.items() if args.quick else ():
+        setattr(args, name, getattr(args, name) or value)
+    args.pairs = args.pairs or 3520
+    return args
 
 
 def main() -> None:
     args = arguments()
-    if not args.print and (reason := available()):
-        sys.exit(f"The rows cannot be measured: {reason}")
+    if not args.print:
+        require("judges.py", "manifest.csv")
+    with tempfile.TemporaryDirectory() as folder:
+        args.runs = args.runs or Path(folder) / "runs"
+        if not args.data:
+            args.data = [noise_set(Path(folder) / "noise")]
+            args.panel = args.panel or args.data
+        report(args)
+
+
+def report(args: argparse.Namespace) -> None:
+    """Train and measure what was asked for."""
     names = registry()
     try:
         tables = {
@@ -357,9 +379,8 @@ def main() -> None:
         f"* judge: {NAME}; pairs: {args.pairs}, seed {SEED}; facke2022 divides its means by "
         f"{factor:.4g} here\n\n{text}"
     )
-    if args.json:
-        about = {"short": bool(args.small or args.steps), "caveat": text, "judge": NAME}
-        args.json.write_text(json.dumps({**about, "tables": found}, indent=1) + "\n")
+    about = {"short": bool(args.small or args.steps), "caveat": text, "judge": NAME}
+    write_figures(args.json, {**about, "tables": found})
 
 
 def show_commands(tables: Mapping[str, Sequence[Plan]], args: argparse.Namespace) -> None:

@@ -1,7 +1,7 @@
 """How fast ``simswap-224`` trains here, against the same networks trained as the originals do.
 
     ./dev python benchmarks/train_throughput.py [--batch 4] [--steps 6] [--threads N]
-                                                [--device cpu] [--json FILE]
+                                                [--device cpu] [--quick] [--json FILE]
 
 Both train in this process in turns, on the same pictures, with the same batch size and the same
 weights to begin with. Their first step sees the same batch, and the losses are printed side by
@@ -29,7 +29,6 @@ whose core is taken makes that pass up to 40 times as long, most of all under
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -45,6 +44,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from common import arguments, write_figures
 from PIL import Image
 from torch import Tensor, nn
 from torch.optim.optimizer import (
@@ -300,7 +300,8 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     cuda = device.type == "cuda"
     if args.threads and not cuda:
         torch.set_num_threads(args.threads)
-    batch = args.batch or (32 if cuda else 4)
+    batch = args.batch or (32 if cuda else 1 if args.quick else 4)
+    turns = args.steps or (1 if args.quick else 6)
     block = 10 if cuda else 1
     peak = matrix_peak(device)
     overrides = [f"batch_size={batch}", *args.set]
@@ -337,7 +338,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     steps: dict[str, Iterator[Any]] = {"facke": ours, "originals": originals.run(loader)}
     wall: dict[str, list[float]] = defaultdict(list)
     cpu: dict[str, list[float]] = defaultdict(list)
-    for turn in range(-1 if cuda else 0, args.steps):
+    for turn in range(-1 if cuda else 0, turns):
         for name, iterator in steps.items():
             begun, used = clock.now(), time.process_time()
             for _ in range(block):
@@ -353,7 +354,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
             "step_cpu_s": round(statistics.median(cpu[name]), 4),
             "images_per_s": round(batch / seconds, 4),
             "all_steps_s": [round(value, 4) for value in wall[name]],
-            "shares": clock.take_apart(steps[name], 2),
+            "shares": clock.take_apart(steps[name], min(turns, 2)),
             "tflop_per_step": round(flops[name] / 1e12, 4),
             "tflop_per_s": round(flops[name] / seconds / 1e12, 4),
             "share_of_peak": round(flops[name] / seconds / peak, 4),
@@ -364,7 +365,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "recipe": RECIPE,
         "set": args.set,
         "batch": batch,
-        "turns": args.steps,
+        "turns": turns,
         "steps_per_turn": block,
         "device": torch.cuda.get_device_name(device) if cuda else cpu_model(),
         "threads": torch.get_num_threads(),
@@ -375,6 +376,9 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "recompute": args.recompute,
         "peak_bf16_tflop_per_s": round(peak / 1e12, 4),
         "sides": sides,
+        "images_per_s": sides["facke"]["images_per_s"],
+        "baseline_images_per_s": sides["originals"]["images_per_s"],
+        "peak_share": sides["facke"]["share_of_peak"],
         "ratio": round(sides["originals"]["step_s"] / sides["facke"]["step_s"], 3),
         "ratio_cpu": round(sides["originals"]["step_cpu_s"] / sides["facke"]["step_cpu_s"], 3),
         "first_step": {
@@ -425,9 +429,9 @@ def show(report: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__, quick="one turn, with a batch of 1 on a CPU")
     parser.add_argument("--batch", type=int, help="samples per step (default: CPU 4, CUDA 32)")
-    parser.add_argument("--steps", type=int, default=6, help="turns: one step each, CUDA ten")
+    parser.add_argument("--steps", type=int, help="turns (default: 6): one step each, CUDA ten")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=1, help="on a CPU; 0: torch's choice")
     parser.add_argument("--workers", type=int, help="that load for each (default: CPU 0, CUDA 8)")
@@ -437,13 +441,11 @@ def main() -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="of the recipe"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         report = measure(args, Path(folder))
     show(report)
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_figures(args.json, report)
 
 
 if __name__ == "__main__":

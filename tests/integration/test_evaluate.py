@@ -356,10 +356,10 @@ def london(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tup
     """(registry with the judge of the benchmarks, pairs of four people)."""
     pytest.importorskip("cv2", reason="the judges need OpenCV (extra: faces)")
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    import evaluate_london
+    import london as london_set
     import reid
 
-    file, _ = evaluate_london.write_inputs(tmp_path / "london", 4)
+    file, _ = london_set.write_inputs(tmp_path / "london", 4)
     return reid.registry(), file
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import signal
 import subprocess
@@ -21,12 +21,9 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "kill_and_resume.py"
 
 @pytest.fixture(scope="module")
 def bench() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("kill_and_resume", BENCHMARK)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCHMARK.parent)
+        return importlib.import_module(BENCHMARK.stem)
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +33,17 @@ def data(bench: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("processes", "kills"), [(1, 2), (2, 1)])
 def test_a_killed_and_resumed_training_ends_bit_identical(
-    processes: int, kills: int, data: Path
+    processes: int, kills: int, data: Path, tmp_path: Path
 ) -> None:
     numbers = ["--processes", str(processes), "--kills", str(kills), "--steps", "24"]
     command = [sys.executable, str(BENCHMARK), *numbers, "--data", str(data)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command += ["--json", "figures.json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{kills} kills: 333 tensors identical, log identical" in done.stdout
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures.items() >= {"kills": kills, "identical": True, "processes": processes}.items()
+    assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -82,7 +82,7 @@ class Pictures:
         """The small part of a picture; its face is looked for now, if it was not before."""
         known = self._known.get(picture.key)
         if known is None:
-            photo, own = self._read(picture)
+            photo, own = self.read(picture)
             # of two threads that look at once, both go on with what the first one found
             known = self._known.setdefault(picture.key, Known(self.find(photo)))
             if own is not None or known.face is not None:
@@ -103,7 +103,7 @@ class Pictures:
         with self._lock:
             if picture.key in self._loaded:
                 return self._loaded[picture.key]
-        return self._keep(picture, *self._read(picture), known)
+        return self._keep(picture, *self.read(picture), known)
 
     def find(self, photo: Tensor) -> Face | None:
         """The largest face of a photo (3, H, W) in [0, 1]."""
@@ -119,7 +119,8 @@ class Pictures:
             crop = F.interpolate(crop[None], (side, side), mode="bilinear")[0]
         return F.pad(crop[None], [side // 4] * 4, mode="replicate")[0]
 
-    def _read(self, picture: Picture) -> tuple[Tensor, AlignedFace | None]:
+    def read(self, picture: Picture) -> tuple[Tensor, AlignedFace | None]:
+        """The photo (3, H, W) in [0, 1], and the face where it is known without a detector."""
         with self._clock.stage("read"):
             if picture.path is not None:
                 return read_image(picture.path).image, None
