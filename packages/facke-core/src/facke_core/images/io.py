@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import os
-import uuid
 import warnings
 from os import PathLike
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ import torch.nn.functional as F
 from PIL import ImageCms, ImageOps, PngImagePlugin
 from torch import Tensor
 
+from facke_core._files import write_bytes
 from facke_core.errors import FackeWarning, ImageError
 from facke_core.images.files import WRITABLE, check_output, check_pixels, explaining, open_image
 
@@ -259,8 +259,7 @@ def write_image(
 ) -> None:
     """Write a picture; the format follows the extension (:data:`WRITABLE`).
 
-    The file appears complete or not at all: it is written beside its place, flushed to disk and
-    then renamed.
+    The file appears complete or not at all.
 
     Args:
         path: where to.
@@ -295,21 +294,16 @@ def write_image(
         options["compression"] = "tiff_adobe_deflate"
     if xmp is not None:
         options.update(_xmp_options(form, xmp))
-    temporary = file.with_name(f".facke-{uuid.uuid4().hex}.tmp")
+    encoded = io.BytesIO()  # Pillow itself does not notice when a file system takes a part only
     try:
-        with temporary.open("xb") as stream:
-            to_pil(image, alpha).save(stream, format=form, **options)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(file)
+        to_pil(image, alpha).save(encoded, format=form, **options)
+        write_bytes(file, encoded.getbuffer())
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise ImageError(
             f"{file} cannot be written: {reason}. "
             "Check the free space and the rights, or choose another place or format."
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _xmp_options(form: str, xmp: bytes) -> dict[str, Any]:
