@@ -24,7 +24,7 @@ from facke_core._files import write_bytes
 from facke_core.errors import FackeWarning, ImageError
 from facke_core.images.files import WRITABLE, check_output, check_pixels, explaining, open_image
 
-__all__ = ["ImageLike", "Photo", "center_crop", "read_image", "resize", "to_pil", "write_image"]
+__all__ = ["ImageLike", "Photo", "read_image", "resize", "to_pil", "write_image"]
 
 ImageLike = str | PathLike[str] | PIL.Image.Image | np.ndarray[Any, Any] | Tensor
 
@@ -224,21 +224,6 @@ def resize(images: Tensor, size: tuple[int, int], *, mode: str = "antialias") ->
     if mode == "antialias":
         return F.interpolate(images, size, mode="bilinear", antialias=True)
     return F.interpolate(images, size, mode=mode)
-
-
-def center_crop(picture: PIL.Image.Image, size: int) -> PIL.Image.Image:
-    """The middle square of a picture, ``size`` pixels wide, as guided-diffusion prepares data.
-
-    Halved by averaging while the shorter side is at least twice ``size``, then bicubic.
-    """
-    while min(picture.size) >= 2 * size:
-        half = (picture.width // 2, picture.height // 2)
-        picture = picture.resize(half, PIL.Image.Resampling.BOX)
-    scale = size / min(picture.size)
-    scaled = (round(picture.width * scale), round(picture.height * scale))
-    picture = picture.resize(scaled, PIL.Image.Resampling.BICUBIC)
-    left, top = (picture.width - size) // 2, (picture.height - size) // 2
-    return picture.crop((left, top, left + size, top + size))
 
 
 def to_pil(image: Tensor, alpha: Tensor | None = None) -> PIL.Image.Image:
