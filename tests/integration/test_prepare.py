@@ -274,7 +274,16 @@ def test_a_killed_preparation_goes_on_and_ends_with_the_same_bytes(
     assert process.returncode == -signal.SIGKILL
     with pytest.raises(DataError, match="was not finished"):
         CropSet.load(dataset)
-    (dataset / ".crops-0.safetensors.tmp").write_bytes(b"half")
+    left = f"""if True:
+        import os
+        from pathlib import Path
+        from facke_core._files import replacing
+        with replacing(Path({str(dataset / "crops-0.safetensors")!r})) as part:
+            part.write_bytes(b"half")
+            os.kill(os.getpid(), 9)
+    """
+    assert subprocess.run([sys.executable, "-c", left], check=False).returncode == -9
+    assert list(dataset.glob(".facke-*"))
     (summary,) = prepare(photos, dataset, size=SIZE, license="CC0-1.0", workers=1)
     assert summary.detected < 11
     assert content(dataset) == content(made[0])

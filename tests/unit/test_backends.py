@@ -178,7 +178,7 @@ def test_instance_norm_is_one_operation_on_what_the_convolution_makes() -> None:
 
 def test_a_failed_export_leaves_nothing_behind(tmp_path: Path) -> None:
     def fail() -> None:
-        with graphs.replacing(tmp_path / "g.onnx") as temporary:
+        with graphs.writing(tmp_path / "g.onnx") as temporary:
             temporary.write_bytes(b"half")
             raise CompatibilityError("no")
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import resource
+import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -279,8 +282,16 @@ def test_a_failed_write_leaves_the_previous_checkpoint_and_no_partial_one(tmp_pa
 def test_a_checkpoint_in_the_making_is_passed_over_and_named(tmp_path: Path) -> None:
     run = run_folder(tmp_path / "run", 2, 4)
     newest = run / "checkpoints" / "00000004"
-    newest.rename(newest.with_name("00000004.part"))
-    with pytest.warns(FackeWarning, match=r"00000004\.part was not finished"):
+    shutil.rmtree(newest)
+    code = f"""if True:
+        import os
+        from pathlib import Path
+        from facke_core._files import new_folder
+        with new_folder(Path({str(newest)!r})):
+            os.kill(os.getpid(), 9)
+    """
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    with pytest.warns(FackeWarning, match="00000004 was not finished"):
         assert newest_sound(run) == run / "checkpoints" / "00000002"
 
 

@@ -1,1 +1,210 @@
-"""A."""
+"""Files and folders that appear whole: written beside their place, flushed to the disk, renamed.
+
+A reader, and whoever comes after a crash, finds what was there before or the whole new content,
+never a mixture and never nothing. How far that holds is for the file system to say:
+
+- Local ones and NFS rename in one step, and what was flushed survives a power cut. Where flushing
+  is refused (folders on CIFS and on much of FUSE, Windows) the write is kept: a killed program
+  cannot hurt it, a power cut can.
+- A folder that is there changes places with the new one in one step (``renameat2`` of Linux). Where
+  that is missing (macOS, NFS, some of FUSE) the old one steps aside, which takes two renames. If
+  the writer is killed between them there is no folder, until the next write or :func:`leftovers`
+  puts the new one, which is complete, in its place.
+
+An error leaves nothing behind. A writer that is killed leaves ``.facke-*`` beside the place it
+wrote to. The next write to that place takes it away, if it is of the same user, its process is gone
+and was one of this machine, or a day has passed. Several may write to one place at once; the last
+one to finish stays.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+__all__ = ["leftovers", "new_folder", "replacing", "write_bytes"]
+
+PREFIX = ".facke-"
+DAY = 86400.0
+_POSIX = os.name == "posix"
+_HOST = hashlib.sha256(os.uname().nodename.encode()).hexdigest()[:8] if _POSIX else "-"
+_USER = os.getuid() if _POSIX else 0
+_REFUSED = (errno.EACCES, errno.EBADF, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM)
+_live: set[str] = set()
+"""The folders in which this process is writing."""
+
+
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
+    """Write a file, or leave what is there.
+
+    Raises:
+        OSError: it cannot be written, or not all of it.
+    """
+    with replacing(path, size=len(data)) as part:
+        part.write_bytes(data)
+
+
+@contextmanager
+def replacing(path: Path, *, size: int | None = None) -> Iterator[Path]:
+    """Write the path that is given: it becomes the file ``path`` at the end, or goes on an error.
+
+    It has the same name, in another folder. What else is written into that folder, such as the
+    tensors of a large ONNX graph, comes to lie beside ``path``.
+
+    Args:
+        path: where to; its folder has to exist.
+        size: in bytes; compared, because some file systems keep less than they took.
+
+    Raises:
+        OSError: the file cannot be written, or has another size.
+    """
+    with _beside(path) as part:
+        yield part
+        _flush(part)
+        if size is not None and (kept := part.stat().st_size) != size:
+            raise OSError(errno.EIO, f"{kept} of {size} bytes were kept", str(path))
+        for other in part.parent.iterdir():
+            if other != part:
+                _flush(other)
+                os.replace(other, path.parent / other.name)
+        os.replace(part, path)
+        _flush(path.parent)
+
+
+@contextmanager
+def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Fill the folder that is given: it becomes ``path`` at the end, or goes on an error.
+
+    Args:
+        path: where to. Folders above it are made.
+        replace: put it in the place of a folder that is there, with all that is in it.
+
+    Raises:
+        OSError: it cannot be written; ``path`` is a file or, without ``replace``, a folder that is
+            not empty.
+    """
+    path = Path(os.path.realpath(path))  # a link to a folder stays
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _beside(path) as part:
+        part.mkdir()
+        yield part
+        for one in (*part.rglob("*"), part):
+            if not one.is_symlink() and (one.is_file() or one.is_dir()):
+                _flush(one)
+        if replace and path.is_dir():
+            shutil.copymode(path, part)
+            _exchange(part, path)
+        else:
+            os.rename(part, path)
+        _flush(path.parent)
+
+
+def leftovers(folder: Path, *, remove: bool = False) -> list[str]:
+    """The names of what writers who were killed left unfinished in ``folder``."""
+    found = []
+    for hidden in folder.glob(f"{PREFIX}*"):
+        with suppress(OSError):  # its writers have just ended
+            for left in filter(_dead, list(hidden.iterdir())):
+                found += [part.name for part in left.iterdir() if part.name != left.name]
+                if remove:
+                    _remove(left)
+            if remove:
+                hidden.rmdir()
+    return sorted(found)
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """A path of the same name on the same file system, for this writer alone."""
+    # one hidden folder for each place: what dead writers left is found without listing a folder
+    # that may hold a hundred thousand pictures
+    digest = hashlib.sha256(f"{_USER} ".encode() + os.fsencode(path.name)).hexdigest()
+    hidden = path.parent / f"{PREFIX}{digest[:16]}"
+    mine = hidden / _name()
+    _live.add(mine.name)
+    try:
+        for _ in range(99):
+            with suppress(FileExistsError):
+                hidden.mkdir()
+            with suppress(FileNotFoundError):  # a writer that has ended took the empty folder away
+                mine.mkdir()
+                break
+        for left in filter(_dead, list(hidden.iterdir())):
+            _remove(left)
+        yield mine / path.name
+    except OSError as error:
+        if PREFIX in str(error.filename):  # a name that says nothing
+            error.filename, error.filename2 = str(path), None
+        raise
+    finally:
+        shutil.rmtree(mine, ignore_errors=True)
+        with suppress(OSError):
+            hidden.rmdir()
+        _live.discard(mine.name)
+
+
+def _name() -> str:
+    return f"{_HOST}-{os.getpid()}-{os.urandom(4).hex()}"
+
+
+def _dead(left: Path) -> bool:
+    """Whether the writer of a folder with such a name is gone."""
+    host, _, rest = left.name.partition("-")
+    pid = int(rest.partition("-")[0]) if host == _HOST else 0
+    if pid == os.getpid():  # another one may have had our number
+        return left.name not in _live
+    try:
+        if not pid:
+            return time.time() - left.stat().st_mtime > DAY
+        os.kill(pid, 0)
+    except OSError as error:
+        return error.errno == errno.ESRCH
+    return False
+
+
+def _remove(left: Path) -> None:
+    with suppress(OSError):  # another writer does the same
+        new = next((part for part in left.iterdir() if part.name != left.name), left)
+        path = left.parent.parent / new.name
+        if (left / left.name).exists() and new != left and not path.exists():
+            os.rename(new, path)  # killed in _exchange
+        gone = left.with_name(_name())
+        os.rename(left, gone)  # if its writer is alive after all, it fails and mixes nothing
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+def _exchange(part: Path, path: Path) -> None:
+    """Put a folder in the place of another, which goes with the hidden folder."""
+    import ctypes
+
+    with suppress(AttributeError, TypeError):  # not Linux
+        here, both = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+        names = os.fsencode(part), os.fsencode(path)
+        if ctypes.CDLL(None).renameat2(here, names[0], here, names[1], both) == 0:
+            return
+    old = part.with_name(part.parent.name)
+    os.rename(path, old)
+    try:
+        os.rename(part, path)
+    except BaseException:
+        os.rename(old, path)
+        raise
+
+
+def _flush(path: Path) -> None:
+    """Make the content of a file, or the names in a folder, survive a power cut."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise

@@ -12,13 +12,13 @@ import inspect
 import json
 import math
 import os
-import tempfile
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from facke_core._files import write_bytes
 from facke_core.errors import ConfigError, FackeError, did_you_mean
 
 __all__ = [
@@ -154,19 +154,9 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     Raises:
         ConfigError: the folder cannot be written; nothing is left behind.
     """
-    path = Path(path)
-    temporary = ""
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        write_bytes(Path(path), text.encode())
     except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
         raise ConfigError(
             f"{path}: cannot be written ({error}). Check the folder and the room in it."
         ) from error
@@ -372,9 +362,3 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

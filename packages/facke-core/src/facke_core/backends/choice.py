@@ -22,8 +22,8 @@ from facke_core.backends.graphs import (
     max_error,
     network_digest,
     probe_inputs,
-    replacing,
     run_torch,
+    writing,
 )
 from facke_core.backends.runtimes import GraphGenerator, OnnxRuntimeSession, OpenVinoSession
 from facke_core.environment import cache_folder, installed, versions
@@ -281,7 +281,7 @@ def _remembered(path: Path) -> tuple[Measured, ...]:
 
 def _remember(path: Path, measured: tuple[Measured, ...]) -> None:
     text = json.dumps({"measured": [asdict(one) for one in measured]}, indent=2)
-    with replacing(path) as temporary:
+    with writing(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import uuid
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facke_core._files import replacing
 from facke_core._version import __version__
 from facke_core.environment import cache_folder, require, versions
 from facke_core.errors import CompatibilityError, UsageError, WeightsError
@@ -32,9 +31,9 @@ __all__ = [
     "network_digest",
     "probe_inputs",
     "quiet",
-    "replacing",
     "run_torch",
     "write_graph",
+    "writing",
 ]
 
 ONE_FILE = 2**31
@@ -165,29 +164,26 @@ def write_graph(
             ) from error
     assert program is not None
     program.model.metadata_props.update(metadata or {})
-    with replacing(path) as temporary, quiet():
+    with writing(path) as temporary, quiet():
         program.save(temporary, external_data=size >= ONE_FILE)
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path beside ``path``, which becomes it at the end, or goes if something fails.
+def writing(path: Path) -> Iterator[Path]:
+    """:func:`~facke_core._files.replacing`, with the folder, and with an error for users.
 
     Raises:
         WeightsError: it cannot be written.
     """
-    temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            yield temporary
     except OSError as error:
         raise WeightsError(
             f"{path} cannot be written: {error.strerror or error}. Check the free space and the "
             "rights, or choose another place; FACKE_CACHE moves the cache."
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

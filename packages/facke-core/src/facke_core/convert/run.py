@@ -6,14 +6,16 @@ import json
 import os
 import re
 import shlex
-import tempfile
+import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from facke_core._files import new_folder, write_bytes
 from facke_core.building import build_method
 from facke_core.config import override
 from facke_core.convert.containers import open_checkpoint
@@ -296,6 +298,11 @@ def _check_out(out: Path, force: bool) -> None:
         raise WeightsError(f"{out} is not empty. Choose another folder, or replace with --force.")
     if out.exists() and not out.is_dir():
         raise WeightsError(f"{out} is a file. Choose a folder.")
+    if out.exists() and Path.cwd().is_relative_to(out.resolve()):
+        raise WeightsError(
+            f"{out} is the folder that you are in: it cannot be replaced as a whole. Choose a "
+            "folder in it."
+        )
 
 
 def _write(
@@ -305,12 +312,10 @@ def _write(
     origin: Mapping[str, Any],
     registry: Registry,
 ) -> tuple[str, ...]:
-    """Write everything beside ``out`` first, then move it into its place, ``config.json`` last."""
+    """Write everything to ``out``, which appears whole, with what else was in it."""
     states = _states(converted)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as name:
-            made = Path(name) / "made"
+        with new_folder(out, replace=True) as made:
             about = config or WeightsConfig(method=converted.summary, alignment={})
             files = layout.write_tensors(made, states, about, torch.float32)
             if config is not None:
@@ -320,32 +325,37 @@ def _write(
                 digests = {f"sha256 of {key}": info.sha256 for key, info in files.items()}
                 usage, _ = _usage(out, config, converted)
                 card = _card(converted, {**digests, **origin}, usage)
-            (made / CARD).write_text(card, encoding="utf-8")
+            write_bytes(made / CARD, card.encode())
             names = (*(config.files if config else states), CARD, *([CONFIG] if config else []))
-            if not out.exists():
-                os.rename(made, out)
-            else:
-                _remove_old(out, names)
-                for file in names:
-                    (out / file).parent.mkdir(exist_ok=True)
-                    os.replace(made / file, out / file)
+            if out.exists():
+                _keep_others(out, made, names)
     except OSError as error:
         raise WeightsError(f"{out} cannot be written: {error}. Choose another folder.") from error
     return names
 
 
-def _remove_old(out: Path, names: Sequence[str]) -> None:
-    """Delete what describes the weights that are replaced, ``config.json`` first, and their files
-    that no new one replaces."""
-    if not in_layout(out):
-        return
+def _keep_others(out: Path, made: Path, names: Sequence[str]) -> None:
+    """Take over from ``out`` what is no part of the weights that are replaced."""
+    gone = set(names)
+    if in_layout(out):
+        gone |= {CONFIG, layout.EVALUATION}
+        with suppress(FackeError):  # it lists nothing that could be trusted
+            gone |= layout.read_weights_config(out).files.keys()
+
+    def ours(folder: str, inside: list[str]) -> set[str]:
+        return {
+            name for name in inside if (Path(folder) / name).relative_to(out).as_posix() in gone
+        }
+
+    shutil.copytree(out, made, symlinks=True, ignore=ours, copy_function=_link, dirs_exist_ok=True)
+
+
+def _link(file: str, to: str) -> None:
+    """Give a file another name, or copy it."""
     try:
-        listed = layout.read_weights_config(out).files
-    except FackeError:  # it lists nothing that could be trusted
-        listed = {}
-    for name in (CONFIG, layout.EVALUATION, *listed):
-        if name == CONFIG or name not in names:
-            (out / name).unlink(missing_ok=True)
+        os.link(file, to)
+    except OSError:
+        shutil.copy2(file, to)
 
 
 def _usage(

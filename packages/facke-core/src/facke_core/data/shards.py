@@ -19,7 +19,8 @@ import torch
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from facke_core.data.tensors import Column, read_tensors, replacing, write_tensors
+from facke_core._files import replacing
+from facke_core.data.tensors import Column, read_tensors, write_tensors
 
 __all__ = [
     "SUFFIX",
@@ -200,7 +201,8 @@ def _write_tar(
     about = PngInfo()
     about.add_text(_ABOUT, preparation)
     with (
-        replacing(path) as file,
+        replacing(path) as temporary,
+        temporary.open("wb") as file,
         TarWriter(file, user="", group="", mode=0o644, mtime=0, encoder=False) as tar,
     ):
         for key, image in zip(keys, images, strict=True):

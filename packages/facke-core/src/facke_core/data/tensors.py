@@ -1,20 +1,20 @@
-"""Files that appear whole or not at all, and safetensors files written piece by piece."""
+"""Safetensors files that are written piece by piece."""
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-__all__ = ["Column", "read_tensors", "replacing", "write_tensors"]
+from facke_core._files import replacing
+
+__all__ = ["Column", "read_tensors", "write_tensors"]
 
 _NAMES = {torch.int64: "I64", torch.float32: "F32", torch.uint8: "U8"}
 
@@ -30,20 +30,6 @@ class Column(NamedTuple):
     def of(cls, tensor: Tensor) -> Column:
         """A column of one part, the whole tensor."""
         return cls(tensor.dtype, tuple(tensor.shape), (tensor,))
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Write beside ``path``, flush to disk, rename. On an error ``path`` stays as it was."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_tensors(path: Path, columns: Mapping[str, Column], metadata: Mapping[str, str]) -> None:
@@ -68,7 +54,7 @@ def write_tensors(path: Path, columns: Mapping[str, Column], metadata: Mapping[s
         }
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    with replacing(path) as file:
+    with replacing(path, size=8 + len(text) + end) as temporary, temporary.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for _, column in ordered:
             for part in column.parts:

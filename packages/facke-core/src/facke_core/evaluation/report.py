@@ -25,7 +25,6 @@ __all__ = [
     "shown_estimate",
     "summarise",
     "table_of",
-    "to_markdown",
     "write_reports",
 ]
 
@@ -282,12 +281,3 @@ def notes_of(report: EvaluationReport) -> list[str]:
             f"{f', {left} left out for want of a face' if left else ''})"
         )
     return lines
-
-
-def to_markdown(reports: Sequence[EvaluationReport]) -> str:
-    """The table as Markdown, and below it the notes of each report."""
-    head, body = table_of(reports)
-    lines = [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body)]
-    for report in reports:
-        lines += ["", *(f"* {report.name}: {note}" for note in notes_of(report))]
-    return "\n".join(lines).rstrip() + "\n"

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from facke_core.config import read_json, write_json, write_text
-from facke_core.errors import ConfigError, DataError, UsageError
+from facke_core.errors import DataError, UsageError
 from facke_core.jobs import engines
 
-__all__ = ["RUN", "Row", "RowFiles", "pack", "read_run", "rounded", "unpack"]
+__all__ = ["RUN", "Row", "RowFiles", "pack", "rounded", "unpack"]
 
 RUN = "run.json"
 """What the rows of a folder belong to."""
@@ -129,11 +129,3 @@ class RowFiles:
 
     def _path(self, pairs: range) -> Path:
         return self.folder / f"rows-{pairs.start // engines.SHARD:05d}.jsonl"
-
-
-def read_run(folder: Path) -> dict[str, Any]:
-    """What the rows of a folder belong to; empty if there are none."""
-    try:
-        return read_json(folder / RUN)
-    except ConfigError:
-        return {}

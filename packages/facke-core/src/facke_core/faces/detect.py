@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facke_core._files import write_bytes
 from facke_core.environment import cache_folder
 from facke_core.errors import UnavailableError, WeightsError
 from facke_core.types import Face
@@ -285,10 +286,10 @@ def fetch_yunet() -> Path:
     """Download kornia's YuNet weights and keep them as safetensors. Uses the network.
 
     Raises:
-        UnavailableError: the download failed.
+        UnavailableError: the download failed, or the weights cannot be kept.
     """
     from kornia.models.yunet import YuNet
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     try:
         state = YuNet("test", pretrained=True).state_dict()
@@ -298,13 +299,14 @@ def fetch_yunet() -> Path:
             'or use the offline detector: pip install "facke-core[faces]"'
         ) from error
     file = _yunet_file()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{os.getpid()}.{file.name}")
     try:
-        save_file({key: value.contiguous() for key, value in state.items()}, temporary)
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(file, save({key: value.contiguous() for key, value in state.items()}))
+    except OSError as error:
+        raise UnavailableError(
+            f"The weights of YuNet cannot be kept: {error}. Make room, or let FACKE_CACHE name "
+            "another folder."
+        ) from error
     return file
 
 

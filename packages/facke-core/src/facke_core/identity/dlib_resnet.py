@@ -14,8 +14,6 @@ import contextlib
 import hashlib
 import importlib.util
 import json
-import os
-import tempfile
 from importlib import resources
 from pathlib import Path
 
@@ -23,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facke_core._files import write_bytes
 from facke_core.environment import cache_folder
 from facke_core.errors import UnavailableError, VerificationError
 from facke_core.identity.frozen import FrozenEncoder
@@ -201,7 +200,7 @@ def load_state() -> dict[str, Tensor]:
         VerificationError: the file is not the one whose digest facke knows.
     """
     import safetensors
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file, save
 
     cache = cache_folder() / f"dlib-resnet29-{SHA256[:16]}.safetensors"
     with contextlib.suppress(OSError, safetensors.SafetensorError):
@@ -219,9 +218,7 @@ def load_state() -> dict[str, Tensor]:
     state = read_dat(data)
     with contextlib.suppress(OSError, safetensors.SafetensorError):  # no cache is no fault
         cache.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache.parent) as folder:
-            save_file(state, Path(folder) / "model", {"format": "pt", "sha256": SHA256})
-            os.replace(Path(folder) / "model", cache)
+        write_bytes(cache, save(state, {"format": "pt", "sha256": SHA256}))
     return state
 
 

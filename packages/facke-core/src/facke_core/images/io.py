@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import os
-import uuid
 import warnings
 from os import PathLike
 from typing import Any, NamedTuple
@@ -21,10 +20,11 @@ import torch.nn.functional as F
 from PIL import ImageCms, ImageOps, PngImagePlugin
 from torch import Tensor
 
+from facke_core._files import write_bytes
 from facke_core.errors import FackeWarning, ImageError
 from facke_core.images.files import WRITABLE, check_output, check_pixels, explaining, open_image
 
-__all__ = ["ImageLike", "Photo", "center_crop", "read_image", "resize", "to_pil", "write_image"]
+__all__ = ["ImageLike", "Photo", "read_image", "resize", "to_pil", "write_image"]
 
 ImageLike = str | PathLike[str] | PIL.Image.Image | np.ndarray[Any, Any] | Tensor
 """A picture in any form that :func:`read_image` takes."""
@@ -228,21 +228,6 @@ def resize(images: Tensor, size: tuple[int, int], *, mode: str = "antialias") ->
     return F.interpolate(images, size, mode=mode)
 
 
-def center_crop(picture: PIL.Image.Image, size: int) -> PIL.Image.Image:
-    """The middle square of a picture, ``size`` pixels wide, as guided-diffusion prepares data.
-
-    Halved by averaging while the shorter side is at least twice ``size``, then bicubic.
-    """
-    while min(picture.size) >= 2 * size:
-        half = (picture.width // 2, picture.height // 2)
-        picture = picture.resize(half, PIL.Image.Resampling.BOX)
-    scale = size / min(picture.size)
-    scaled = (round(picture.width * scale), round(picture.height * scale))
-    picture = picture.resize(scaled, PIL.Image.Resampling.BICUBIC)
-    left, top = (picture.width - size) // 2, (picture.height - size) // 2
-    return picture.crop((left, top, left + size, top + size))
-
-
 def to_pil(image: Tensor, alpha: Tensor | None = None) -> PIL.Image.Image:
     """An 8-bit picture of (3, H, W) in [0, 1], RGBA where ``alpha`` (1, H, W) is given."""
     channels = image if alpha is None else torch.cat([image, alpha])
@@ -261,8 +246,7 @@ def write_image(
 ) -> None:
     """Write a picture; the format follows the extension (:data:`WRITABLE`).
 
-    The file appears complete or not at all: it is written beside its place, flushed to disk and
-    then renamed.
+    The file appears complete or not at all.
 
     Args:
         path: where to.
@@ -297,21 +281,16 @@ def write_image(
         options["compression"] = "tiff_adobe_deflate"
     if xmp is not None:
         options.update(_xmp_options(form, xmp))
-    temporary = file.with_name(f".facke-{uuid.uuid4().hex}.tmp")
+    encoded = io.BytesIO()  # Pillow itself does not notice when a file system takes a part only
     try:
-        with temporary.open("xb") as stream:
-            to_pil(image, alpha).save(stream, format=form, **options)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(file)
+        to_pil(image, alpha).save(encoded, format=form, **options)
+        write_bytes(file, encoded.getbuffer())
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise ImageError(
             f"{file} cannot be written: {reason}. "
             "Check the free space and the rights, or choose another place or format."
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _xmp_options(form: str, xmp: bytes) -> dict[str, Any]:

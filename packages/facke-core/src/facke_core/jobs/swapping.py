@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from facke_core._files import leftovers
 from facke_core.config import read_json, write_json, write_text
 from facke_core.errors import DataError, FackeError, ImageError, NoFaceError, UsageError
 from facke_core.jobs.engines import Engine, here, shards
@@ -151,6 +152,7 @@ def _begin(folder: Path, run: Mapping[str, Any], *, resume: bool) -> Path:
     """The folder of what is done."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        leftovers(folder, remove=True)
         there = [file.name for file in folder.iterdir()]
     except OSError as error:
         raise DataError(f"{folder} cannot be used ({error}). Choose another folder.") from error

@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from facke_core.data.crops import IDENTITY, INDEX, INFO, UNFINISHED, write_tables
+from facke_core._files import leftovers
+from facke_core.data.crops import IDENTITY, INDEX, UNFINISHED, write_tables
 from facke_core.data.shards import Store, TarShard, digits_for, key_rows, shard_path, shards_of
 from facke_core.data.tensors import Column
 from facke_core.errors import DataError, FackeWarning
@@ -195,6 +196,7 @@ class Making:
         summary = self._summary(used, reasons)
         if not used:
             shutil.rmtree(self.folder / UNFINISHED)
+            leftovers(self.folder, remove=True)
             if not any(self.folder.iterdir()):
                 self.folder.rmdir()
             why = Counter(summary.skipped.values()).most_common()
@@ -275,9 +277,9 @@ class Making:
         kept = set(self._shards(used))
         shards = [*self.folder.glob("crops-*"), *self.folder.glob("crops.safetensors")]
         stale = [path for path in shards if path not in kept]
-        leftovers = [*self.folder.glob(".*.tmp"), *self.folder.glob(f".{INFO}.*")]
-        for path in (*stale, *leftovers):
+        for path in stale:
             path.unlink()
+        leftovers(self.folder, remove=True)
         shutil.rmtree(self.folder / UNFINISHED)
 
     def _summary(self, used: list[bytes], reasons: Mapping[bytes, str]) -> PrepareSummary:

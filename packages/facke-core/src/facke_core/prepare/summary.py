@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from facke_core.data.tensors import replacing
+from facke_core._files import write_bytes
 from facke_core.prepare.photos import Album, shown
 
 __all__ = ["CSV", "PrepareSummary", "write_csv"]
@@ -75,5 +75,4 @@ def write_csv(
         elif path in summary.shared:
             status, reason = "duplicate", f"same file as {summary.shared[path]}, another person"
         writer.writerow([path, picture.person, key, status, reason])
-    with replacing(folder / CSV) as file:
-        file.write(text.getvalue().encode())
+    write_bytes(folder / CSV, text.getvalue().encode())

@@ -17,9 +17,9 @@ from facke_core.backends.graphs import (
     max_error,
     probe_inputs,
     quiet,
-    replacing,
     run_torch,
     write_graph,
+    writing,
 )
 from facke_core.backends.runtimes import OnnxRuntimeSession
 from facke_core.config import to_dict
@@ -113,7 +113,7 @@ def export(
         )
     if path.exists() and not force:
         raise UsageError(f"{path} exists already. Choose another name, or overwrite it by --force.")
-    with replacing(path) as temporary:
+    with writing(path) as temporary:
         write_graph(generator, temporary, opset=opset, metadata=about(pipeline))
         errors = compare(generator, temporary)
         worst = max(errors.values())
@@ -245,7 +245,7 @@ def quantise(graph: Path, calibration: Mapping[str, Tensor]) -> None:
         def get_next(self) -> Any:
             return next(stream, None)
 
-    with replacing(graph) as temporary, quiet():
+    with writing(graph) as temporary, quiet():
         try:
             tools.quantize_static(
                 str(graph),

@@ -30,6 +30,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from facke_core._files import write_bytes
 from facke_core.building import build_method
 from facke_core.config import from_dict, to_dict, updated, write_json
 from facke_core.errors import FackeError, FackeWarning, VerificationError, WeightsError
@@ -143,9 +144,7 @@ def write_golden(
     path = folder / GOLDEN
     try:
         path.parent.mkdir(exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
+        write_bytes(path, data)
     except OSError as error:
         raise WeightsError(f"{path} cannot be written: {error}. Check the folder.") from error
     info = FileInfo(sha256=layout.sha256_of(path), dtype="float32")

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from facke_core._files import write_bytes
 from facke_core.errors import UsageError, WeightsError
 from facke_core.pipeline import SwapPipeline
 from facke_core.plugins.registry import Registry, default_registry
@@ -17,7 +18,6 @@ from facke_core.plugins.specs import Method
 from facke_core.publish.card import model_card
 from facke_core.publish.golden import try_golden
 from facke_core.weights import layout
-from facke_core.weights.checkpoints import PART
 from facke_core.weights.layout import MODEL, FormatInfo, WeightsConfig
 
 __all__ = ["author", "save"]
@@ -75,8 +75,12 @@ def save(
     registry = registry or default_registry()
     header = FormatInfo(written_by=author(config.method, registry))
     config = try_golden(folder, replace(config, files=files, facke=header), registry=registry)
-    name = folder.name.removesuffix(PART)  # of a checkpoint that is being written
-    (folder / layout.CARD).write_text(model_card(config, folder=name), encoding="utf-8")
+    try:
+        write_bytes(folder / layout.CARD, model_card(config, folder=folder.name).encode())
+    except OSError as error:
+        raise WeightsError(
+            f"The model card cannot be written to {folder}: {error}. Choose another folder."
+        ) from error
     return config
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 import warnings
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from facke_core._files import write_bytes
 from facke_core.errors import FackeWarning, ImageError
 from facke_core.images.io import write_image
 
@@ -171,17 +171,8 @@ def _keep_lines(file: Path, step: int) -> None:
         return
     old = file.read_bytes()
     new = b"".join(line + b"\n" for line in old.split(b"\n") if step and _step(line) <= step)
-    if new == old:
-        return
-    part = file.with_name(file.name + ".part")
-    try:
-        with part.open("wb") as stream:
-            stream.write(new)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
+    if new != old:
+        write_bytes(file, new)
 
 
 def _step(line: bytes) -> float:

@@ -21,6 +21,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from facke_core._files import leftovers
 from facke_core.building import build_method, load_encoder
 from facke_core.config import to_dict, write_json
 from facke_core.data.batches import SwapBatches
@@ -252,8 +253,7 @@ class _Run:
         if begun_with := state.get("begun with"):
             self.provenance = {"begun with": begun_with} | self.provenance
         if self.trainer.accelerator.is_main_process:
-            for part in (self.out / checkpoints.FOLDER).glob(f"*{checkpoints.PART}"):
-                shutil.rmtree(part, ignore_errors=True)
+            leftovers(self.out / checkpoints.FOLDER, remove=True)
 
     def _add_weights(self, folder: Path) -> dict[str, Any]:
         provenance = self.provenance | {

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
@@ -19,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from facke_core._files import new_folder
 from facke_core.config import to_dict, write_json
 from facke_core.data.batches import Batches, stream
 from facke_core.errors import ConfigError, FackeError, TrainingError, UsageError
@@ -26,7 +25,7 @@ from facke_core.objective import Objective, Phase, StepReport
 from facke_core.training.ema import EMA
 from facke_core.training.recipe import Recipe
 from facke_core.types import FaceBatch, GeneratorOutput
-from facke_core.weights.checkpoints import PART, STATE, digest, flush, read_state
+from facke_core.weights.checkpoints import STATE, digest, read_state
 
 __all__ = ["Trainer", "make_accelerator"]
 
@@ -257,26 +256,20 @@ class Trainer:
         """
         if not self.accelerator.is_main_process:
             return
-        part = folder.with_name(folder.name + PART)
         try:
-            shutil.rmtree(part, ignore_errors=True)
-            part.mkdir(parents=True)
-            for name, module in self._kept.items():
-                save_file(_flat(module.state_dict()), part / f"{name}.safetensors")
-            save_file(_flat(self.ema.module.state_dict()), part / "ema.safetensors")
-            save_file(self._optimizer_tensors(), part / "optimizers.safetensors")
-            state: dict[str, Any] = {"step": self.step, "recipe": to_dict(self.recipe)}
-            if scaler := self.accelerator.scaler:
-                state["scaler"] = scaler.state_dict()
-            state |= also(part) if also else {}
-            files = sorted(path for path in part.rglob("*") if path.is_file())
-            state["files"] = {path.relative_to(part).as_posix(): digest(path) for path in files}
-            write_json(part / STATE, state)
-            flush(part)
-            os.rename(part, folder)
-            flush(folder.parent)
+            with new_folder(folder) as part:
+                for name, module in self._kept.items():
+                    save_file(_flat(module.state_dict()), part / f"{name}.safetensors")
+                save_file(_flat(self.ema.module.state_dict()), part / "ema.safetensors")
+                save_file(self._optimizer_tensors(), part / "optimizers.safetensors")
+                state: dict[str, Any] = {"step": self.step, "recipe": to_dict(self.recipe)}
+                if scaler := self.accelerator.scaler:
+                    state["scaler"] = scaler.state_dict()
+                state |= also(part) if also else {}
+                files = sorted(path for path in part.rglob("*") if path.is_file())
+                state["files"] = {path.relative_to(part).as_posix(): digest(path) for path in files}
+                write_json(part / STATE, state)
         except (OSError, SafetensorError, FackeError) as error:
-            shutil.rmtree(part, ignore_errors=True)
             raise TrainingError(
                 f"The checkpoint {folder} could not be written ({error}). Earlier ones are "
                 "untouched. Free some space, then resume."

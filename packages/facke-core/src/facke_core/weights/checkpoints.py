@@ -8,21 +8,19 @@ A checkpoint of ``facke train`` is a folder of weights as well (``config.json`` 
 from __future__ import annotations
 
 import hashlib
-import os
 import warnings
 from pathlib import Path
 from typing import Any
 
+from facke_core._files import leftovers
 from facke_core.config import read_json
 from facke_core.errors import ConfigError, FackeWarning, TrainingError
 
 __all__ = [
     "FOLDER",
-    "PART",
     "STATE",
     "complete",
     "digest",
-    "flush",
     "name",
     "newest_sound",
     "read_state",
@@ -30,8 +28,6 @@ __all__ = [
 
 FOLDER = "checkpoints"
 STATE = "state.json"
-PART = ".part"
-"""Ending of a checkpoint that is being written."""
 
 
 def name(step: int) -> str:
@@ -55,7 +51,7 @@ def newest_sound(run: Path) -> Path | None:
         FackeWarning: a checkpoint was not finished, or is damaged, and an older one is taken.
     """
     found = complete(run)
-    complaints = [f"{p.name} was not finished" for p in (run / FOLDER).glob(f"*{PART}")]
+    complaints = [f"{part} was not finished" for part in leftovers(run / FOLDER)]
     for checkpoint in reversed(found):
         try:
             read_state(checkpoint, verify=True)
@@ -103,13 +99,3 @@ def digest(file: Path) -> str:
     """SHA-256 of a file, in hexadecimal digits."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def flush(folder: Path) -> None:
-    """Make the files of a folder, and their names, survive a power cut."""
-    for path in (*folder.rglob("*"), folder):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
@@ -16,6 +15,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from facke_core._files import new_folder
 from facke_core.config import read_json
 from facke_core.errors import (
     ConfigError,
@@ -176,15 +176,12 @@ def copy_layout(folder: Path, config: WeightsConfig, destination: Path) -> None:
     """
     check_new(destination)
     names = [layout.CONFIG, *config.files, *(path.name for path in beside(folder))]
-    part = destination.with_name(f".{destination.name}.part")
     try:
-        shutil.rmtree(part, ignore_errors=True)
-        for name in names:
-            (part / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder / name, part / name)
-        os.rename(part, destination)
+        with new_folder(destination) as part:
+            for name in names:
+                (part / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(folder / name, part / name)
     except OSError as error:
-        shutil.rmtree(part, ignore_errors=True)
         raise WeightsError(
             f"{destination} cannot be written: {error}. Check the folder and the free space."
         ) from error

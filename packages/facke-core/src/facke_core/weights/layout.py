@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from facke_core._files import write_bytes
 from facke_core.config import from_dict, read_json
 from facke_core.errors import VerificationError, WeightsError
 
@@ -253,9 +254,7 @@ def write_tensors(
                 for key, value in state.items()
             }
             data = save({key: value.contiguous() for key, value in tensors.items()}, metadata)
-            temporary = folder / f".{name}.tmp"
-            temporary.write_bytes(data)
-            os.replace(temporary, folder / name)
+            write_bytes(folder / name, data)
             digest = hashlib.sha256(data).hexdigest()
             files[name] = FileInfo(sha256=digest, dtype=str(dtype).removeprefix("torch."))
     except OSError as error:
