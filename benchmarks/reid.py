@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from facke_core import EncoderSpec, Registry, hookimpl
 from facke_core.evaluation.judges import Recogniser
+from facke_core.faces.reframe import reframe
 from facke_core.faces.templates import Alignment
-from facke_core.identity.resample import reframe
 from facke_core.types import Face, IdentityEncoderSpec
 
 NAME = "reid-0095"

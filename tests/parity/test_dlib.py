@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from facke_core.identity.dlib_resnet import TEMPLATE, DlibResNet29, load_state, weights_file
+from facke_core.faces.templates import template_points
+from facke_core.identity.dlib_resnet import SIZE, TEMPLATE, DlibResNet29, load_state, weights_file
 
 dlib = pytest.importorskip("dlib", reason="dlib-bin is the reference (development only)")
 skimage = pytest.importorskip("skimage.data", reason="scikit-image has the portrait")
@@ -51,5 +52,6 @@ def test_the_template_meets_dlibs_eye_corners(models: Path, chip: np.ndarray) ->
     shape = predictor(chip, dlib.rectangle(20, 20, 130, 130))
     points = np.array([(p.x, p.y) for p in shape.parts()], float)
     right, left = points[:2].mean(0), points[2:4].mean(0)  # image-right first, as dlib orders them
-    assert np.abs(left - TEMPLATE[0]).max() < 4
-    assert np.abs(right - TEMPLATE[1]).max() < 4
+    template = template_points(TEMPLATE, SIZE).numpy()
+    assert np.abs(left - template[0]).max() < 4
+    assert np.abs(right - template[1]).max() < 4

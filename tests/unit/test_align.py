@@ -14,11 +14,11 @@ from facke_core.faces.align import (
     alignment_matrix,
     choose_template,
     invert_affine,
-    retemplate,
     similarity_transform,
     transform_points,
     warp,
 )
+from facke_core.faces.reframe import retemplate
 from facke_core.faces.templates import TEMPLATE_SETS, TEMPLATES, Alignment, template_points
 from facke_core.types import Face
 

@@ -21,9 +21,9 @@ from facke_core.errors import (
     WeightsError,
 )
 from facke_core.faces.align import alignment_matrix, warp
+from facke_core.faces.reframe import reframe, resample, stretch
 from facke_core.faces.templates import TEMPLATES, template_points
 from facke_core.identity import dlib_resnet, iresnet, timm_encoder
-from facke_core.identity.resample import reframe, resample, resize
 from facke_core.protocols import IdentityEncoder
 from facke_core.testing import EncoderConformance
 from facke_core.weights import pinned
@@ -109,7 +109,7 @@ def crops(n: int, height: int, width: int | None = None) -> torch.Tensor:
     """Smooth random pictures, so that resampling does not turn them into grey."""
     rng = torch.Generator().manual_seed(height)
     coarse = torch.rand(n, 3, 8, 8, generator=rng)
-    return resize(coarse, (height, width or height)).clamp(0, 1)
+    return stretch(coarse, (height, width or height)).clamp(0, 1)
 
 
 @needs_dlib_weights
@@ -158,7 +158,7 @@ def test_dlib_sees_the_same_chip_in_crops_of_any_template_and_size() -> None:
     # a photo whose pixels tell their coordinates, with a face of dlib's proportions in it
     y, x = torch.meshgrid(torch.arange(400.0), torch.arange(400.0), indexing="ij")
     photo = torch.stack([x, y, x])[None] / 400
-    face = torch.tensor(dlib_resnet.TEMPLATE)[None] + 125
+    face = template_points(dlib_resnet.TEMPLATE, dlib_resnet.SIZE).float()[None] + 125
     for template, size in (("simswap_frontal", 224), ("arcface", 112), ("ffhq", 512)):
         crop = warp(photo, alignment_matrix(face, template, size), size)
         chip = dlib_resnet.build(crop_template=template).chip(crop)[0, :2] * 400
@@ -166,9 +166,8 @@ def test_dlib_sees_the_same_chip_in_crops_of_any_template_and_size() -> None:
         assert offset[:, 20:130, 20:130].abs().max() < 3, template
 
 
-def test_the_aligner_knows_dlibs_template() -> None:
-    assert TEMPLATES["dlib_150"].points == dlib_resnet.TEMPLATE
-    assert TEMPLATES["dlib_150"].size == (dlib_resnet.SIZE, dlib_resnet.SIZE)
+def test_dlibs_template_has_the_size_of_its_network() -> None:
+    assert TEMPLATES[dlib_resnet.TEMPLATE].size == (dlib_resnet.SIZE, dlib_resnet.SIZE)
 
 
 @needs_dlib_weights
@@ -271,7 +270,7 @@ def test_resize_equals_torch_antialiased() -> None:
             x, size, mode="bilinear", antialias=True, align_corners=False
         )
         inner = (..., slice(2, -2), slice(2, -2))  # the border differs: torch cuts the filter off
-        assert torch.allclose(resize(x, size)[inner], expected[inner], atol=1e-5)
+        assert torch.allclose(stretch(x, size)[inner], expected[inner], atol=1e-5)
 
 
 def test_resample_moves_pixel_centres_and_repeats_the_border() -> None:
@@ -280,9 +279,8 @@ def test_resample_moves_pixel_centres_and_repeats_the_border() -> None:
     assert torch.allclose(shifted[0, 0, 0], torch.tensor([0.0, 0, 1, 2, 3]))
 
 
-def test_reframing_to_the_same_template_is_a_resize() -> None:
+def test_reframing_to_the_same_template_is_a_stretch() -> None:
     x = crops(1, 224)
-    points = tuple((a, b) for a, b in template_points("arcface", 112).tolist())
-    small = reframe(x, "arcface", points, (112, 112))
+    small = reframe(x, "arcface", "arcface", 112)
     halved = resample(x, (112, 112), (0.5, 0.5), (0.0, 0.0))  # templates scale about pixel (0, 0)
     assert torch.allclose(small, halved, atol=1e-4)

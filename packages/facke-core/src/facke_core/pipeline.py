@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from facke_core.backends.choice import Choice
 from facke_core.errors import CompatibilityError, ImageError, NoFaceError, UsageError
-from facke_core.faces.align import align, retemplate
+from facke_core.faces.align import align
 from facke_core.faces.paste import paste
+from facke_core.faces.reframe import retemplate
 from facke_core.faces.templates import Alignment
 from facke_core.images.io import ImageLike, Photo, read_image, resize
 from facke_core.plugins.registry import default_registry

@@ -110,8 +110,8 @@ class IdentityEncoderSpec:
     template: str
     """Name of the template that the crops it is given are aligned to
     (:mod:`facke_core.faces.templates`). Who has crops of another one brings them to it first
-    (:func:`~facke_core.faces.align.retemplate`). Empty: crops of any framing are taken as they are.
-    The framing that the network itself was trained on is the encoder's own affair."""
+    (:func:`~facke_core.faces.reframe.retemplate`). Empty: crops of any framing are taken as they
+    are. The framing that the network itself was trained on is the encoder's own affair."""
     license: str = ""
     """SPDX identifier of the weights' licence."""
 

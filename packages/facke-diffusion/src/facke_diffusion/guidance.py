@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from facke_core.building import load_encoder
-from facke_core.faces.align import retemplate
+from facke_core.faces.reframe import retemplate
 from facke_core.faces.templates import Alignment
 from facke_core.protocols import IdentityEncoder
 from facke_core.types import SwapInputs

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from facke_core.building import encoder_settings, load_encoder
 from facke_core.errors import UsageError
-from facke_core.faces.align import alignment_matrix, retemplate, warp
+from facke_core.faces.align import alignment_matrix, warp
+from facke_core.faces.reframe import retemplate
 from facke_core.faces.templates import Alignment
 from facke_core.identity.digest import encoder_digest
 from facke_core.pipeline import SwapPipeline

@@ -20,7 +20,8 @@ from facke_core.config import from_dict
 from facke_core.data.crops import CropSet
 from facke_core.errors import DataError
 from facke_core.evaluation.clock import Clock
-from facke_core.faces.align import align, retemplate, transform_points
+from facke_core.faces.align import align, transform_points
+from facke_core.faces.reframe import retemplate
 from facke_core.faces.templates import Alignment, template_points
 from facke_core.images.io import read_image, resize
 from facke_core.jobs.pairs import Picture

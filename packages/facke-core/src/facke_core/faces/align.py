@@ -20,7 +20,6 @@ from facke_core.faces.templates import (
     TEMPLATES,
     Alignment,
     Size,
-    frontal,
     height_width,
     template_points,
     templates_of,
@@ -32,7 +31,6 @@ __all__ = [
     "alignment_matrix",
     "choose_template",
     "invert_affine",
-    "retemplate",
     "similarity_transform",
     "transform_points",
     "warp",
@@ -178,21 +176,3 @@ def align(photo: Tensor, face: Face, alignment: Alignment) -> AlignedFace:
         antialias=alignment.antialias,
     )
     return AlignedFace(crop[0], matrix[0], face)
-
-
-def retemplate(crops: Tensor, alignment: Alignment, template: str, size: Size) -> Tensor:
-    """Show crops (B, 3, S, S) of ``alignment``, any S, as crops (B, 3, h, w) of another template.
-
-    This is how an identity encoder of another template sees a method's crops. Where the template
-    is the same, or the encoder names none (an empty ``template``), they pass unchanged: encoders
-    resize by themselves. A template set counts as its frontal one, since a crop does not tell
-    which one was taken.
-
-    Raises:
-        UnknownNameError: no template or set has this name.
-    """
-    if not template or frontal(template) == frontal(alignment.template):
-        return crops
-    own = template_points(alignment.template, (crops.shape[2], crops.shape[3]))
-    matrix = similarity_transform(own[None], template_points(template, size))
-    return warp(crops, matrix.to(crops.dtype), size, border=alignment.border)

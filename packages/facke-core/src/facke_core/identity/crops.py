@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facke_core.errors import ConfigError, did_you_mean
+from facke_core.faces.reframe import reframe, stretch
+from facke_core.faces.templates import template_points
 from facke_core.identity.frozen import FrozenEncoder
-from facke_core.identity.resample import reframe, resize
 from facke_core.nn.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from facke_core.types import IdentityEncoderSpec
 
@@ -70,13 +71,10 @@ class CropEncoder(FrozenEncoder):
         super().__init__(network, spec)
         self.normalize = Normalize(*normalize)
         self.resize = resize
-        self._points: tuple[tuple[float, float], ...] = ()
-        if spec.template:
-            from facke_core.faces.templates import template_points
-
-            template_points(spec.template, spec.input_size)  # refuses an unknown name now
-            own = template_points(template, spec.input_size).tolist()
-            self._points = tuple((x, y) for x, y in own)
+        self.template = template
+        for name in (template, spec.template):  # refuses an unknown name now
+            if name:
+                template_points(name, spec.input_size)
 
     def prepare(self, face: Tensor) -> Tensor:
         """The network's normalised input (B, 3, height, width) for crops in [0, 1]."""
@@ -84,9 +82,9 @@ class CropEncoder(FrozenEncoder):
         if self.resize != "antialias":
             face = F.interpolate(face, size, mode=self.resize)
         elif self.spec.template:
-            face = reframe(face, self.spec.template, self._points, size)
+            face = reframe(face, self.spec.template, self.template, size)
         elif face.shape[-2:] != size:
-            face = resize(face, size)
+            face = stretch(face, size)
         return self.normalize(face)
 
     def forward(self, face: Tensor) -> Tensor:

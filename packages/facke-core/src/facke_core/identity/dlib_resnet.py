@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from facke_core._files import write_bytes
 from facke_core.environment import cache_folder
 from facke_core.errors import UnavailableError, VerificationError
+from facke_core.faces.reframe import reframe
+from facke_core.faces.templates import template_points
 from facke_core.identity.frozen import FrozenEncoder
-from facke_core.identity.resample import reframe
 from facke_core.types import IdentityEncoderSpec
 
 __all__ = [
@@ -47,18 +48,8 @@ SHA256 = "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30"
 SIZE = 150
 """Side in pixels of the crops that the network takes."""
 
-TEMPLATE = (
-    (47.13, 45.23),
-    (100.87, 45.23),
-    (74.00, 79.90),
-    (50.30, 101.54),
-    (97.70, 101.54),
-)
-"""Eyes, nose and mouth corners in the chip of dlib's ``get_face_chip(size=150, padding=0.25)``.
-
-Mean over 673 faces of YuNet's and MediaPipe's five points, which agree to 2 px (nose: 4 px), made
-symmetric. dlib itself aligns by the eye corners and the base of the nose.
-"""
+TEMPLATE = "dlib_150"
+"""Name of the template of dlib's own crops."""
 
 _STAGES = ((32, 3), (64, 4), (128, 3), (256, 3), (256, 1))
 
@@ -244,8 +235,6 @@ class DlibEncoder(FrozenEncoder):
         crop_template: str = "simswap_frontal",
         centre: bool = True,
     ) -> None:
-        from facke_core.faces.templates import template_points
-
         template_points(crop_template, SIZE)  # refuses an unknown name before the first batch
         spec = IdentityEncoderSpec(
             name="dlib-resnet29",
@@ -260,7 +249,7 @@ class DlibEncoder(FrozenEncoder):
 
     def chip(self, face: Tensor) -> Tensor:
         """The crops (B, 3, H, W) in dlib's framing (B, 3, 150, 150)."""
-        return reframe(face, self.spec.template, TEMPLATE, (SIZE, SIZE))
+        return reframe(face, self.spec.template, TEMPLATE, SIZE)
 
     def forward(self, face: Tensor) -> Tensor:
         """Unit embeddings (B, 128) float32 of crops (B, 3, H, W) in [0, 1]."""

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from facke_core.data.mesh import OVAL_RING, POINTS
 from facke_core.errors import FackeWarning, ImageError, NoFaceError
-from facke_core.faces.align import align, retemplate, transform_points
+from facke_core.faces.align import align, transform_points
+from facke_core.faces.reframe import retemplate
 from facke_core.faces.templates import Alignment
 from facke_core.images.io import read_image, resize
 from facke_core.prepare.photos import file_key

@@ -1,4 +1,6 @@
-"""Resampling of crops as two small matrix products: differentiable, antialiased, deterministic.
+"""Crops of one template shown as crops of another, by two small matrix products.
+
+The products are differentiable, antialiased and deterministic.
 
 A crop that is aligned to one upright template becomes a crop aligned to another by a scale and a
 shift alone, and such a map separates into rows and columns. As matrices it needs no ``grid_sample``
@@ -12,7 +14,12 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-__all__ = ["reframe", "resample", "resize", "upright_map"]
+from facke_core.faces.templates import Alignment, Size, frontal, height_width, template_points
+
+__all__ = ["Points", "reframe", "resample", "retemplate", "stretch", "upright_map"]
+
+Points = tuple[tuple[float, float], ...]
+"""Five points (x, y) in pixels of a crop."""
 
 
 def upright_map(points: Tensor, template: Tensor) -> tuple[float, float, float]:
@@ -60,35 +67,52 @@ def resample(
 
 
 @lru_cache(maxsize=256)
-def _reframing(
-    source: str, height: int, width: int, points: tuple[tuple[float, float], ...]
+def _upright(
+    source: str, height: int, width: int, template: str | Points, size: Size
 ) -> tuple[float, float, float]:
-    from facke_core.faces.templates import template_points
+    points = (
+        template_points(template, size)
+        if isinstance(template, str)
+        else torch.tensor(template, dtype=torch.float64)
+    )
+    return upright_map(template_points(source, (height, width)), points)
 
-    template = torch.tensor(points, dtype=torch.float64)
-    return upright_map(template_points(source, (height, width)), template)
 
-
-def reframe(
-    crops: Tensor, source: str, points: tuple[tuple[float, float], ...], size: tuple[int, int]
-) -> Tensor:
+def reframe(crops: Tensor, source: str, template: str | Points, size: Size) -> Tensor:
     """Show crops (B, C, H, W) of the template named ``source`` as crops of another template.
+
+    A template set counts as its frontal one. What lies beyond a crop repeats its border.
 
     Args:
         crops: the crops, in any range.
         source: name of the template that they are aligned to.
-        points: the other template's five points (x, y), in pixels of its crop of ``size``.
-        size: (height, width) of the result.
+        template: name of the other template, or its five points in pixels of a crop of ``size``.
+        size: side of the result, or its (height, width).
 
     Raises:
-        UnknownNameError: no template is named ``source``.
+        UnknownNameError: no template has one of these names.
     """
-    scale, dx, dy = _reframing(source, crops.shape[-2], crops.shape[-1], points)
-    return resample(crops, size, (scale, scale), (dy, dx))
+    scale, dx, dy = _upright(source, crops.shape[-2], crops.shape[-1], template, size)
+    return resample(crops, height_width(size), (scale, scale), (dy, dx))
 
 
-def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize images (B, C, H, W) to ``size`` (height, width): bilinear, antialiased where it
+def retemplate(crops: Tensor, alignment: Alignment, template: str, size: Size) -> Tensor:
+    """Show crops (B, 3, S, S) of ``alignment``, any S, to what wants crops of ``template``.
+
+    This is how an identity encoder of another template sees a method's crops. Where the template
+    is the same, or the encoder names none (an empty ``template``), they pass unchanged: encoders
+    resize by themselves. Otherwise they are reframed (:func:`reframe`) to ``size``.
+
+    Raises:
+        UnknownNameError: no template or set has this name.
+    """
+    if not template or frontal(template) == frontal(alignment.template):
+        return crops
+    return reframe(crops, alignment.template, template, size)
+
+
+def stretch(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Stretch images (B, C, H, W) to ``size`` (height, width): bilinear, antialiased where it
     shrinks, with pixel areas aligned."""
     scale = (size[0] / image.shape[-2], size[1] / image.shape[-1])
     return resample(image, size, scale, (scale[0] / 2 - 0.5, scale[1] / 2 - 0.5))
