@@ -176,6 +176,20 @@ def test_instance_norm_is_one_operation_on_what_the_convolution_makes() -> None:
     assert readers == ["Mul"] * 4
 
 
+def test_the_tensors_of_a_graph_too_large_for_one_file_lie_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(graphs, "ONE_FILE", 1)
+    generator = simswap()
+    with graphs.writing(tmp_path / "g.onnx") as temporary:  # as `facke weights export` does
+        graphs.write_graph(generator, temporary)
+    assert {path.name for path in tmp_path.iterdir()} == {"g.onnx", "g.onnx.data"}
+    inputs = probe_inputs(generator, 2)
+    found = OnnxRuntimeSession(tmp_path / "g.onnx").run(inputs)
+    assert max_error(found, run_torch(generator, inputs)) < 1e-4
+
+
 def test_a_failed_export_leaves_nothing_behind(tmp_path: Path) -> None:
     def fail() -> None:
         with graphs.writing(tmp_path / "g.onnx") as temporary:

@@ -118,6 +118,21 @@ def test_nothing_of_the_weights_that_are_replaced_stays(file: Path, tmp_path: Pa
     assert (tmp_path / "arcface.tar").exists()
 
 
+def test_what_is_no_part_of_the_weights_stays_where_they_are_replaced(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    (out / "mine").mkdir(parents=True)
+    (out / "mine" / "a.txt").write_text("a")
+    (out / "link").symlink_to("mine")
+    convert(file, out, force=True)
+    assert (out / "link" / "a.txt").read_text() == "a"
+    assert read_weights_config(out).method == "simswap"
+    monkeypatch.chdir(out / "mine")
+    with pytest.raises(WeightsError, match="the folder that you are in"):
+        convert(file, out, force=True)
+
+
 def test_a_run_has_labels(tmp_path: Path) -> None:
     run = tmp_path / "people"
     run.mkdir()

@@ -132,7 +132,7 @@ class Writer:
 
 @pytest.fixture
 def start() -> Iterator[Any]:
-    writers = []
+    writers: list[Writer] = []
 
     def make(kind: str, place: Path, how: str) -> Writer:
         writers.append(Writer(kind, place, how))
@@ -140,9 +140,7 @@ def start() -> Iterator[Any]:
 
     yield make
     for writer in writers:
-        writer.process.stdin.close()
-        writer.process.wait()
-        writer.process.stdout.close()
+        writer.process.communicate()
 
 
 def put(kind: str, place: Path) -> None:
@@ -385,18 +383,17 @@ def test_many_processes_may_write_to_one_place(tmp_path: Path) -> None:
     place = tmp_path / "a"
     write_bytes(place, b"0" * 5000)
     context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=_often, args=(place, b"%d" % k)) for k in range(3)]
+    processes = [context.Process(target=_often, args=(place, b"%d" % k)) for k in range(3)]
+    threads = [threading.Thread(target=_often, args=(place, b"%d" % k)) for k in (3, 4)]
+    writers: list[Any] = [*processes, *threads]
     for writer in writers:
         writer.start()
-    threads = [threading.Thread(target=_often, args=(place, b"%d" % k)) for k in (3, 4)]
-    for thread in threads:
-        thread.start()
-    while any(one.is_alive() for one in (*writers, *threads)):
-        assert len(set(place.read_bytes())) == 1
-        assert place.stat().st_size == 5000
-    for one in (*writers, *threads):
-        one.join()
-    assert [writer.exitcode for writer in writers] == [0, 0, 0]
+    while any(writer.is_alive() for writer in writers):
+        seen = place.read_bytes()
+        assert (len(set(seen)), len(seen)) == (1, 5000)
+    for writer in writers:
+        writer.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
     assert os.listdir(tmp_path) == ["a"]
 
 
