@@ -397,6 +397,24 @@ def test_many_processes_may_write_to_one_place(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["a"]
 
 
+def test_a_writer_that_ends_may_take_the_hidden_folder_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.mkdir
+    taken: list[Path] = []
+
+    def mkdir(path: Path, mode: int = 0o777) -> None:
+        real(path, mode)
+        if len(taken) < 3 and Path(path).parent == tmp_path:
+            os.rmdir(path)
+            taken.append(path)
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    write_bytes(tmp_path / "a", NEW)
+    assert len(taken) == 3
+    assert content(tmp_path) == {"a": NEW}
+
+
 def _left_behind(place: Path, writer: str) -> Path:
     with replacing(place) as part:
         part.write_bytes(b"half")
