@@ -17,8 +17,9 @@ from facke_core.data.crops import CropSet
 from facke_core.data.mesh import OVAL_RING, POINTS
 from facke_core.errors import ConfigError, DataError, UsageError, WeightsError
 from facke_core.images.provenance import read_disclosure
+from facke_core.training import run as training
 from facke_core.training.recipe import read_recipe
-from facke_core.training.run import train
+from facke_core.training.setup import TrainSettings
 from facke_core.weights.checkpoints import complete
 
 SIZE = 64
@@ -73,6 +74,13 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def weights_of(run: Path) -> Path:
     return complete(run)[-1] / "model.safetensors"
+
+
+def train(
+    recipe: str, data: Path, out: Path, *, on_step: Any = None, on_probe: Any = None, **more: Any
+) -> training.TrainSummary:
+    settings = TrainSettings(recipe=recipe, data=data, out=out, **more)
+    return training.train(settings, on_step=on_step, on_probe=on_probe)
 
 
 @pytest.fixture
