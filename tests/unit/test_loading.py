@@ -451,12 +451,6 @@ def test_an_encoder_is_loaded_by_name_or_settings(registry: Registry) -> None:
         load_encoder(f"hf:org/repo@{COMMIT}", registry=registry)
 
 
-def test_a_card_shows_the_evaluation() -> None:
-    card = model_card(CONFIGURATION, {"identity": {"value": 0.51234, "n": 60}, "recon": 0.1})
-    assert "| identity | 0.5123 (n = 60) |" in card
-    assert "| recon | 0.1 |" in card
-
-
 def test_a_card_names_its_columns_and_can_be_copied_from() -> None:
     card = model_card(replace(CONFIGURATION, training={"data": "a|b"}), folder="meine Gewichte")
     assert "\n| property | value |\n| --- | --- |\n| method |" in card

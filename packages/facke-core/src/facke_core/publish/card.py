@@ -152,7 +152,9 @@ def _evaluation(content: Mapping[str, Any]) -> str:
             rows["results without a face"] = str(report["undetected"])
         protocol = report["protocol"]
         parts.append(f"Of {report['name']}, by `{protocol.get('program', 'facke evaluate')}`:\n")
-        parts.append(table(rows, ("metric", "value, 95 % interval")))
+        bounds = [value["low"] for value in report["summary"].values()]
+        interval = ", 95 % interval" if any(low is not None for low in bounds) else ""
+        parts.append(table(rows, ("metric", f"value{interval}")))
         if note := protocol.get("note"):
             parts.append(f"{_cell(note)}\n")
     return "\n".join(parts)
