@@ -204,6 +204,52 @@ def test_a_second_push_replaces_what_is_gone_and_an_equal_one_commits_nothing(
         assert branch == repo.branches["trial"]
 
 
+def test_a_checkpoint_without_golden_tensors_gets_them_on_the_hub_alone(
+    client: Client, folder: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    checkpoint = run / "checkpoints" / "00000002"
+    shutil.copytree(folder, checkpoint)
+    config = json.loads((checkpoint / CONFIG).read_text())
+    del config["files"][GOLDEN]
+    (checkpoint / CONFIG).write_text(json.dumps(config))
+    shutil.rmtree((checkpoint / GOLDEN).parent)
+    state = {"step": 2, "files": {name: digest(checkpoint / name) for name in (MODEL, CONFIG)}}
+    (checkpoint / "state.json").write_text(json.dumps(state))
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    with LoopbackHub() as hub:
+        verified, pushed, again = client(
+            hub,
+            "weights verify ./run",
+            "weights push run hf:org/new --json",
+            "weights verify hf:org/new --json",
+        )
+        assert "none there" in verified.out
+        assert GOLDEN in pushed.json["files"]
+        assert any("were made" in note for note in pushed.json["notes"])
+        published = hub.repos["org/new"].commits[pushed.json["commit"]]
+        assert json.loads(published[CONFIG])["files"].keys() == {MODEL, LARGE, GOLDEN}
+        assert again.json[0]["golden"]["max_error"] < 0.002
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize("name", ["simswap", "cvae-gan", "ilvr"])
+def test_bundled_weights_can_be_published_with_fackes_own_card(
+    name: str, client: Client, tmp_path: Path
+) -> None:
+    from facke_core.weights.sources import locate
+
+    bundled = locate(name).folder
+    assert bundled is not None
+    with LoopbackHub() as hub:
+        (pushed,) = client(hub, f"weights push {bundled} hf:org/{name} --json")
+        assert {"log.jsonl", "log.svg", "evaluation.json"} <= set(pushed.json["files"])
+        assert any("README.md says hf:org/" in note for note in pushed.json["notes"])
+        card = hub.repos[f"org/{name}"].commits[pushed.json["commit"]]["README.md"].decode()
+    assert f"--weights hf:org/{name}" in card
+    assert "](log.svg)" in card
+
+
 def test_a_push_that_cannot_be_says_why_and_publishes_nothing(
     client: Client, folder: Path, tmp_path: Path
 ) -> None:
