@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -85,7 +86,9 @@ def test_a_curve_has_few_points_for_any_log() -> None:
 
 
 def test_a_table_gives_the_mean_of_each_span() -> None:
-    lines = [{"step": s, "images_per_s": 9.0, "generator.identity": float(s)} for s in range(1, 11)]
+    lines: list[dict[str, Any]] = [
+        {"step": s, "images_per_s": 9.0, "generator.identity": float(s)} for s in range(1, 11)
+    ]
     lines.insert(8, {"step": 8, "probe.score": 0.25, "note": "Zoë", "lr": None, "done": True})
     assert table_rows(read_curves(b"\n".join(json.dumps(x).encode() for x in lines))) == [
         ["mean over the steps", "1 to 2", "3 to 4", "5 to 6", "7 to 8", "9 to 10"],

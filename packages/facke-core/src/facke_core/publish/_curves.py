@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
-from typing import TypeVar
+from typing import TypeGuard, TypeVar
 from xml.sax.saxutils import escape
 
 from facke_core._files import write_bytes
@@ -102,7 +102,7 @@ def _group(name: str) -> str:
     return name.partition(".")[0]
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
 
 
