@@ -52,8 +52,8 @@ from facke_cli.console import progress
 from facke_core import FackeError, Registry
 from facke_core.config import read_json, to_dict, write_json
 from facke_core.data.crops import INFO, UNFINISHED
+from facke_core.training.folder import RECIPE
 from facke_core.training.recipe import Recipe, read_recipe
-from facke_core.training.run import RECIPE
 from facke_core.weights.checkpoints import complete
 from facke_core.weights.checkpoints import name as checkpoint
 from facke_core.weights.sources import locate

@@ -2,33 +2,33 @@
 
     python tools/bundle_weights.py RUN DEST --evaluation FILE.json --command "facke train ..."
 
-Writes config.json, model.safetensors (float16), log.jsonl, evaluation.json and the model card of
-the run's newest checkpoint; a DATA.md that lies in DEST already (sources and licences of the
-pictures) is linked from the card.
+Writes config.json, model.safetensors (float16), golden tensors, the logs and their plot,
+evaluation.json (without the rows, which would be larger than the weights) and the model card of the
+run's newest checkpoint; a DATA.md that lies in DEST already (sources and licences of the pictures)
+is linked from the card.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from facke_core import load, save
-from facke_core.config import write_json
+from facke_core.evaluation.report import document, read_reports, write_reports
+from facke_core.publish._curves import curves_beside, write_logs
 from facke_core.publish.card import model_card
-from facke_core.training.logs import LOG
 from facke_core.weights.checkpoints import complete
-from facke_core.weights.layout import CARD, read_weights_config
+from facke_core.weights.layout import CARD, EVALUATION, LOG, read_weights_config
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("dest", type=Path)
-    parser.add_argument("--evaluation", type=Path, help="what identity_transfer.py --json wrote")
+    parser.add_argument("--evaluation", type=Path, help="what facke evaluate --json wrote")
     parser.add_argument("--command", default="", help="the command that made the run")
     parser.add_argument("--hardware", default="")
     parser.add_argument("--note", default="", help="what else there is to know of the training")
@@ -41,7 +41,6 @@ def main() -> None:
     newest = complete(args.run)[-1]
     config = read_weights_config(newest)
     training = dict(config.training)
-    curve = training.pop("log", "")
     training.pop("begun with", "")
     extra = {"command": args.command, "hardware": args.hardware, "note": args.note}
     training |= {key: value for key, value in extra.items() if value}
@@ -50,18 +49,18 @@ def main() -> None:
     logs = {f"log-{n}.jsonl": log for n, log in enumerate(args.earlier, 1)}
     logs[LOG] = args.run / LOG
     texts = {name: log.read_bytes() for name, log in logs.items()}
-    for old in args.dest.glob("*.jsonl"):
+    for old in args.dest.glob("log*"):
         old.unlink()
-    training["whole log"] = ", ".join(f"[{name}]({name})" for name in logs)
-    config = replace(config, license=args.license, training=training | {"log": curve})
+    training["logs"] = write_logs(args.dest, texts)
+    config = replace(config, license=args.license, training=training)
     written = save(load(newest).method, args.dest, config, dtype=torch.float16, overwrite=True)
-    for name, text in texts.items():
-        (args.dest / name).write_bytes(text)
     evaluation = None
     if args.evaluation:
-        evaluation = json.loads(args.evaluation.read_text(encoding="utf-8"))
-        write_json(args.dest / "evaluation.json", evaluation)
-    card = model_card(written, evaluation, folder=args.dest.name)
+        reports = [replace(report, rows=()) for report in read_reports(args.evaluation)]
+        write_reports(args.dest / EVALUATION, reports)
+        evaluation = document(reports)
+    curves = curves_beside(args.dest, written)
+    card = model_card(written, evaluation, curves=curves, folder=args.dest.name)
     (args.dest / CARD).write_text(card, encoding="utf-8")
 
 

@@ -14,6 +14,7 @@ import pytest
 from facke_cli.console import table
 from facke_core.plugins.registry import Registry, default_registry
 from facke_core.plugins.specs import EncoderSpec
+from facke_core.training.setup import TrainSettings
 
 Facke = Callable[..., Any]
 
@@ -92,10 +93,10 @@ def test_train_hands_its_options_on_and_reports_the_end(
 ) -> None:
     given: dict[str, Any] = {}
 
-    def train(*arguments: Any, **options: Any) -> SimpleNamespace:
-        given.update(options, arguments=arguments)
+    def train(settings: TrainSettings, **options: Any) -> SimpleNamespace:
+        given.update(options, settings=settings)
         return SimpleNamespace(
-            out=arguments[2],
+            out=settings.out,
             step=5,
             steps=9,
             images=80,
@@ -118,14 +119,19 @@ def test_train_hands_its_options_on_and_reports_the_end(
         "finished": finished,
         "best": {"step": 4, "score": 0.5},
     }
+    settings = TrainSettings(
+        recipe="demo",
+        data=Path("set"),
+        out=Path("run"),
+        resume=True,
+        overrides=["batch_size=2", "data.flip=true", "steps=9"],
+        device="auto",
+        workers=3,
+        panel=Path("faces"),
+        init=None,
+    )
     assert given == {
-        "arguments": ("demo", Path("set"), Path("run")),
-        "resume": True,
-        "overrides": ["batch_size=2", "data.flip=true", "steps=9"],
-        "device": "auto",
-        "workers": 3,
-        "panel": Path("faces"),
-        "init": None,
+        "settings": settings,
         "on_step": None,
         "on_probe": None,
     }

@@ -25,7 +25,7 @@ ADDED = {
     "pyramid": set[str](),
     "mobile": {
         *("training.py", "mobile.json", "DATA.md", "README.md", "config.json"),
-        *("evaluation.json", "io.safetensors", "log.jsonl", "model.safetensors"),
+        *("evaluation.json", "io.safetensors", "log.jsonl", "log.svg", "model.safetensors"),
     },
 }
 """Files that the template does not have."""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from facke_core.weights.layout import CONFIG, GOLDEN, MODEL
+from facke_core.weights.layout import CONFIG, GOLDEN, LOG, MODEL
 from loopback_hub import READER, WRITER, LoopbackHub, Repo
 
 NAME = "org/tiny"
@@ -90,6 +90,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from facke_core import Method, save
     from facke_core.config import from_dict
+    from facke_core.publish._curves import write_logs
     from facke_core.sampling import SinglePass
     from facke_core.weights.layout import WeightsConfig
     from facke_gan.simswap import SimSwapConfig, SimSwapGenerator
@@ -97,17 +98,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = {"image_size": 32, "identity_dim": 128, "channels": [4, 8, 8], "num_id_blocks": 1}
     torch.manual_seed(0)
     generator = SimSwapGenerator(from_dict(SimSwapConfig, settings))
+    path = tmp_path_factory.mktemp("weights") / "tiny"
+    logs = write_logs(path, {LOG: b'{"step": 1, "generator.identity": 0.5}\n'})
     config = WeightsConfig(
         method="simswap",
         generator=settings,
         identity_encoder={"name": "dlib-resnet29"},
         alignment={"template": "simswap_frontal", "size": 32},
         license="CC-BY-NC-4.0",
+        training={"logs": logs},
     )
-    path = tmp_path_factory.mktemp("weights") / "tiny"
     large = torch.nn.Linear(1024, 2700, bias=False)
     save(Method(generator, SinglePass()), path, config, extra={"discriminator": large})
-    (path / "log.jsonl").write_text('{"step": 1}\n')
     return path
 
 
@@ -204,6 +206,52 @@ def test_a_second_push_replaces_what_is_gone_and_an_equal_one_commits_nothing(
         assert branch == repo.branches["trial"]
 
 
+def test_a_checkpoint_without_golden_tensors_gets_them_on_the_hub_alone(
+    client: Client, folder: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    checkpoint = run / "checkpoints" / "00000002"
+    shutil.copytree(folder, checkpoint)
+    config = json.loads((checkpoint / CONFIG).read_text())
+    del config["files"][GOLDEN]
+    (checkpoint / CONFIG).write_text(json.dumps(config))
+    shutil.rmtree((checkpoint / GOLDEN).parent)
+    state = {"step": 2, "files": {name: digest(checkpoint / name) for name in (MODEL, CONFIG)}}
+    (checkpoint / "state.json").write_text(json.dumps(state))
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    with LoopbackHub() as hub:
+        verified, pushed, again = client(
+            hub,
+            "weights verify ./run",
+            "weights push run hf:org/new --json",
+            "weights verify hf:org/new --json",
+        )
+        assert "none there" in verified.out
+        assert GOLDEN in pushed.json["files"]
+        assert any("were made" in note for note in pushed.json["notes"])
+        published = hub.repos["org/new"].commits[pushed.json["commit"]]
+        assert json.loads(published[CONFIG])["files"].keys() == {MODEL, LARGE, GOLDEN}
+        assert again.json[0]["golden"]["max_error"] < 0.002
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize("name", ["simswap", "cvae-gan", "ilvr"])
+def test_bundled_weights_can_be_published_with_fackes_own_card(
+    name: str, client: Client, tmp_path: Path
+) -> None:
+    from facke_core.weights.sources import locate
+
+    bundled = locate(name).folder
+    assert bundled is not None
+    with LoopbackHub() as hub:
+        (pushed,) = client(hub, f"weights push {bundled} hf:org/{name} --json")
+        assert {"log.jsonl", "log.svg", "evaluation.json"} <= set(pushed.json["files"])
+        assert any("README.md says hf:org/" in note for note in pushed.json["notes"])
+        card = hub.repos[f"org/{name}"].commits[pushed.json["commit"]]["README.md"].decode()
+    assert f"--weights hf:org/{name}" in card
+    assert "](log.svg)" in card
+
+
 def test_a_push_that_cannot_be_says_why_and_publishes_nothing(
     client: Client, folder: Path, tmp_path: Path
 ) -> None:
@@ -286,6 +334,19 @@ def test_a_flipped_byte_on_the_server_is_found_and_does_not_stay_in_the_cache(
     still_there, anew = client(hub, pull, pull, **home)
     assert (still_there.code, "removed from the cache" in still_there.err) == (3, True)
     assert anew.code == 0, anew.err
+
+
+def test_a_log_that_was_changed_on_the_server_is_found(
+    client: Client, hub: LoopbackHub, folder: Path
+) -> None:
+    (files,) = hub.repos[NAME].commits.values()
+    sound = files[LOG]
+    try:
+        files[LOG] = sound.replace(b"0.5", b"0.4")
+        (run,) = client(hub, f"weights pull hf:{NAME}")
+    finally:
+        files[LOG] = sound
+    assert (run.code, "log.jsonl is not the file" in run.err) == (3, True), run.err
 
 
 def test_a_download_that_is_cut_off_is_taken_up_where_it_broke(

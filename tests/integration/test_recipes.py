@@ -21,6 +21,7 @@ from facke_core.data.crops import CropSet
 from facke_core.errors import FackeError
 from facke_core.training.recipe import Recipe, read_recipe
 from facke_core.training.run import train
+from facke_core.training.setup import TrainSettings
 from facke_core.weights.checkpoints import complete
 from facke_gan.simswap import FACKE_224, OFFICIAL_224_FIX, OFFICIAL_512, SimSwapConfig
 
@@ -231,8 +232,10 @@ class Trained(NamedTuple):
 
 def trained(name: str, dataset: Path, out: Path, overrides: tuple[str, ...], steps: int) -> Trained:
     keep = (f"steps={steps}", f"save_every={steps // 2}", f"probe.every={steps}")
-    summary = train(name, dataset, out, overrides=[*overrides, *keep], device="cpu")
-    assert summary.finished
+    settings = TrainSettings(
+        recipe=name, data=dataset, out=out, overrides=[*overrides, *keep], device="cpu"
+    )
+    assert train(settings).finished
     lines = (out / "log.jsonl").read_text("utf-8").splitlines()
     log = [line for line in map(json.loads, lines) if "images" in line]
     assert [line["step"] for line in log] == list(range(1, steps + 1))
@@ -302,8 +305,15 @@ def test_the_recipe_for_512_trains_on_crops_of_its_template(tmp_path: Path) -> N
     data = crop_set(tmp_path / "data", recipe)
     run = trained("simswap-512", data, tmp_path / "run", SMALL_PATCHES, steps=2)
     check_losses(run, recipe)
+    other = TrainSettings(
+        recipe="simswap-224",
+        data=data,
+        out=tmp_path / "other",
+        overrides=SMALL_PATCHES,
+        device="cpu",
+    )
     with pytest.raises(FackeError, match="ffhq"):
-        train("simswap-224", data, tmp_path / "other", overrides=SMALL_PATCHES, device="cpu")
+        train(other)
 
 
 # -- wrong changes -------------------------------------------------------------------------------

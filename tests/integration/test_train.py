@@ -15,11 +15,20 @@ from facke_core import load, load_encoder
 from facke_core.config import write_json
 from facke_core.data.crops import CropSet
 from facke_core.data.mesh import OVAL_RING, POINTS
-from facke_core.errors import ConfigError, DataError, UsageError, WeightsError
+from facke_core.errors import (
+    ConfigError,
+    DataError,
+    UsageError,
+    VerificationError,
+    WeightsError,
+)
 from facke_core.images.provenance import read_disclosure
+from facke_core.publish.golden import verify
+from facke_core.training import run as training
 from facke_core.training.recipe import read_recipe
-from facke_core.training.run import train
+from facke_core.training.setup import TrainSettings
 from facke_core.weights.checkpoints import complete
+from facke_core.weights.layout import GOLDEN, LOG, PLOT, read_weights_config
 
 SIZE = 64
 RECIPE: dict[str, Any] = {
@@ -75,6 +84,13 @@ def weights_of(run: Path) -> Path:
     return complete(run)[-1] / "model.safetensors"
 
 
+def train(
+    recipe: str, data: Path, out: Path, *, on_step: Any = None, on_probe: Any = None, **more: Any
+) -> training.TrainSummary:
+    settings = TrainSettings(recipe=recipe, data=data, out=out, **more)
+    return training.train(settings, on_step=on_step, on_probe=on_probe)
+
+
 @pytest.fixture
 def recipe(tmp_path: Path) -> str:
     write_json(tmp_path / "tiny.json", RECIPE)
@@ -100,8 +116,27 @@ def test_a_run_folder_is_a_folder_of_weights(recipe: str, dataset: Path, tmp_pat
     assert result.shape == (2, 3, SIZE, SIZE)
     assert swapper.source is not None
     assert swapper.source.config.training["steps"] == 4
-    card = complete(tmp_path / "run")[-1] / "README.md"
-    assert "step" in card.read_text(encoding="utf-8")
+    newest = complete(tmp_path / "run")[-1]
+    card = (newest / "README.md").read_text(encoding="utf-8")
+    assert "step" in card
+    assert (newest / LOG).read_bytes() == (tmp_path / "run" / LOG).read_bytes()
+    assert swapper.source.config.training["logs"].keys() == {LOG, PLOT}
+    assert "| generator.identity |" in card
+
+
+def test_only_the_last_checkpoint_has_golden_tensors_and_all_can_be_verified(
+    recipe: str, dataset: Path, tmp_path: Path
+) -> None:
+    train(recipe, dataset, tmp_path / "run", device="cpu")
+    middle, end = complete(tmp_path / "run")
+    replays = [verify(folder, read_weights_config(folder)).replay for folder in (middle, end)]
+    assert not (middle / GOLDEN).exists()
+    assert [bool(found) for found in replays] == [False, True]
+    assert load(middle)
+    with (middle / LOG).open("a") as log:
+        log.write("{}\n")
+    with pytest.raises(VerificationError, match=r"log\.jsonl is not the file"):
+        verify(middle, read_weights_config(middle))
 
 
 def test_probes_are_logged_pictured_and_choose_the_best_checkpoint(

@@ -25,6 +25,7 @@ from facke_core.protocols import IdentityEncoder
 from facke_core.sampling import SinglePass
 from facke_core.training.recipe import Recipe, read_recipe
 from facke_core.training.run import train
+from facke_core.training.setup import TrainSettings
 from facke_core.training.trainer import Trainer
 from facke_core.types import FaceBatch
 from facke_diffusion import schedule as S
@@ -459,15 +460,21 @@ def test_arguments_of_the_objective_that_do_not_exist_are_refused(tmp_path: Path
     for name in ("ddpm-64", "simswap-mini"):
         save_crops(tmp_path / name, read(name))
     wrong = ["objective.respaced=5"]
+
+    def refused(name: str, overrides: list[str]) -> None:
+        data, out = tmp_path / name, tmp_path / "run"
+        train(TrainSettings(recipe=name, data=data, out=out, overrides=overrides))
+
     with pytest.raises(ConfigError, match=r"objective.respaced: unknown key.*'respacing'"):
-        train("ddpm-64", tmp_path / "ddpm-64", tmp_path / "a", overrides=[*SMALL_64, *wrong])
+        refused("ddpm-64", [*SMALL_64, *wrong])
     with pytest.raises(ConfigError, match=r"objective of 'simswap' knows: none"):
-        train("simswap-mini", tmp_path / "simswap-mini", tmp_path / "b", overrides=wrong)
+        refused("simswap-mini", wrong)
 
 
 def test_weights_do_not_name_an_encoder_that_had_no_part_in_them(tmp_path: Path) -> None:
     overrides = [*SMALL_64, "steps=1"]
     save_crops(tmp_path / "crops", read("ddpm-64", *overrides))
-    train("ddpm-64", tmp_path / "crops", tmp_path / "run", device="cpu", overrides=overrides)
+    data, run = tmp_path / "crops", tmp_path / "run"
+    train(TrainSettings(recipe="ddpm-64", data=data, out=run, device="cpu", overrides=overrides))
     pipeline = load(tmp_path / "run")
     assert pipeline.identity_encoder is None

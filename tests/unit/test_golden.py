@@ -14,7 +14,7 @@ from torch import nn
 
 from facke_core import GeneratorOutput, GeneratorSpec, Method, MethodSpec, Registry, hookimpl, save
 from facke_core.errors import FackeWarning, VerificationError, WeightsError
-from facke_core.publish.golden import replay, verify
+from facke_core.publish.golden import make_golden, replay, verify
 from facke_core.weights.layout import (
     CONFIG,
     GOLDEN,
@@ -101,6 +101,35 @@ def test_saved_weights_carry_golden_tensors_that_are_replayed(
     assert torch.equal(torch.get_rng_state(), state)
     assert (folder / GOLDEN).stat().st_size < 200_000
     assert load_file(folder / GOLDEN)["identity"].norm().item() == pytest.approx(1)
+
+
+def test_weights_without_golden_tensors_load_and_only_their_digests_are_checked(
+    registry: Registry, tmp_path: Path
+) -> None:
+    torch.manual_seed(1)
+    config = WeightsConfig(method="mixer", alignment={"template": "ffhq", "size": 40})
+    written = save(build(None), tmp_path, config, golden=False, registry=registry)
+    assert not (tmp_path / GOLDEN).exists()
+    assert read_weights_config(tmp_path) == written
+    found = verify(tmp_path, written, registry=registry)
+    assert found.replay is None
+    assert found.files.keys() == {MODEL}
+
+
+def test_golden_tensors_can_be_made_without_touching_the_folder(
+    folder: Path, registry: Registry
+) -> None:
+    whole = read_weights_config(folder)
+    without = replace(whole, files={MODEL: whole.files[MODEL]})
+    (folder / GOLDEN).unlink()
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    data, listed = make_golden(folder, without, registry=registry)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert listed.files.keys() == {MODEL, GOLDEN}
+    (folder / GOLDEN).write_bytes(data)
+    found = verify(folder, listed, registry=registry).replay
+    assert found is not None
+    assert found.max_error < 1e-6
 
 
 def test_a_method_that_computes_something_else_is_found(

@@ -155,6 +155,7 @@ def test_a_card_shows_what_facke_evaluate_measured() -> None:
     metric = {"unit": "dB", "higher_is_better": True}
     report = {
         "name": "mine",
+        "protocol": {},
         "metrics": {"psnr": metric, "ssim": {**metric, "unit": ""}},
         "summary": {
             "psnr": {"value": 28.1234567, "low": 27.5, "high": 29, "n": 60, "missing": 0},

@@ -27,11 +27,21 @@ from facke_core.errors import (
     WeightsError,
 )
 from facke_core.loading import load
+from facke_core.publish._curves import write_logs
 from facke_core.publish.card import model_card
 from facke_core.publish.save import save
 from facke_core.types import GeneratorOutput, GeneratorSpec, IdentityEncoderSpec, SwapInputs
 from facke_core.weights import hub
-from facke_core.weights.layout import CONFIG, GOLDEN, MODEL, WeightsConfig, sha256_of
+from facke_core.weights.layout import (
+    CONFIG,
+    GOLDEN,
+    LOG,
+    MODEL,
+    WeightsConfig,
+    check_files,
+    read_weights_config,
+    sha256_of,
+)
 
 COMMIT = "0123456789" * 4
 
@@ -431,6 +441,18 @@ def test_save_keeps_what_is_there_unless_told(folder: Path, registry: Registry) 
     assert not list(folder.glob(".*"))
 
 
+def test_save_names_only_logs_that_lie_in_the_folder(tmp_path: Path, registry: Registry) -> None:
+    method = build_method(CONFIGURATION, registry=registry)
+    logs = write_logs(tmp_path / "run", {LOG: b'{"step": 1, "generator.loss": 0.5}\n'})
+    config = replace(CONFIGURATION, training={"steps": 1, "logs": logs})
+    assert save(method, tmp_path / "run", config, registry=registry).training == config.training
+    assert "| generator.loss | 0.5 |" in (tmp_path / "run" / "README.md").read_text()
+    save(load(tmp_path / "run", registry=registry), tmp_path / "copy", registry=registry)
+    copied = read_weights_config(tmp_path / "copy")
+    assert copied.training == {"steps": 1}
+    assert check_files(tmp_path / "copy", copied).keys() == {MODEL, GOLDEN}
+
+
 def test_save_needs_a_configuration_for_a_bare_method(tmp_path: Path, registry: Registry) -> None:
     with pytest.raises(UsageError, match="config=WeightsConfig"):
         save(build_method(CONFIGURATION, registry=registry), tmp_path, registry=registry)
@@ -449,12 +471,6 @@ def test_an_encoder_is_loaded_by_name_or_settings(registry: Registry) -> None:
         load_encoder({}, registry=registry)
     with pytest.raises(UnknownNameError, match="Unknown encoder 'timm'"):
         load_encoder(f"hf:org/repo@{COMMIT}", registry=registry)
-
-
-def test_a_card_shows_the_evaluation() -> None:
-    card = model_card(CONFIGURATION, {"identity": {"value": 0.51234, "n": 60}, "recon": 0.1})
-    assert "| identity | 0.5123 (n = 60) |" in card
-    assert "| recon | 0.1 |" in card
 
 
 def test_a_card_names_its_columns_and_can_be_copied_from() -> None:

@@ -20,7 +20,8 @@ import torch
 from PIL import Image
 
 from facke_core.errors import FackeWarning
-from facke_core.training.logs import LOG, RunLog
+from facke_core.training.logs import RunLog
+from facke_core.weights.layout import LOG
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:

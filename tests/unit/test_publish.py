@@ -12,6 +12,8 @@ from facke_core.publish.push import layout_files
 from facke_core.weights.hub import copy_layout
 from facke_core.weights.layout import CONFIG, GOLDEN, MODEL, WeightsConfig, read_weights_config
 
+BESIDE = ("LICENSE", "README.md", "log-1.jsonl", "log.svg")
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -19,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
     config = {"method": "simswap", "alignment": {}, "files": files}
     (tmp_path / "w" / "test").mkdir(parents=True)
     (tmp_path / "w" / CONFIG).write_text(json.dumps(config))
-    for name in (MODEL, GOLDEN, "README.md", "log-1.jsonl", "LICENSE", ".gitattributes"):
+    for name in (MODEL, GOLDEN, *BESIDE, ".gitattributes"):
         (tmp_path / "w" / name).write_text(name)
     return tmp_path / "w"
 
@@ -28,7 +30,7 @@ def config_of(folder: Path) -> WeightsConfig:
     return read_weights_config(folder)
 
 
-LAYOUT = sorted(["LICENSE", "README.md", CONFIG, "log-1.jsonl", MODEL, GOLDEN])
+LAYOUT = sorted([*BESIDE, CONFIG, MODEL, GOLDEN])
 
 
 def test_the_layout_is_published_and_hidden_files_are_not(folder: Path) -> None:

@@ -24,6 +24,7 @@ from facke_core.errors import ConfigError, FackeError, did_you_mean
 __all__ = [
     "arguments",
     "from_dict",
+    "json_text",
     "override",
     "read_json",
     "to_dict",
@@ -145,7 +146,12 @@ def write_json(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: the folder cannot be written.
     """
-    write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json_text(data))
+
+
+def json_text(data: Mapping[str, Any]) -> str:
+    """The content of a file of :func:`write_json`."""
+    return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

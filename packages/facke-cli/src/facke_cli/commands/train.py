@@ -57,22 +57,21 @@ def train(
     After each save the folder OUT can be used as weights: facke swap --weights ./OUT.
     """
     from facke_core.training.run import train as run_training
+    from facke_core.training.setup import TrainSettings
 
-    overrides = [*(assignments or ()), *([f"steps={steps}"] if steps else ())]
+    settings = TrainSettings(
+        recipe=recipe,
+        data=data,
+        out=out,
+        resume=resume,
+        init=init,
+        overrides=[*(assignments or ()), *([f"steps={steps}"] if steps else ())],
+        device=device,
+        workers=workers,
+        panel=panel,
+    )
     with _progress(quiet) as (on_step, on_probe):
-        summary = run_training(
-            recipe,
-            data,
-            out,
-            resume=resume,
-            init=init,
-            overrides=overrides,
-            device=device,
-            workers=workers,
-            panel=panel,
-            on_step=on_step,
-            on_probe=on_probe,
-        )
+        summary = run_training(settings, on_step=on_step, on_probe=on_probe)
     if as_json:
         emit(
             {

@@ -340,7 +340,8 @@ def _keep_others(out: Path, made: Path, names: Sequence[str]) -> None:
     if in_layout(out):
         gone |= {CONFIG, layout.EVALUATION}
         with suppress(FackeError):  # it lists nothing that could be trusted
-            gone |= layout.read_weights_config(out).files.keys()
+            old = layout.read_weights_config(out)
+            gone |= {*old.files, *layout.logs_of(old)}
 
     def ours(folder: str, inside: list[str]) -> set[str]:
         return {

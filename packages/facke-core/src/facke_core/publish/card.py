@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
+
+from facke_core.publish._curves import Curves, table_rows
+from facke_core.weights.layout import PLOT, logs_of
 
 if TYPE_CHECKING:
     from facke_core.weights.layout import WeightsConfig
@@ -53,6 +57,7 @@ def model_card(
     config: WeightsConfig,
     evaluation: Mapping[str, Any] | None = None,
     *,
+    curves: Curves | None = None,
     folder: str = "folder",
     repo_id: str = "",
 ) -> str:
@@ -60,8 +65,8 @@ def model_card(
 
     Args:
         config: the content of ``config.json``.
-        evaluation: the content of ``evaluation.json``: what ``facke evaluate --json`` wrote, or
-            metric -> value, or metric -> ``{"value": ..., "n": ...}``.
+        evaluation: the content of ``evaluation.json``: what ``facke evaluate --json`` wrote.
+        curves: of the log that ``config.json`` names, for a table.
         folder: how the examples call the folder.
         repo_id: ``org/name`` on the Hub; the examples use it instead of the folder.
     """
@@ -88,10 +93,7 @@ def model_card(
         _LIMITS,
     ]
     if config.training:
-        training = {key: value for key, value in config.training.items() if key != "log"}
-        parts.append("## Training\n\n" + table(training))
-        if config.training.get("log"):
-            parts.append(f"```\n{str(config.training['log']).strip()}\n```\n")
+        parts.append(_training(config, curves or {}))
     if evaluation:
         parts.append(_evaluation(evaluation))
     return "\n".join(parts)
@@ -125,13 +127,20 @@ def license_lines(spdx: str) -> list[str]:
     return lines
 
 
+def _training(config: WeightsConfig, curves: Curves) -> str:
+    logs = logs_of(config)
+    about = {key: value for key, value in config.training.items() if key != "logs" or not logs}
+    parts = ["## Training\n", *([table(about)] if about else [])]
+    if PLOT in logs:
+        parts.append(f"![The curves of the training]({PLOT})\n")
+    if rows := table_rows(curves):
+        parts.append(_grid(rows))
+    if lines := [name for name in logs if PurePath(name).suffix == ".jsonl"]:
+        parts.append(f"Every logged step: {', '.join(f'[{name}]({name})' for name in lines)}\n")
+    return "\n".join(parts)
+
+
 def _evaluation(content: Mapping[str, Any]) -> str:
-    if "facke_evaluation" not in content:
-        values = {
-            name: f"{v['value']:.4g} (n = {v['n']})" if isinstance(v, Mapping) else v
-            for name, v in content.items()
-        }
-        return "## Evaluation\n\n" + table(values, ("metric", "value"))
     parts = ["## Evaluation\n"]
     for report in content["reports"]:
         rows = {
@@ -141,8 +150,13 @@ def _evaluation(content: Mapping[str, Any]) -> str:
         }
         if report.get("undetected") is not None:
             rows["results without a face"] = str(report["undetected"])
-        parts.append(f"Of {report['name']}, by `facke evaluate`:\n")
-        parts.append(table(rows, ("metric", "value, 95 % interval")))
+        protocol = report["protocol"]
+        parts.append(f"Of {report['name']}, by `{protocol.get('program', 'facke evaluate')}`:\n")
+        bounds = [value["low"] for value in report["summary"].values()]
+        interval = ", 95 % interval" if any(low is not None for low in bounds) else ""
+        parts.append(table(rows, ("metric", f"value{interval}")))
+        if note := protocol.get("note"):
+            parts.append(f"{_cell(note)}\n")
     return "\n".join(parts)
 
 
@@ -162,10 +176,17 @@ def _settings(values: Mapping[str, Any]) -> str:
 
 def table(rows: Mapping[str, Any], head: tuple[str, str] = ("property", "value")) -> str:
     """Markdown: one row per key, ``head`` above them."""
-    lines = [f"| {head[0]} | {head[1]} |", "| --- | --- |"]
-    for key, value in rows.items():
-        text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-        lines.append(f"| {_cell(key)} | {_cell(text)} |")
+    listed = (
+        ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        for value in rows.values()
+    )
+    return _grid([head, *zip(rows, listed, strict=True)])
+
+
+def _grid(rows: Iterable[Sequence[str]]) -> str:
+    """Markdown: the first row is the head."""
+    head, *body = ([_cell(text) for text in row] for row in rows)
+    lines = [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body)]
     return "\n".join(lines) + "\n"
 
 

@@ -16,6 +16,7 @@ tolerance. Identities are given, so no encoder is needed.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import warnings
@@ -41,7 +42,16 @@ from facke_core.types import SwapInputs
 from facke_core.weights import layout
 from facke_core.weights.layout import GOLDEN, MODEL, FileInfo, WeightsConfig
 
-__all__ = ["STEPS", "Replay", "Verified", "replay", "try_golden", "verify", "write_golden"]
+__all__ = [
+    "STEPS",
+    "Replay",
+    "Verified",
+    "make_golden",
+    "replay",
+    "try_golden",
+    "verify",
+    "write_golden",
+]
 
 TOLERANCE = 0.002
 """Largest difference of a value in [0, 1]: half of what one step of an 8-bit picture is."""
@@ -72,7 +82,7 @@ class Verified:
     """What :func:`verify` looked at; all of it was right."""
 
     files: dict[str, str]
-    """Name -> SHA-256."""
+    """Name -> SHA-256, those of logs included."""
     tensors: int
     """In the generator."""
     parameters: int
@@ -81,7 +91,8 @@ class Verified:
 
 
 def verify(folder: Path, config: WeightsConfig, *, registry: Registry | None = None) -> Verified:
-    """Compare every digest, fill the network strictly and replay the golden tensors.
+    """Compare every digest, fill the network strictly and replay the golden tensors, if there are
+    any.
 
     Args:
         folder: a complete folder of weights.
@@ -123,9 +134,6 @@ def write_golden(
 ) -> WeightsConfig:
     """Add golden tensors to a folder of weights, and write its ``config.json`` with their digest.
 
-    What is stored is computed in float32 on the CPU from the tensors in the folder, as they were
-    rounded when they were saved. torch's random state stays as it was.
-
     Args:
         folder: holds ``model.safetensors``.
         config: what to write into ``config.json``; default: what it holds.
@@ -140,17 +148,43 @@ def write_golden(
     """
     folder, registry = Path(folder), registry or default_registry()
     config = config or layout.read_weights_config(folder)
-    data = _golden(folder, config, registry)
+    data, config = make_golden(folder, config, registry=registry)
     path = folder / GOLDEN
     try:
         path.parent.mkdir(exist_ok=True)
         write_bytes(path, data)
     except OSError as error:
         raise WeightsError(f"{path} cannot be written: {error}. Check the folder.") from error
-    info = FileInfo(sha256=layout.sha256_of(path), dtype="float32")
-    config = replace(config, files={**config.files, GOLDEN: info})
     write_json(folder / layout.CONFIG, to_dict(config))
     return config
+
+
+def make_golden(
+    folder: Path, config: WeightsConfig, *, registry: Registry | None = None
+) -> tuple[bytes, WeightsConfig]:
+    """The golden tensors of a folder of weights, and its configuration with their digest; the
+    folder stays as it is.
+
+    What is stored is computed in float32 on the CPU from the tensors in the folder, as they were
+    rounded when they were saved. torch's random state stays as it was.
+
+    Returns:
+        The content of ``test/io.safetensors``, and what ``config.json`` has to say with it.
+
+    Raises:
+        FackeError: the weights cannot be read or run.
+    """
+    try:
+        data = _golden(folder, config, registry or default_registry())
+    except FackeError:
+        raise
+    except Exception as error:  # of a plugin's sampler
+        raise WeightsError(
+            f"{type(error).__name__}: {error}. It came from the method {config.method!r}, which "
+            "could not run. Report it to the authors of the method."
+        ) from error
+    info = FileInfo(sha256=hashlib.sha256(data).hexdigest(), dtype="float32")
+    return data, replace(config, files={**config.files, GOLDEN: info})
 
 
 def try_golden(folder: Path, config: WeightsConfig, *, registry: Registry) -> WeightsConfig:
@@ -161,9 +195,8 @@ def try_golden(folder: Path, config: WeightsConfig, *, registry: Registry) -> We
     """
     try:
         return write_golden(folder, config, registry=registry)
-    except Exception as error:  # of a plugin's sampler; the weights themselves are fine
-        why = str(error) if isinstance(error, FackeError) else f"{type(error).__name__}: {error}"
-        warnings.warn(f"{folder} gets no golden tensors: {why}", FackeWarning, stacklevel=3)
+    except FackeError as error:  # the weights themselves are fine
+        warnings.warn(f"{folder} gets no golden tensors: {error}", FackeWarning, stacklevel=3)
         write_json(folder / layout.CONFIG, to_dict(config))
         return config
 

@@ -9,9 +9,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from facke_core.config import read_json
-from facke_core.errors import UnavailableError, UsageError, WeightsError
+from facke_core.config import json_text, read_json, to_dict
+from facke_core.errors import FackeError, UnavailableError, UsageError, WeightsError
 from facke_core.plugins.registry import Registry, default_registry
+from facke_core.publish._curves import curves_beside
 from facke_core.publish.card import model_card
 from facke_core.weights import hub, layout
 from facke_core.weights.checkpoints import STATE
@@ -58,9 +59,11 @@ def push(
     """Publish a folder of weights, or the newest checkpoint of a run.
 
     Everything is checked first: the configuration, every digest, the tensors against the network,
-    the golden tensors. Nothing is computed anew. One thing is changed on the way: a model card that
-    facke wrote calls the weights by their place on the Hub; one that was edited stays as it is.
-    Files of the layout that lie in the repository and not in the folder are deleted.
+    the golden tensors. The folder itself stays as it is, but two things are changed on the way. A
+    model card that facke wrote calls the weights by their place on the Hub; one that was edited
+    stays as it is. Golden tensors are made for weights that have none, such as a checkpoint from
+    the middle of a training; the ``config.json`` that is published lists them. Files of the layout
+    that lie in the repository and not in the folder are deleted.
 
     Args:
         folder: as :func:`facke_core.save` or ``facke train`` wrote it.
@@ -90,16 +93,19 @@ def push(
     _check_encoder(source.config)
     verify(source.folder, source.config, registry=registry)
     _check_token(location)
-    card, notes = _card(source.folder, source.config, location.repo_id, source.folder.name)
-    if GOLDEN not in source.config.files:
-        notes.append(f"There are no golden tensors ({GOLDEN}); others can check digests only.")
+    contents: dict[str, Any] = {name: source.folder / name for name in files}
+    config, notes = source.config, []
+    if GOLDEN not in config.files:
+        made, config, note = _with_golden(source.folder, config, registry)
+        contents |= made
+        notes.append(note)
+    contents[layout.CARD], remarks = _card(source.folder, source.config, config, location.repo_id)
+    notes += remarks
     if not source.config.license:
         notes.append(
             "config.json states no licence, so nobody may use these weights. Write its SPDX "
             "identifier under `license` and push again."
         )
-    contents: dict[str, Any] = {name: source.folder / name for name in files}
-    contents[layout.CARD] = card
     commit = _commit(location, contents, private, revision, message or _message(source.config))
     return Pushed(
         repo_id=location.repo_id,
@@ -169,12 +175,38 @@ def _check_token(location: HubLocation) -> None:
         )
 
 
-def _card(folder: Path, config: WeightsConfig, repo_id: str, name: str) -> tuple[bytes, list[str]]:
-    """The model card to publish, and what to say of it."""
+def _with_golden(
+    folder: Path, config: WeightsConfig, registry: Registry
+) -> tuple[dict[str, bytes], WeightsConfig, str]:
+    """Files to publish besides or instead of the folder's, the configuration that lists them, and
+    what to say of it."""
+    from facke_core.publish.golden import make_golden
+
+    try:
+        data, listed = make_golden(folder, config, registry=registry)
+    except FackeError as error:  # the weights themselves are fine
+        why = f"There are no golden tensors ({GOLDEN}), and none could be made: {error}"
+        return {}, config, f"{why} Others can check digests only."
+    files = {GOLDEN: data, layout.CONFIG: json_text(to_dict(listed)).encode()}
+    return files, listed, f"Golden tensors ({GOLDEN}) were made; the folder has none."
+
+
+def _card(
+    folder: Path, config: WeightsConfig, published: WeightsConfig, repo_id: str
+) -> tuple[bytes, list[str]]:
+    """The model card to publish, and what to say of it.
+
+    Args:
+        folder: the weights.
+        config: their ``config.json``.
+        published: what ``config.json`` says on the Hub.
+        repo_id: the place there.
+    """
     path, measured = folder / layout.CARD, folder / layout.EVALUATION
     evaluation = read_json(measured) if measured.is_file() else None
+    curves = curves_beside(folder, config)
     try:
-        ours = model_card(config, evaluation, repo_id=repo_id).encode()
+        ours = model_card(published, evaluation, curves=curves, repo_id=repo_id).encode()
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise WeightsError(
             f"{measured} is not what `facke evaluate --json` writes: {error!r}. Write it again, or "
@@ -183,9 +215,12 @@ def _card(folder: Path, config: WeightsConfig, repo_id: str, name: str) -> tuple
     if not path.is_file():
         return ours, [f"{layout.CARD} was made from {layout.CONFIG}; the folder has none."]
     content = path.read_bytes()
-    as_written = {model_card(config, found, folder=name).encode() for found in (None, evaluation)}
+    as_written = {
+        model_card(config, found, curves=curves, folder=folder.name).encode()
+        for found in (None, evaluation)
+    }
     if content in as_written:
-        return ours, [f"{layout.CARD} says hf:{repo_id} where the folder's says ./{name}."]
+        return ours, [f"{layout.CARD} says hf:{repo_id} where the folder's says ./{folder.name}."]
     return content, []
 
 

@@ -6,15 +6,18 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from facke_core._files import write_bytes
+from facke_core.config import to_dict, write_json
 from facke_core.errors import UsageError, WeightsError
 from facke_core.pipeline import SwapPipeline
 from facke_core.plugins.registry import Registry, default_registry
 from facke_core.plugins.specs import Method
+from facke_core.publish._curves import curves_beside
 from facke_core.publish.card import model_card
 from facke_core.publish.golden import try_golden
 from facke_core.weights import layout
@@ -30,20 +33,22 @@ def save(
     *,
     dtype: torch.dtype = torch.float32,
     extra: Mapping[str, nn.Module] | None = None,
+    golden: bool = True,
     overwrite: bool = False,
     registry: Registry | None = None,
 ) -> WeightsConfig:
     """Write ``config.json``, ``model.safetensors`` and a model card that :func:`load` reads back.
 
-    Golden tensors (:mod:`facke_core.publish.golden`) are added, for ``facke weights verify``.
-
     Args:
         model: a built method, or a loaded pipeline.
         folder: where to; made if it is missing. Files appear whole, ``config.json`` last.
         config: what to write into ``config.json``; default: the pipeline's own. ``files`` and
-            ``facke`` are filled in here.
+            ``facke`` are filled in here. Logs under ``training.logs`` stay named where they lie in
+            the folder.
         dtype: how floating-point tensors are stored.
         extra: further modules, e.g. ``{"discriminator": d}``, for their own safetensors files.
+        golden: add golden tensors (:mod:`facke_core.publish.golden`), with which others can verify
+            that the weights still compute the same. That runs the generator once, on the CPU.
         overwrite: replace weights that lie in ``folder``.
 
     Returns:
@@ -74,14 +79,29 @@ def save(
     files = layout.write_tensors(folder, modules, config, dtype)
     registry = registry or default_registry()
     header = FormatInfo(written_by=author(config.method, registry))
-    config = try_golden(folder, replace(config, files=files, facke=header), registry=registry)
+    training = _with_logs_of(folder, config)
+    config = replace(config, files=files, facke=header, training=training)
+    if golden:
+        config = try_golden(folder, config, registry=registry)
+    else:
+        write_json(folder / layout.CONFIG, to_dict(config))
+    card = model_card(config, curves=curves_beside(folder, config), folder=folder.name)
     try:
-        write_bytes(folder / layout.CARD, model_card(config, folder=folder.name).encode())
+        write_bytes(folder / layout.CARD, card.encode())
     except OSError as error:
         raise WeightsError(
             f"The model card cannot be written to {folder}: {error}. Choose another folder."
         ) from error
     return config
+
+
+def _with_logs_of(folder: Path, config: WeightsConfig) -> dict[str, Any]:
+    """The provenance without logs that do not lie in ``folder``, as those of a pipeline that came
+    from another one."""
+    logs = layout.logs_of(config)
+    kept = {name: digest for name, digest in logs.items() if (folder / name).is_file()}
+    training = {key: value for key, value in config.training.items() if key != "logs" or not logs}
+    return training | ({"logs": kept} if kept else {})
 
 
 def author(method: str, registry: Registry) -> str:

@@ -17,10 +17,10 @@ from torch import Tensor
 from facke_core._files import write_bytes
 from facke_core.errors import FackeWarning, ImageError
 from facke_core.images.io import write_image
+from facke_core.weights.layout import LOG
 
-__all__ = ["LOG", "RunLog"]
+__all__ = ["RunLog"]
 
-LOG = "log.jsonl"
 TENSORBOARD = "tensorboard"
 PREVIEWS = "previews"
 DIGITS = 5

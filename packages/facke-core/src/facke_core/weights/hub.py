@@ -56,6 +56,7 @@ BESIDE = (
     "LICENSE.txt",
     "NOTICE",
     "log*.jsonl",
+    layout.PLOT,
 )
 """What may lie beside ``config.json`` and the files that it lists."""
 _REFERENCE = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
@@ -129,7 +130,7 @@ def pull(
     location: HubLocation, *, local_files_only: bool = False
 ) -> tuple[HubFiles, WeightsConfig]:
     """Make a whole folder of weights available in the cache: every file of the layout, at one
-    commit, and no other. Files that ``config.json`` lists are compared with their digests.
+    commit, and no other. Files that ``config.json`` names are compared with their digests.
 
     A connection that breaks is taken up again where it broke, by ``huggingface_hub``; files that
     are complete are never fetched twice.
@@ -153,7 +154,7 @@ def pull(
                 revision=location.revision,
                 allow_patterns=[layout.CONFIG, *config.files, *BESIDE],
             )
-    for name in config.files:
+    for name in (*config.files, *layout.logs_of(config)):
         fetched = fetch(location, [name], local_files_only=offline)
         try:
             layout.check_file(first.folder, name, config)

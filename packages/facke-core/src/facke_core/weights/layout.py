@@ -29,7 +29,9 @@ __all__ = [
     "EVALUATION",
     "FOREIGN",
     "GOLDEN",
+    "LOG",
     "MODEL",
+    "PLOT",
     "FileInfo",
     "FormatInfo",
     "WeightsConfig",
@@ -38,6 +40,7 @@ __all__ = [
     "check_fit",
     "config_digest",
     "fill",
+    "logs_of",
     "parse_weights_config",
     "read_tensors",
     "read_weights_config",
@@ -53,10 +56,15 @@ CARD = "README.md"
 EVALUATION = "evaluation.json"
 GOLDEN = "test/io.safetensors"
 """See :mod:`facke_core.publish.golden`; the only file in a folder of its own."""
+LOG = "log.jsonl"
+"""A line per logged step; logs of earlier runs are ``log-1.jsonl`` and so on."""
+PLOT = "log.svg"
+"""Its curves, for the model card."""
 FOREIGN = frozenset({".pth", ".pt", ".ckpt", ".tar", ".bin", ".pkl", ".pickle", ".onnx"})
 """Extensions of weights that facke does not read, most of them pickles."""
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\.safetensors")
+_LOG_NAME = re.compile(r"log(-[A-Za-z0-9_.-]+)?\.jsonl|log\.svg")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +101,7 @@ class WeightsConfig:
     """What :class:`facke_core.faces.templates.Alignment` takes."""
     files: Mapping[str, FileInfo] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
-    """Provenance: recipe, steps, data, code; free."""
+    """Provenance: recipe, steps, data, code; free, but for ``logs`` (:func:`logs_of`)."""
     license: str = ""
 
     def __post_init__(self) -> None:
@@ -177,24 +185,38 @@ def config_digest(config: WeightsConfig) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def logs_of(config: WeightsConfig) -> dict[str, str]:
+    """The logs of the training that ``config.json`` names, and their plot; name -> SHA-256.
+
+    They stand under ``logs`` in ``training``, which is free: what is no name of a log there is
+    somebody's remark, and left alone.
+    """
+    logs = config.training.get("logs")
+    if not isinstance(logs, Mapping):
+        return {}
+    return {name: str(digest) for name, digest in logs.items() if _LOG_NAME.fullmatch(name)}
+
+
 def check_files(folder: Path, config: WeightsConfig) -> dict[str, str]:
-    """Compare every file that ``config.json`` lists with its digest; name -> SHA-256.
+    """Compare every file that ``config.json`` names with its digest; name -> SHA-256.
 
     Raises:
         WeightsError: a file is missing, or ``model.safetensors`` is not listed.
         VerificationError: one is not the file that ``config.json`` describes.
     """
-    return {name: check_file(folder, name, config) for name in (MODEL, *config.files)}
+    names = (MODEL, *config.files, *logs_of(config))
+    return {name: check_file(folder, name, config) for name in names}
 
 
 def check_file(folder: Path, name: str, config: WeightsConfig) -> str:
     """As :func:`check_files` for one of them; its SHA-256."""
     path = folder / name
-    if name not in config.files:
+    digests = {file: info.sha256 for file, info in config.files.items()} | logs_of(config)
+    if name not in digests:
         raise WeightsError(f"{folder / CONFIG} lists no {name}, so its weights cannot be checked.")
     if not path.is_file():
         raise WeightsError(f"{path} is missing. Copy or download the folder again, completely.")
-    found, expected = sha256_of(path), config.files[name].sha256
+    found, expected = sha256_of(path), digests[name]
     if found != expected:
         raise VerificationError(
             f"{path} is not the file that {CONFIG} describes: its sha256 is {found}, expected "

@@ -1,0 +1,121 @@
+"""What is written of a run besides its log: checkpoints, and which of them is the best."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from facke_core._files import leftovers
+from facke_core.config import to_dict, write_json
+from facke_core.plugins.registry import Registry
+from facke_core.plugins.specs import Method
+from facke_core.protocols import Generator
+from facke_core.publish._curves import write_logs
+from facke_core.publish.save import save
+from facke_core.training.logs import RunLog
+from facke_core.training.probe import ProbeReport
+from facke_core.training.trainer import Trainer
+from facke_core.types import SwapRequest
+from facke_core.weights import checkpoints
+from facke_core.weights.layout import LOG, WeightsConfig
+
+__all__ = ["RECIPE", "RunFolder"]
+
+RECIPE = "recipe.json"
+BEST = "best.json"
+KEEP = 2
+"""Newest checkpoints that stay in a run folder, besides the best."""
+
+
+@dataclass(kw_only=True)
+class RunFolder:
+    """The folder of one run. All processes have one, the main process alone writes."""
+
+    out: Path
+    trainer: Trainer
+    method: Method
+    weights: WeightsConfig
+    registry: Registry
+    provenance: dict[str, Any]
+    best: dict[str, Any] = field(default_factory=dict)
+    """The probe with the lowest retrieval + reconstruction, and its checkpoint."""
+
+    @property
+    def request(self) -> SwapRequest:
+        """What previews say about themselves."""
+        step = f"step {self.trainer.step}"
+        return SwapRequest(
+            method=self.weights.method, weights=self.out.name, revision=step, seed=None
+        )
+
+    def open(self) -> AbstractContextManager[RunLog | None]:
+        """Make the folder, write its recipe and open its log; None in other processes."""
+        if not self.trainer.accelerator.is_main_process:
+            return nullcontext()
+        self.out.mkdir(parents=True, exist_ok=True)
+        write_json(self.out / RECIPE, to_dict(self.trainer.recipe))
+        return RunLog(self.out, self.trainer.step)
+
+    def judge(self, seen: ProbeReport) -> bool:
+        """Whether this is the best so far: the lowest retrieval + reconstruction, as in the
+        paper's choice of weights."""
+        if not seen.score < self.best.get("score", float("inf")):  # nan is not lower either
+            return False
+        self.best = {
+            "step": seen.step,
+            "score": seen.score,
+            "retrieval": seen.retrieval,
+            "reconstruction": seen.reconstruction,
+            "checkpoint": f"{checkpoints.FOLDER}/{checkpoints.name(seen.step)}",
+        }
+        return True
+
+    def keep(self, *, golden: bool) -> None:
+        """Write a checkpoint and remove those that are no longer wanted.
+
+        Args:
+            golden: with golden tensors, which cost a run of the generator on the CPU. A checkpoint
+                can be loaded and resumed without them, and most are gone before anyone looks.
+        """
+        if not self.trainer.accelerator.is_main_process:
+            return
+        folder = self.out / checkpoints.FOLDER
+        new = folder / checkpoints.name(self.trainer.step)
+        if new.exists():
+            return
+        self.trainer.save(new, lambda part: self._add_weights(part, golden))
+        if self.best:
+            write_json(self.out / BEST, self.best)
+        kept = {self.out / self.best["checkpoint"]} if self.best else set()
+        for old in checkpoints.complete(self.out)[:-KEEP]:
+            if old not in kept:
+                shutil.rmtree(old, ignore_errors=True)
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what an earlier call knew, and clear away what it left unfinished."""
+        self.best = dict(state.get("best", {}))
+        if begun_with := state.get("begun with"):
+            self.provenance = {"begun with": begun_with} | self.provenance
+        if self.trainer.accelerator.is_main_process:
+            leftovers(self.out / checkpoints.FOLDER, remove=True)
+
+    def _add_weights(self, folder: Path, golden: bool) -> dict[str, Any]:
+        log = self.out / LOG
+        logs = write_logs(folder, {LOG: log.read_bytes()}) if log.is_file() else {}
+        done = {"steps": self.trainer.step, "images": self.trainer.images}
+        provenance = self.provenance | done | ({"logs": logs} if logs else {})
+        save(
+            self.method._replace(generator=cast(Generator, self.trainer.ema.module)),
+            folder,
+            replace(self.weights, training=provenance),
+            dtype=torch.float16,
+            golden=golden,
+            registry=self.registry,
+        )
+        return {"best": self.best, "begun with": self.provenance.get("begun with", "")}

@@ -1,0 +1,239 @@
+"""What a training is asked for, and all of it checked and built before the first step."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from facke_core.building import build_method, load_encoder
+from facke_core.data.batches import SwapBatches
+from facke_core.data.crops import CropSet, check_encoder, prepare_command
+from facke_core.environment import resolve_device
+from facke_core.errors import ConfigError, DataError, UsageError, did_you_mean
+from facke_core.objective import Objective
+from facke_core.plugins.registry import Registry
+from facke_core.plugins.specs import Method
+from facke_core.protocols import Generator, IdentityEncoder
+from facke_core.training.folder import RunFolder
+from facke_core.training.probe import SwapProbe
+from facke_core.training.recipe import Recipe, read_recipe
+from facke_core.training.trainer import Trainer, make_accelerator
+from facke_core.weights import checkpoints
+from facke_core.weights.layout import MODEL, WeightsConfig, fill, read_tensors
+from facke_core.weights.licenses import announce
+from facke_core.weights.sources import locate
+
+__all__ = ["TrainSettings", "Training", "prepare"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSettings:
+    """What to train, on what, where, and from where on."""
+
+    recipe: str
+    """A registered recipe's name, or a JSON file."""
+    data: Path
+    """A crop set, as ``facke prepare`` makes them."""
+    out: Path
+    """The run folder."""
+    resume: bool = False
+    """Continue from the run's newest sound checkpoint."""
+    init: str | None = None
+    """Weights of the same network (as for :func:`facke_core.load`) to begin with instead of random
+    ones; step, optimisers and discriminator begin anew."""
+    overrides: Sequence[str] = ()
+    """``key=value`` changes of the recipe."""
+    device: str = "auto"
+    """As for :func:`facke_core.load`."""
+    workers: int = 0
+    """Processes that read batches ahead."""
+    panel: Path | None = None
+    """Another crop set, whose faces the probe swaps; default: ``test`` beside ``train`` in ``data``
+    if there is one, else ``data`` itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """A training that can begin, or go on."""
+
+    recipe: Recipe
+    trainer: Trainer
+    folder: RunFolder
+    probe: SwapProbe | None
+    """None without probes, and in all processes but the main one."""
+    registry: Registry
+
+
+def prepare(settings: TrainSettings, registry: Registry) -> Training:
+    """Check and build everything, and restore the checkpoint to resume from.
+
+    Raises:
+        UsageError: the run folder holds a run already and ``resume`` is false, or the reverse.
+        DataError: the crop set does not fit the recipe.
+        TrainingError: a checkpoint cannot be read.
+    """
+    recipe = read_recipe(settings.recipe, settings.overrides, registry)
+    latest = _latest(settings.out, settings.resume)
+    place = resolve_device(settings.device)
+    crops = CropSet.load(settings.data)
+    encoder = load_encoder(recipe.identity_encoder, registry=registry)
+    _check_framing(encoder, recipe)
+    _check_dataset(crops, recipe, encoder, settings.data)
+    panel = _panel(settings, recipe, encoder) or crops
+    torch.manual_seed(recipe.seed)
+    weights = WeightsConfig(
+        method=recipe.method,
+        generator=recipe.generator,
+        identity_encoder=recipe.identity_encoder,
+        alignment=recipe.alignment,
+        license=crops.info.get("license", ""),
+    )
+    method = build_method(weights, registry=registry)
+    provenance: dict[str, Any] = {}
+    if settings.init and not latest:
+        provenance["begun with"] = _begin_with(settings.init, method.generator, registry)
+    objective = _objective(method, encoder, recipe, registry)
+    if not (method.generator.spec.identity_dim or "identity_encoder" in objective.modules):
+        weights = replace(weights, identity_encoder=None)  # it had no part in them
+    trainer = Trainer(
+        objective,
+        SwapBatches(crops, batch_size=recipe.batch_size, config=recipe.data, seed=recipe.seed),
+        recipe=recipe,
+        accelerator=make_accelerator(recipe, place),
+        workers=settings.workers,
+    )
+    provenance |= _provenance(settings, crops, trainer.accelerator.num_processes)
+    folder = RunFolder(
+        out=settings.out,
+        trainer=trainer,
+        method=method,
+        weights=weights,
+        registry=registry,
+        provenance=provenance,
+    )
+    if latest:
+        folder.restore(trainer.resume(latest))
+    probe = None
+    if recipe.probe.every and trainer.accelerator.is_main_process:
+        probe = _probe(recipe, panel, method, encoder, registry)
+    return Training(recipe=recipe, trainer=trainer, folder=folder, probe=probe, registry=registry)
+
+
+def _latest(out: Path, resume: bool) -> Path | None:
+    latest = checkpoints.newest_sound(out) if resume else None
+    if resume and not latest:
+        raise UsageError(f"{out} holds no checkpoint to resume. Start without --resume.")
+    if not resume and (found := checkpoints.complete(out)):
+        raise UsageError(
+            f"{out} holds a run already (checkpoint {found[-1].name}). Continue it with --resume, "
+            "or choose another --out."
+        )
+    return latest
+
+
+def _provenance(settings: TrainSettings, crops: CropSet, processes: int) -> dict[str, Any]:
+    """What ``config.json`` says of the training, without places on this machine."""
+    recipe = settings.recipe
+    return {
+        "recipe": recipe if not recipe.endswith(".json") else Path(recipe).stem,
+        "processes": processes,
+        "data": crops.info.get("name", settings.data.name),
+        "sources": [f"{count} {name}" for name, count in crops.info.get("sources", {}).items()],
+    }
+
+
+def _begin_with(init: str, generator: Generator, registry: Registry) -> str:
+    """Fill the generator; returns what the weights are called, without the place they lie in."""
+    found = locate(init, registry=registry)
+    if found.folder is None:
+        raise UsageError(f"{init} has no weights to begin with. Leave --init out.")
+    announce(found.config, weights=found.weights, revision=found.revision, registry=registry)
+    tensors = read_tensors(found.folder, MODEL, found.config)
+    fill(cast(nn.Module, generator), tensors, source=init, built_by="the recipe's generator")
+    return f"{found.weights} {found.revision}".strip()
+
+
+# -- what learns -----------------------------------------------------------------------------------
+
+
+def _objective(
+    method: Method, encoder: IdentityEncoder, recipe: Recipe, registry: Registry
+) -> Objective:
+    spec = registry.method(recipe.method)
+    if not spec.objective:
+        raise UsageError(f"The method {spec.name!r} cannot be trained: it has no objective.")
+    make = registry.resolve(spec.objective)
+    _check_arguments(make, recipe)
+    return cast(Objective, make(method, encoder, recipe, **recipe.objective))
+
+
+def _check_arguments(make: Callable[..., Objective], recipe: Recipe) -> None:
+    known = list(inspect.signature(make).parameters)[3:]  # after method, encoder, recipe
+    for key in recipe.objective:
+        if key not in known:
+            raise ConfigError(
+                f"recipe.objective.{key}: unknown key.{did_you_mean(key, known)} The objective of "
+                f"{recipe.method!r} knows: {', '.join(known) or 'none'}."
+            )
+
+
+# -- what it learns from and is looked at by -------------------------------------------------------
+
+
+def _check_framing(encoder: IdentityEncoder, recipe: Recipe) -> None:
+    """The encoder judges results as they are, so it has to know their framing."""
+    template, wanted = encoder.spec.template, recipe.alignment.get("template")
+    if template and template != wanted:
+        raise ConfigError(
+            f"recipe.identity_encoder: {encoder.spec.name} takes crops of the template "
+            f"{template!r}, and recipe.alignment.template is {wanted!r}. Add "
+            f"--set identity_encoder.crop_template={wanted}, for the dataset as well."
+        )
+
+
+def _check_dataset(crops: CropSet, recipe: Recipe, encoder: IdentityEncoder, data: Path) -> None:
+    check_encoder(crops, encoder, recipe.identity_encoder, data)
+    have, want = crops.info.get("alignment"), dict(recipe.alignment)
+    if have != want:
+        options = " ".join(f"--{key} {value}" for key, value in want.items())
+        raise DataError(
+            f"{data} was made with the alignment {have}, the recipe needs {want}. Make another "
+            f"dataset: {prepare_command(data, crops.info)} {options}"
+        )
+
+
+def _panel(settings: TrainSettings, recipe: Recipe, encoder: IdentityEncoder) -> CropSet | None:
+    """Faces for the probe that the training does not see, if there are any."""
+    data, panel = settings.data, settings.panel
+    test = data / "test"
+    if panel is None and (data / "train").is_dir() and test.is_dir():
+        panel = test
+    if panel is None or not recipe.probe.every:
+        return None
+    crops = CropSet.load(panel)
+    _check_dataset(crops, recipe, encoder, panel)
+    return crops
+
+
+def _probe(
+    recipe: Recipe, panel: CropSet, method: Method, encoder: IdentityEncoder, registry: Registry
+) -> SwapProbe:
+    judge = None
+    if recipe.probe.encoder:
+        judge = load_encoder(recipe.probe.encoder, registry=registry)
+        if isinstance(judge, nn.Module):
+            judge.to(next(cast(nn.Module, method.generator).parameters()).device)
+    return SwapProbe(
+        panel,
+        config=recipe.probe,
+        sampler=method.sampler,
+        encoder=encoder,
+        judge=judge,
+        seed=recipe.seed,
+    )
