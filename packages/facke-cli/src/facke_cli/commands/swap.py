@@ -133,8 +133,8 @@ def swap(
             },
         )
         work: dict[str, Any] = {"face": which, "sampler": settings, "seed": seed, "device": device}
-        name, _ = find(method, weights, default_registry())
-        swap_many(name, pairs, output, work, ray, resume=resume, as_json=as_json, quiet=quiet)
+        found = find(method, weights, default_registry())
+        swap_many(found, pairs, output, work, ray, resume=resume, as_json=as_json, quiet=quiet)
         return
     if source is None or target is None:
         raise UsageError("Give SOURCE and TARGET, or --pairs FILE.csv. See: facke swap --help")
@@ -144,12 +144,12 @@ def swap(
     _check_files(pictures, output, force=force)
     if previews:
         check_previews(previews)
-    name, found = find(method, weights, default_registry())
+    found = find(method, weights, default_registry())
 
     from facke_core.loading import load
 
     pipeline = load(
-        name, device=device, dtype=_torch_dtype(dtype), backend=backend, sampler=settings
+        found, device=device, dtype=_torch_dtype(dtype), backend=backend, sampler=settings
     )
     if pipeline.choice.fresh and not quiet:
         say(_measured(pipeline.choice))
@@ -173,7 +173,7 @@ def _disclosure(found: Source, seed: int | None) -> bytes:
 
     return disclosure(
         SwapRequest(
-            method=found.config.method, weights=found.weights, revision=found.revision, seed=seed
+            method=found.config.method, weights=found.name, revision=found.revision, seed=seed
         )
     )
 
@@ -200,8 +200,8 @@ def _check_files(pictures: tuple[Path, Path], output: Path, *, force: bool) -> N
             )
 
 
-def find(method: str | None, weights: str | None, registry: Registry) -> tuple[str, Source]:
-    """The name for ``load``, and what it means."""
+def find(method: str | None, weights: str | None, registry: Registry) -> Source:
+    """The weights that ``--method`` and ``--weights`` mean together."""
     if method is not None:
         registry.method(method)
     chosen = method or DEFAULT_METHOD
@@ -217,7 +217,7 @@ def find(method: str | None, weights: str | None, registry: Registry) -> tuple[s
             f"{weights} are weights of the method {found.config.method!r}, not of {method!r}. "
             "Leave --method out, or give other weights."
         )
-    return name, found
+    return found
 
 
 def _torch_dtype(name: str) -> Any:
@@ -253,7 +253,7 @@ def _report(
             {
                 "output": str(output),
                 "method": found.config.method,
-                "weights": found.weights or None,
+                "weights": found.name or None,
                 "revision": found.revision or None,
                 "device": str(pipeline.device),
                 "backend": pipeline.choice.backend,
@@ -269,5 +269,5 @@ def _report(
     elif not quiet:
         faces = f"{len(result.faces)} faces" if len(result.faces) != 1 else "1 face"
         total = result.seconds.get("total", 0.0)
-        by = found.weights or found.config.method
+        by = found.name or found.config.method
         write(f"{output}: {faces} swapped by {by} on {pipeline.device} in {total:.1f} s")

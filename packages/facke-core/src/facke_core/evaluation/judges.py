@@ -150,7 +150,7 @@ def check_judge(judge: Recogniser, pipeline: SwapPipeline, registry: Registry) -
         ]
     for other in steering:
         if same_network(judge.encoder, other.encoder):
-            called = pipeline.source.weights if pipeline.source else ""
+            called = pipeline.source.name if pipeline.source else ""
             raise UsageError(
                 f"{judge.name!r} cannot judge {called or 'this model'}: it is the encoder that the "
                 "model was trained with or is steered by, so the model has learned to please it "

@@ -158,7 +158,7 @@ def about(pipeline: SwapPipeline) -> dict[str, str]:
     config = source.config
     return {
         "facke.method": config.method,
-        "facke.weights": source.weights,
+        "facke.weights": source.name,
         "facke.config_sha256": config_digest(config),
         "facke.weights_sha256": config.files[MODEL].sha256 if MODEL in config.files else "",
         "facke.license": config.license,

@@ -335,10 +335,10 @@ def _begin_with(init: str, generator: Generator, registry: Registry) -> str:
     found = locate(init, registry=registry)
     if found.folder is None:
         raise UsageError(f"{init} has no weights to begin with. Leave --init out.")
-    announce(found.config, weights=found.weights, revision=found.revision, registry=registry)
+    announce(found.config, name=found.name, revision=found.revision, registry=registry)
     tensors = read_tensors(found.folder, MODEL, found.config)
     fill(cast(nn.Module, generator), tensors, source=init, built_by="the recipe's generator")
-    return f"{found.weights} {found.revision}".strip()
+    return f"{found.name} {found.revision}".strip()
 
 
 def _check_arguments(make: Callable[..., Objective], recipe: Recipe) -> None:
