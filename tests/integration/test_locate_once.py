@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import facke_cli.samples
+from facke_core.config import read_json, write_json
 from facke_core.errors import VerificationError
 from facke_core.jobs.engines import Part, Work, here
 from facke_core.jobs.swapping import SwapWork, swap_pairs
@@ -46,7 +47,10 @@ def change(weights: Path) -> None:
     config = layout.read_weights_config(weights)
     tensors = layout.read_tensors(weights, MODEL, config)
     other = {name: -tensor for name, tensor in tensors.items()}
-    layout.write_tensors(weights, {MODEL: other}, config, torch.float16)
+    files = layout.write_tensors(weights, {MODEL: other}, config, torch.float16)
+    data = read_json(weights / CONFIG)
+    data["files"][MODEL]["sha256"] = files[MODEL].sha256
+    write_json(weights / CONFIG, data)
 
 
 @pytest.mark.parametrize(

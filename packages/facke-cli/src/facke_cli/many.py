@@ -59,8 +59,8 @@ def swap_many(
         for swap in skipped[:SHOWN]:
             say(f"pair {swap.pair} skipped: {swap.skipped}")
         write(
-            f"{folder}: {len(swaps) - len(skipped)} pictures by {weights.config.method}, {len(skipped)} pairs "
-            f"skipped; see {SWAPS}"
+            f"{folder}: {len(swaps) - len(skipped)} pictures by {weights.config.method}, "
+            f"{len(skipped)} pairs skipped; see {SWAPS}"
         )
     if len(skipped) == len(swaps):
         raise DataError(
