@@ -505,7 +505,7 @@ def test_an_encoder_is_loaded_by_name_or_settings(registry: Registry) -> None:
     assert load_encoder({"name": "mean", "dim": 8}, registry=registry).spec.input_size == (4, 4)
     assert load_encoder({"name": "mean", "dim": 4}, registry=registry).spec.embedding_dim == 4
     with pytest.raises(
-        ConfigError, match=r"identity_encoder.dim: missing. The encoder 'mean'.*--enc"
+        ConfigError, match=r"identity_encoder.dim: missing. The encoder 'mean'.*encoder=ENC"
     ):
         load_encoder("mean", registry=registry)
     with pytest.raises(PluginError, match="'tiny-plugin' cannot build the encoder 'mean': TypeErr"):

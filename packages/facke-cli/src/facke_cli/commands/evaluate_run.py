@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RunOptions", "evaluate_run", "run"]
 
+TERMS = {"calibration": "calibrate", "sampler": "assignments"}
 PROTOCOL_2022 = "facke2022"
 
 

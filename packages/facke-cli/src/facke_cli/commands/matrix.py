@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MatrixOptions", "matrix"]
 
+TERMS = {"overwrite": "force", "sampler": "assignments", "view": "crop"}
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif", ".ppm")
 """Files with these endings are taken from a folder."""
 SHOWN = 5

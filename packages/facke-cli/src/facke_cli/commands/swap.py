@@ -80,7 +80,7 @@ def swap(
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**63 - 1, help="Makes random methods repeatable.")
     ] = None,
-    assignments: Annotated[
+    sampler: Annotated[
         list[str] | None,
         typer.Option(
             "--set", metavar="KEY=VALUE", help="A sampler setting of the method; repeatable."
@@ -100,7 +100,7 @@ def swap(
             "several.",
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
+    overwrite: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="With --pairs: go on with what is in OUT.")
     ] = False,
@@ -118,7 +118,7 @@ def swap(
     metadata that it is synthetic; see: facke inspect OUT
     """
     which = _which_face(face)
-    settings = override({}, *(assignments or ()), schema=Mapping, where="sampler")
+    settings = override({}, *(sampler or ()), schema=Mapping, where="sampler")
     ray = engine(engine_name, ray_address, ray_actors, None, device)
     if pairs is not None:
         _refuse(
@@ -127,7 +127,7 @@ def swap(
                 "SOURCE": source,
                 "--crop": crop,
                 "--previews": previews,
-                "--force": force,
+                "--force": overwrite,
                 "--dtype": dtype != "auto",
                 "--backend": backend != "torch",
             },
@@ -141,7 +141,7 @@ def swap(
     if ray or resume:
         raise UsageError("--engine ray and --resume belong to --pairs.")
     pictures = sample_or_path(source), sample_or_path(target)
-    _check_files(pictures, output, force=force)
+    _check_files(pictures, output, overwrite=overwrite)
     if previews:
         check_previews(previews)
     found = find(method, weights, default_registry())
@@ -158,7 +158,7 @@ def swap(
             result = pipeline.swap_files(*pictures, seed=seed)
         else:
             result = pipeline(*pictures, seed=seed, face=which)
-    result.save(str(output), overwrite=force)
+    result.save(str(output), overwrite=overwrite)
     _report(result, pipeline, found, output, as_json=as_json, quiet=quiet)
 
 
@@ -186,11 +186,11 @@ def _which_face(text: str) -> Literal["largest", "all"] | int:
     raise UsageError(f"--face {text!r} is not possible. Use largest, all, or a number from 1.")
 
 
-def _check_files(pictures: tuple[Path, Path], output: Path, *, force: bool) -> None:
+def _check_files(pictures: tuple[Path, Path], output: Path, *, overwrite: bool) -> None:
     """Everything that can be known to fail before torch is imported."""
     from facke_core.images.files import check_input, check_output
 
-    check_output(output, overwrite=force)
+    check_output(output, overwrite=overwrite)
     for picture in pictures:
         check_input(picture)
         if output.exists() and output.samefile(picture):

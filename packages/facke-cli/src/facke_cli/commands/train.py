@@ -34,7 +34,7 @@ def train(
         str | None,
         typer.Option(metavar="REF", help="Begin with these weights, not with random ones."),
     ] = None,
-    assignments: Annotated[
+    overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; repeatable."),
     ] = None,
@@ -58,7 +58,7 @@ def train(
     """
     from facke_core.training.run import train as run_training
 
-    overrides = [*(assignments or ()), *([f"steps={steps}"] if steps else ())]
+    changes = [*(overrides or ()), *([f"steps={steps}"] if steps else ())]
     with _progress(quiet) as (on_step, on_probe):
         summary = run_training(
             recipe,
@@ -66,7 +66,7 @@ def train(
             out,
             resume=resume,
             init=init,
-            overrides=overrides,
+            overrides=changes,
             device=device,
             workers=workers,
             panel=panel,

@@ -169,8 +169,8 @@ def _begin(folder: Path, run: Mapping[str, Any], *, resume: bool) -> Path:
         )
     elif not resume:
         raise UsageError(
-            f"{folder} holds pictures of these pairs already. Go on with --resume, or choose "
-            "another folder."
+            f"{folder} holds pictures of these pairs already. Go on with `resume=True`, or "
+            "choose another folder."
         )
     done = folder / "done"
     try:

@@ -209,7 +209,7 @@ def _check_same_crops(folder: Path, settings: Settings) -> None:
     want = (alignment.size, alignment.template, settings.preparation.aligned)
     if have != want:
         texts = [
-            f"--size {crops[0]} --template {crops[1]}" + " --aligned" * crops[2]
+            f"`size={crops[0]}, template={crops[1]!r}{', aligned=True' * crops[2]}`"
             for crops in (have, want)
         ]
         raise DataError(

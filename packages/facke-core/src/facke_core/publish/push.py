@@ -177,7 +177,7 @@ def _card(folder: Path, config: WeightsConfig, repo_id: str, name: str) -> tuple
         ours = model_card(config, evaluation, repo_id=repo_id).encode()
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise WeightsError(
-            f"{measured} is not what `facke evaluate --json` writes: {error!r}. Write it again, or "
+            f"{measured} is not what `facke evaluate` writes: {error!r}. Write it again, or "
             "remove it, and push again."
         ) from error
     if not path.is_file():

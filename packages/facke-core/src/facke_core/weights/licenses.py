@@ -124,8 +124,8 @@ def announce(config: WeightsConfig, *, name: str, revision: str, registry: Regis
         + (f" are under {part.license} ({part.kind})" if part.license else " state no licence")
         for part in told
     )
-    text = f"{terms[0].upper()}{terms[1:]}. See what you may do with results: facke weights list "
-    warnings.warn(text + "--licences", LicenseWarning, stacklevel=3)
+    text = f"{terms[0].upper()}{terms[1:]}. Mind what you may do with results."
+    warnings.warn(text, LicenseWarning, stacklevel=3)
 
 
 def first_time(message: str) -> bool:
