@@ -72,11 +72,11 @@ def test_a_command_reads_the_configuration_once(
 ) -> None:
     if "export" in command:
         pytest.importorskip("onnxruntime", reason="needs the extra onnx")
-    read, files = layout.read_json, []
+    files: list[Path] = []
 
     def counted(path: Path) -> dict[str, Any]:
         files.append(path.resolve())
-        return read(path)
+        return read_json(path)
 
     monkeypatch.setattr(layout, "read_json", counted)
     done = facke(*command.split())
@@ -88,12 +88,13 @@ class Elsewhere:
     """An engine of another process, as far as pickling goes; it tells what it was asked to do."""
 
     def __init__(self, before: Callable[[], None] = lambda: None) -> None:
-        self.before, self.work = before, None
+        self.before = before
+        self.work: Any = None
 
     def __call__(
         self, work: Work, parts: Sequence[Part]
     ) -> Iterator[tuple[Part, Mapping[str, Any]]]:
-        self.work: Any = pickle.loads(pickle.dumps(work))
+        self.work = pickle.loads(pickle.dumps(work))
         self.before()
         return here(self.work, parts)
 

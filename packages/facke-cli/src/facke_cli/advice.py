@@ -98,7 +98,7 @@ def _of_arguments(call: ast.Call) -> str:
 def _keywords(keywords: Iterable[ast.keyword], known: Mapping[str, Any]) -> str:
     words = []
     for keyword in keywords:
-        if keyword.arg not in known:
+        if keyword.arg is None or keyword.arg not in known:
             return ""
         words += _option_with(known[keyword.arg], keyword.value)
     return " ".join(words)

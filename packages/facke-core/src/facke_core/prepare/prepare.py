@@ -48,13 +48,13 @@ class Settings(NamedTuple):
 
 
 def prepare(
-    photos: Path,
-    dataset: Path,
+    photos: str | os.PathLike[str],
+    dataset: str | os.PathLike[str],
     *,
     size: int | None = None,
     template: str | None = None,
     encoder: str | Mapping[str, Any] | None = None,
-    manifest: Path | None = None,
+    manifest: str | os.PathLike[str] | None = None,
     aligned: bool | None = None,
     store: Store | None = None,
     license: str | None = None,  # noqa: A002
@@ -98,6 +98,8 @@ def prepare(
         raise UsageError(f"{workers} workers cannot work. Give at least 1.")
     if store is not None:
         check_choice("store", store, SUFFIX)
+    photos, dataset = Path(photos), Path(dataset)
+    manifest = None if manifest is None else Path(manifest)
     albums = find_photos(photos, manifest)
     _check_place(photos, dataset)
     folders = {split: dataset / split for split in albums}
