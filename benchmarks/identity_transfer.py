@@ -96,7 +96,7 @@ def judged(name: str, args: argparse.Namespace, folder: Path, judge: Judge) -> d
     source = pipeline.source
     request = SwapRequest(
         method=source.config.method if source else name,
-        weights=source.weights if source else "",
+        weights=source.name if source else "",
         revision=source.revision if source else "",
         seed=0,
     )

@@ -349,7 +349,7 @@ def bench(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "pairs": args.pairs or (QUICK_PAIRS if args.quick else PAIRS),
         "people": len(pairs.sources),
         "judge": JUDGE,
-        "weights": pipeline.source.weights if pipeline.source else "",
+        "weights": pipeline.source.name if pipeline.source else "",
         "device": (
             torch.cuda.get_device_name(pipeline.device)
             if pipeline.device.type == "cuda"

@@ -64,6 +64,8 @@ class LoopbackHub:
         self.log: list[Request] = []
         self.cut: dict[str, int] = {}
         """SHA-256 of an object -> after how many bytes its next download is cut off."""
+        self.on_request: Callable[[Request], None] = lambda request: None
+        """Called once an answer is made, before it is sent."""
 
     def __enter__(self) -> LoopbackHub:
         handler = type("Handler", (_Handler,), {"hub": self})
@@ -332,6 +334,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
             status, data = 206, data[start:]
         self.hub.log.append(Request(self.command, path, asked, status))
+        self.hub.on_request(self.hub.log[-1])
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(data))}.items():
             self.send_header(name, value)

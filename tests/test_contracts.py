@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import runpy
@@ -132,3 +133,42 @@ def test_a_circle_is_found_however_it_is_closed(tmp_path: Path) -> None:
 def test_one_arrow_of_core_runs_up_and_it_is_known() -> None:
     upward = HOUSE["upward"](HOUSE["arrows"](HOUSE["packages"]()))
     assert upward == [("facke_core.types", "facke_core.faces.templates")]
+
+
+OPTION = re.compile(r"(?<![\w-])--[a-z]")
+WITHOUT_OPTIONS = ("facke_core", "facke_gan", "facke_vae", "facke_diffusion")
+MAY = {
+    # what a shell of a stranger takes, who reads the card on the Hub
+    "facke_core/publish/card.py": "facke swap SOURCE TARGET",
+    # of other programs
+    "facke_core/faces/detect.py": "pip install",
+    "facke_core/identity/dlib_resnet.py": "pip install",
+    "facke_core/testing/checking.py": "--junitxml=",
+}
+
+
+def texts(tree: ast.AST) -> list[str]:
+    """All string constants, docstrings and the fixed parts of f-strings."""
+    nodes = (node for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    return [node.value for node in nodes if isinstance(node.value, str)]
+
+
+def with_options(source: Path) -> list[str]:
+    found = []
+    for path in source.rglob("*.py"):
+        name = path.relative_to(source.parent).as_posix()
+        for text in texts(ast.parse(path.read_text("utf-8"))):
+            if OPTION.search(text) and not (name in MAY and MAY[name] in text):
+                found.append(f"{name}: {text}")
+    return found
+
+
+def test_core_and_the_plugins_name_no_option_of_the_command_line(tmp_path: Path) -> None:
+    sources = [path for name in WITHOUT_OPTIONS for path in ROOT.glob(f"packages/*/src/{name}")]
+    assert len(sources) == len(WITHOUT_OPTIONS)
+    assert [found for source in sources for found in with_options(source)] == []
+    planted = ('"""As --out."""', 'f"{x} is there. Add --force."', 'x = "-- --a"')
+    for number, text in enumerate(planted):
+        (tmp_path / f"m{number}.py").write_text(text)
+    (tmp_path / "sound.py").write_text("'a -- b --- c-- d e--f'  # --out")
+    assert len(with_options(tmp_path)) == len(planted)

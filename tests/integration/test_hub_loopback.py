@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from facke_core.weights.layout import CONFIG, GOLDEN, LOG, MODEL
-from loopback_hub import READER, WRITER, LoopbackHub, Repo
+from loopback_hub import READER, WRITER, LoopbackHub, Repo, Request
 
 NAME = "org/tiny"
 LARGE = "discriminator.safetensors"
@@ -86,6 +86,10 @@ def _environment(hub: LoopbackHub | None, home: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny generator, and a discriminator of 11 MB."""
+    return tiny(tmp_path_factory.mktemp("weights") / "tiny", seed=0)
+
+
+def tiny(path: Path, *, seed: int) -> Path:
     import torch
 
     from facke_core import Method, save
@@ -96,9 +100,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from facke_gan.simswap import SimSwapConfig, SimSwapGenerator
 
     settings = {"image_size": 32, "identity_dim": 128, "channels": [4, 8, 8], "num_id_blocks": 1}
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     generator = SimSwapGenerator(from_dict(SimSwapConfig, settings))
-    path = tmp_path_factory.mktemp("weights") / "tiny"
     logs = write_logs(path, {LOG: b'{"step": 1, "generator.identity": 0.5}\n'})
     config = WeightsConfig(
         method="simswap",
@@ -116,18 +119,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def hub(folder: Path) -> Iterator[LoopbackHub]:
     """With the weights in a private and in a gated repository."""
+    with LoopbackHub() as hub:
+        files = uploaded(hub, folder)
+        hub.repos = {NAME: Repo(private=True), "org/gated": Repo(gated=True)}
+        for repo in hub.repos.values():
+            repo.commit("main", files)
+        yield hub
+
+
+def uploaded(hub: LoopbackHub, folder: Path) -> dict[str, bytes]:
+    """The files of a commit with the content of ``folder``."""
     files = {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in folder.rglob("*")
         if path.is_file()
     }
-    with LoopbackHub() as hub:
-        for content in files.values():
-            hub.objects[hashlib.sha256(content).hexdigest()] = content
-        hub.repos = {NAME: Repo(private=True), "org/gated": Repo(gated=True)}
-        for repo in hub.repos.values():
-            repo.commit("main", files)
-        yield hub
+    for content in files.values():
+        hub.objects[hashlib.sha256(content).hexdigest()] = content
+    return files
 
 
 def digest(file: Path) -> str:
@@ -404,6 +413,57 @@ def test_repositories_that_cannot_be_read_are_explained(client: Client, hub: Loo
     assert (gated_too.code, "log in with" in gated_too.err) == (2, True)
     for run in (missing, gated, revision, private, gated_too):
         assert len(run.err.splitlines()) == 1, run.err
+
+
+def test_a_command_loads_and_names_one_commit_though_the_branch_moves_meanwhile(
+    client: Client, folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("mediapipe", reason="needs a face detector (extra: faces)")
+    import facke_cli.samples
+
+    for name in ("collins.png", "hopper.jpg"):
+        shutil.copy(Path(facke_cli.samples.__file__).parent / name, tmp_path / name)
+    (tmp_path / "pairs.csv").write_text("source,target\ncollins.png,hopper.jpg\n")
+    repos = ["one", "many", "figure", "rows"]
+    with LoopbackHub() as hub:
+        first, second = uploaded(hub, folder), uploaded(hub, tiny(tmp_path / "other", seed=1))
+        for name in repos:
+            repo = hub.repos[f"org/{name}"] = Repo()
+            repo.commit("next", second)
+            repo.commit("main", first)
+
+        def move(request: Request) -> None:
+            """Somebody pushes as soon as the configuration was read."""
+            if request.method == "GET" and request.path.endswith(CONFIG):
+                moved = hub.repos["/".join(request.path.split("/")[1:3])]
+                moved.branches["main"] = moved.branches["next"]
+
+        hub.on_request = move
+        runs = client(
+            hub,
+            "swap sample:collins sample:collins -o one.png --crop --weights hf:org/one --json",
+            "swap --pairs pairs.csv -o many --weights hf:org/many --json",
+            "matrix --sources sample:collins --targets sample:collins --crop --json "
+            "--weights hf:org/figure -o figure.png",
+            "evaluate hf:org/rows --pairs pairs.csv --metrics recon-l1 --json -",
+            "inspect one.png --json",
+        )
+    assert [run.code for run in runs] == [0] * 5, [run.err for run in runs]
+    one, _, figure, rows, inspected = (json.loads(run.out) for run in runs)
+    told = {
+        "one": one["revision"],
+        "many": json.loads((tmp_path / "many" / "run.json").read_text())["weights"]["revision"],
+        "figure": figure["columns"][0]["revision"],
+        "rows": rows["reports"][0]["protocol"]["weights"]["revision"],
+    }
+    located = {name: list(hub.repos[f"org/{name}"].commits)[1] for name in repos}
+    assert told == located
+    assert located["one"] in json.dumps(inspected)
+    assert digest(folder / MODEL) != digest(tmp_path / "other" / MODEL)
+    assert not [one for one in hub.log if one.path.endswith(digest(tmp_path / "other" / MODEL))]
+    for name in repos:
+        asked = [one for one in hub.log if one.path.endswith(f"/{CONFIG}") and name in one.path]
+        assert [one.method for one in asked] == ["HEAD", "GET"], name
 
 
 # -- licences ------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 import facke_cli.samples
 import facke_core.prepare.photos
+from facke_cli.advice import in_options
 from facke_cli.main import main
 from facke_core import load_encoder
 from facke_core.data.crops import CropSet, check_encoder
@@ -226,7 +227,8 @@ def test_the_command_that_a_refusal_names_computes_the_vectors_alone(
     before, encoder = content(dataset), load_encoder(RAW)
     with pytest.raises(DataError) as refused:
         check_encoder(CropSet.load(dataset), encoder, RAW, dataset)
-    command = str(refused.value).rpartition(": facke ")[2].replace("PHOTOS", str(photos))
+    command = in_options(str(refused.value)).rpartition(": facke ")[2]
+    command = command.replace("PHOTOS", str(photos))
     assert main([*shlex.split(command), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)["datasets"][0]
     assert (document["detected"], document["embedded"]) == (0, 8)
@@ -242,7 +244,7 @@ def test_a_damaged_shard_is_made_again(dataset: Path, photos: Path) -> None:
     before = content(dataset)
     shard = min(dataset.glob("crops-*"))
     shard.write_bytes(shard.read_bytes()[:200])
-    with pytest.raises(DataError, match="facke prepare"):
+    with pytest.raises(DataError, match=r"prepare\(PHOTOS"):
         CropSet.load(dataset)
     (summary,) = prepare(photos, dataset, workers=1)
     assert 0 < summary.detected < 8
@@ -529,7 +531,7 @@ def test_a_folder_with_something_else_is_left_alone(photos: Path, tmp_path: Path
 
 def test_crops_of_another_size_are_not_thrown_away(dataset: Path, photos: Path) -> None:
     before = content(dataset)
-    with pytest.raises(DataError, match=r"--size 32 .*--size 64"):
+    with pytest.raises(DataError, match=r"size=32, .*size=64"):
         prepare(photos, dataset, size=64)
     assert content(dataset) == before
 
@@ -541,7 +543,7 @@ def test_a_dataset_of_an_earlier_version_is_made_again(tmp_path: Path) -> None:
     (dataset / "crops.safetensors").write_bytes(b"old")
     old = {"alignment": {"template": "ffhq", "size": 24}}
     (dataset / "dataset.json").write_text(json.dumps(old))
-    with pytest.raises(DataError, match=r"format 1.*facke prepare PHOTOS"):
+    with pytest.raises(DataError, match=r"format 1.*prepare\(PHOTOS"):
         CropSet.load(dataset)
     prepare(tmp_path / "photos", dataset, aligned=True, workers=1)
     assert CropSet.load(dataset).info["alignment"] == old["alignment"]

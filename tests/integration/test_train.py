@@ -187,7 +187,7 @@ def test_an_interrupted_and_resumed_run_gives_the_same_weights(
 ) -> None:
     train(recipe, dataset, tmp_path / "whole", device="cpu")
     train(recipe, dataset, tmp_path / "parts", device="cpu", overrides=["steps=2"])
-    with pytest.raises(UsageError, match="--resume"):
+    with pytest.raises(UsageError, match="resume=True"):
         train(recipe, dataset, tmp_path / "parts", device="cpu")
     summary = train(recipe, dataset, tmp_path / "parts", device="cpu", resume=True)
     assert summary.step == 4

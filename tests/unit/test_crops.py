@@ -184,7 +184,7 @@ def test_an_unusable_set_is_refused_with_the_command_to_repair_it(
     damage(folder)
     with pytest.raises(DataError, match=reason) as refused:
         CropSet.load(folder)
-    assert "facke prepare" in str(refused.value)
+    assert "prepare" in str(refused.value)
 
 
 def test_a_picture_stays_in_its_shard_when_others_come() -> None:
@@ -249,7 +249,7 @@ def test_the_digest_of_an_encoder_ignores_where_it_lies() -> None:
     assert here == encoder_digest(Colours(), SETTINGS | {"weights": "b/model.safetensors"})
 
 
-def test_vectors_of_another_encoder_are_refused_with_the_command(tmp_path: Path) -> None:
+def test_vectors_of_another_encoder_are_refused_with_the_call(tmp_path: Path) -> None:
     encoder = Colours()
     made = {"identity_encoder": SETTINGS, "encoder_digest": encoder_digest(encoder, SETTINGS)}
     crops = replace(crop_set(), info=made | {"manifest": "faces.csv"})
@@ -257,12 +257,12 @@ def test_vectors_of_another_encoder_are_refused_with_the_command(tmp_path: Path)
     with pytest.raises(DataError) as refused:
         check_encoder(crops, Colours(centroid=0.1), SETTINGS, tmp_path)
     assert "with other weights or settings" in str(refused.value)
-    command = f"facke prepare PHOTOS {tmp_path} --manifest faces.csv --encoder "
-    assert command + "colours" in str(refused.value)
+    call = f"`prepare(PHOTOS, {str(tmp_path)!r}, manifest='faces.csv', encoder="
+    assert call + "'colours')`" in str(refused.value)
     other = SETTINGS | {"resize": "nearest"}
     with pytest.raises(DataError, match="keeps the crops") as refused:
         check_encoder(crops, encoder, other, tmp_path)
-    assert command + f"'{json.dumps(other)}'" in str(refused.value)
+    assert call + f"{other!r})`" in str(refused.value)
 
 
 def test_vectors_of_a_set_that_was_made_by_hand_are_told_by_the_settings() -> None:

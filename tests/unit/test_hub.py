@@ -185,12 +185,13 @@ def test_verify_fetches_all_files_of_a_method_on_the_hub(
 ) -> None:
     pulled: list[hub.HubLocation] = []
     config = WeightsConfig(method="far", alignment={})
-    found = Source(config=config, folder=tmp_path, weights="far.large", revision=COMMIT)
+    place = hub.HubLocation("org/repo", COMMIT)
+    found = Source(config=config, folder=tmp_path, name="far.large", revision=COMMIT, origin=place)
     monkeypatch.setattr("facke_core.weights.sources.default_registry", lambda: far)
     monkeypatch.setattr("facke_core.weights.sources._on_hub", lambda *_: found)
     monkeypatch.setattr(hub, "pull", pulled.append)
     assert main(["weights", "verify", "far"]) == 2, "an empty folder has nothing to check"
-    assert pulled == [hub.HubLocation("org/repo", COMMIT)]
+    assert pulled == [place]
 
 
 def test_verify_takes_a_name_for_what_swap_takes_it_for(

@@ -517,6 +517,7 @@ def other(monkeypatch: pytest.MonkeyPatch) -> Iterator[SwapPipeline]:
         detector=None,  # type: ignore[arg-type]
         alignment=Alignment(template="simswap_frontal", size=16),
     )
+    monkeypatch.setattr(refine, "located", lambda method: method)
     monkeypatch.setattr(refine, "load", lambda method, *, device: pipeline)
     refine._pipeline.cache_clear()
     yield pipeline

@@ -54,7 +54,7 @@ def told(config: WeightsConfig, name: str) -> list[str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(2):
-            licenses.announce(config, weights=name, revision="c" * 40, registry=default_registry())
+            licenses.announce(config, name=name, revision="c" * 40, registry=default_registry())
     assert {one.category for one in caught} <= {LicenseWarning}
     return [str(one.message) for one in caught]
 

@@ -31,7 +31,7 @@ from facke_core.publish._curves import write_logs
 from facke_core.publish.card import model_card
 from facke_core.publish.save import save
 from facke_core.types import GeneratorOutput, GeneratorSpec, IdentityEncoderSpec, SwapInputs
-from facke_core.weights import hub
+from facke_core.weights import hub, layout
 from facke_core.weights.layout import (
     CONFIG,
     GOLDEN,
@@ -42,6 +42,7 @@ from facke_core.weights.layout import (
     read_weights_config,
     sha256_of,
 )
+from facke_core.weights.sources import locate
 
 COMMIT = "0123456789" * 4
 
@@ -242,7 +243,7 @@ def test_a_name_means_a_method_a_tag_or_a_folder(folder: Path, monkeypatch: Any)
     for name, label in labels.items():
         source = load(name, registry=registry).source
         assert source is not None
-        assert (source.weights, source.revision) == (label, digest)
+        assert (source.name, source.revision) == (label, digest)
 
 
 def test_a_method_without_weights_works_from_its_default_configuration() -> None:
@@ -266,13 +267,77 @@ def test_hub_weights_are_loaded_at_the_commit_that_was_fetched(
     registry = make_registry(weights={"paper": HubRef("org/tiny", COMMIT)})
     source = load("hf:org/tiny", revision="v1", registry=registry).source
     assert source is not None
-    assert (source.weights, source.revision) == ("hf:org/tiny", COMMIT)
+    assert (source.name, source.revision) == ("hf:org/tiny", COMMIT)
     assert asked[0] == (hub.HubLocation("org/tiny", "v1"), (CONFIG,), False)
     assert asked[1][0].revision == COMMIT
     source = load("tiny", local_files_only=True, registry=registry).source
     assert source is not None
-    assert (source.weights, source.revision) == ("tiny.paper", COMMIT)
+    assert (source.name, source.revision) == ("tiny.paper", COMMIT)
     assert asked[2] == (hub.HubLocation("org/tiny", COMMIT), (CONFIG,), True)
+
+
+def test_located_weights_are_read_once(
+    folder: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = locate(folder, registry=registry)
+    monkeypatch.setattr(layout, "read_json", lambda path: pytest.fail(f"{path} is read again"))
+    assert load(source, registry=registry).source == source
+    with pytest.raises(UsageError, match=r"found at the revision '.*revision='v2' was given too"):
+        load(source, revision="v2", registry=registry)
+
+
+def test_located_weights_are_the_same_commit_on_another_machine(
+    folder: Path, tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "fetch", lambda *_, **__: hub.HubFiles(folder, COMMIT))
+    sent = pickle.dumps(locate("hf:org/tiny@main", registry=registry))
+    asked = []
+    elsewhere = folder.rename(tmp_path / "the cache of another machine")
+
+    def fetch(location: hub.HubLocation, names: Any, *, local_files_only: bool) -> hub.HubFiles:
+        asked.append((location, tuple(names)))
+        return hub.HubFiles(elsewhere, COMMIT)
+
+    monkeypatch.setattr(hub, "fetch", fetch)
+    source = load(pickle.loads(sent), registry=registry).source
+    assert source is not None
+    assert (source.name, source.revision) == ("hf:org/tiny", COMMIT)
+    assert source.folder == elsewhere
+    assert asked == [(hub.HubLocation("org/tiny", COMMIT), (MODEL,))]
+
+
+def test_located_weights_of_a_plugin_lie_where_the_plugin_does(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = make_registry(weights={"one": Bundled("pkg:w")})
+    monkeypatch.setattr(registry, "resource", lambda path: folder)
+    source = locate("tiny", registry=registry)
+    elsewhere = folder.rename(tmp_path / "another environment")
+    monkeypatch.setattr(registry, "resource", lambda path: elsewhere)
+    loaded = load(source, registry=registry).source
+    assert loaded is not None
+    assert loaded.folder == elsewhere
+
+
+def test_weights_that_changed_since_they_were_located_are_refused(
+    folder: Path, registry: Registry
+) -> None:
+    source = locate(folder, registry=registry)
+    torch.manual_seed(2)
+    other = build_method(CONFIGURATION, registry=registry)
+    save(other, folder, CONFIGURATION, overwrite=True, registry=registry)
+    with pytest.raises(VerificationError, match="was replaced"):
+        load(source, registry=registry)
+
+
+def test_a_located_folder_does_not_depend_on_the_working_directory(
+    folder: Path, tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    source = locate("./run", registry=registry)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert load(source, registry=registry).source == source
 
 
 @pytest.mark.parametrize(
@@ -462,7 +527,7 @@ def test_an_encoder_is_loaded_by_name_or_settings(registry: Registry) -> None:
     assert load_encoder({"name": "mean", "dim": 8}, registry=registry).spec.input_size == (4, 4)
     assert load_encoder({"name": "mean", "dim": 4}, registry=registry).spec.embedding_dim == 4
     with pytest.raises(
-        ConfigError, match=r"identity_encoder.dim: missing. The encoder 'mean'.*--enc"
+        ConfigError, match=r"identity_encoder.dim: missing. The encoder 'mean'.*encoder=ENC"
     ):
         load_encoder("mean", registry=registry)
     with pytest.raises(PluginError, match="'tiny-plugin' cannot build the encoder 'mean': TypeErr"):

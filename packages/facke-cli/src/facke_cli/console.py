@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from facke_cli.advice import in_options
+
 __all__ = ["STDOUT", "Show", "bars_on_terminals", "emit", "progress", "say", "table", "write"]
 
 STDOUT = "-"
@@ -22,17 +24,17 @@ def emit(document: Any) -> None:
     """Print the one JSON document of a command with ``--json``."""
     import json
 
-    write(json.dumps(document, indent=2))
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")
 
 
 def write(text: str) -> None:
-    """Print a line of the report itself."""
-    sys.stdout.write(text + "\n")
+    """Print a line of the report itself, with core's advice in options."""
+    sys.stdout.write(in_options(text) + "\n")
 
 
 def say(text: str) -> None:
-    """Print a message beside the report."""
-    sys.stderr.write(text + "\n")
+    """Print a message beside the report, with core's advice in options."""
+    sys.stderr.write(in_options(text) + "\n")
     sys.stderr.flush()
 
 

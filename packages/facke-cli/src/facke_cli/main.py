@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, TextIO
 
+from facke_cli.advice import command_of, speak_for
 from facke_cli.console import say, write
 from facke_core.errors import (
     FackeError,
@@ -86,6 +87,7 @@ def main(arguments: Sequence[str]) -> int:
     0 done, 1 an unexpected fault, 2 wrong usage or bad input, 3 failed verification, 4 something
     is missing, 130 interrupted.
     """
+    speak_for()
     debug = "--debug" in arguments
     _show_warnings(everything=debug)
     try:
@@ -219,17 +221,8 @@ def _run(spec: CommandSpec, words: list[str], group: str = "") -> None:
     if spec.name in PLAIN and not words:
         function()
         return
-    import typer
-
-    # plain help and errors: rich ones cost more than the rest of a short command
-    app = typer.Typer(
-        add_completion=False,
-        rich_markup_mode=None,
-        pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
-    app.command(spec.name)(function)
-    command = typer.main.get_command(app)
+    command = command_of(spec.name, function)
+    speak_for(command, function)
     command.main(
         args=_repeated(command, words),
         prog_name=" ".join(filter(None, ("facke", group, spec.name))),
@@ -288,7 +281,7 @@ def _show_warnings(*, everything: bool) -> None:
             from facke_core.weights.licenses import first_time
 
             if first_time(str(message)):
-                say(f"facke: note: {message}")
+                say(f"facke: note: {message} See: facke weights list --licences")
         elif issubclass(category, FackeWarning):
             say(f"facke: warning: {message}")
         elif everything:

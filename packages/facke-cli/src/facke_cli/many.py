@@ -12,6 +12,7 @@ from facke_core.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from facke_core.jobs.engines import Engine
+    from facke_core.weights.sources import Source
 
 __all__ = ["swap_many"]
 
@@ -19,7 +20,7 @@ SHOWN = 5
 
 
 def swap_many(
-    weights: str,
+    weights: Source,
     pairs: Path,
     folder: Path,
     settings: Mapping[str, Any],
@@ -42,10 +43,9 @@ def swap_many(
         raise UsageError(f"OUT {folder} is a file. With --pairs, name a folder.")
     from facke_core.jobs.engines import here
     from facke_core.jobs.swapping import SWAPS, SwapWork, swap_pairs
-    from facke_core.weights.sources import from_anywhere
 
     work = SwapWork(
-        weights=from_anywhere(weights),
+        weights=weights,
         pairs=str(pairs.resolve()),
         folder=str(folder.resolve()),
         **settings,
@@ -59,8 +59,8 @@ def swap_many(
         for swap in skipped[:SHOWN]:
             say(f"pair {swap.pair} skipped: {swap.skipped}")
         write(
-            f"{folder}: {len(swaps) - len(skipped)} pictures by {weights}, {len(skipped)} pairs "
-            f"skipped; see {SWAPS}"
+            f"{folder}: {len(swaps) - len(skipped)} pictures by {weights.config.method}, "
+            f"{len(skipped)} pairs skipped; see {SWAPS}"
         )
     if len(skipped) == len(swaps):
         raise DataError(

@@ -145,8 +145,8 @@ def _check_settings(
         if key not in settings and parameters[key].default is inspect.Parameter.empty:
             raise ConfigError(
                 f"identity_encoder.{key}: missing. The encoder {encoder!r} cannot do without it. "
-                "Write it there, in config.json or the recipe; facke weights convert does so with "
-                "--encoder."
+                "Write it there, in config.json or the recipe; "
+                "`convert(FILE, out=DIR, encoder=ENCODER)` does so."
             )
 
 

@@ -203,7 +203,7 @@ class _Studio:
             raise NoFaceError(
                 f"Not one of {self.cells} swaps could be made: {'; '.join(reasons[:5])}. Use "
                 "pictures that show a face upright, not in full profile, or aligned crops with "
-                "--crop."
+                "`view='crops'`."
             )
         return SwapFigure(image=image, made=made, missing=tuple(self.missing))
 

@@ -22,7 +22,7 @@ from facke_core.plugins.registry import Registry, default_registry
 from facke_core.weights import layout
 from facke_core.weights.layout import MODEL
 from facke_core.weights.licenses import announce
-from facke_core.weights.sources import locate
+from facke_core.weights.sources import Source, locate
 
 __all__ = [
     "load",
@@ -33,7 +33,7 @@ DEFAULT_TEMPLATE = "ffhq"
 
 
 def load(
-    name: str | os.PathLike[str],
+    name: str | os.PathLike[str] | Source,
     *,
     revision: str | None = None,
     device: str | torch.device = "cpu",
@@ -47,8 +47,9 @@ def load(
 
     Args:
         name: a registered method with its default weights (``"simswap"``) or others of its own
-            (``"simswap.TAG"``), a Hub repository (``"hf:org/repo"`` or ``"hf:org/repo@rev"``), or
-            a folder (``Path("runs/42")``, ``"./runs/42"``).
+            (``"simswap.TAG"``), a Hub repository (``"hf:org/repo"`` or ``"hf:org/repo@rev"``),
+            a folder (``Path("runs/42")``, ``"./runs/42"``), or what
+            :func:`~facke_core.weights.sources.locate` found.
         revision: branch, tag or commit on the Hub, instead of the pinned or default one.
         device: ``cpu``, ``cuda``, ``cuda:N``, ``mps``, or ``auto`` for the fastest there is.
         dtype: of the generator; the identity encoder and the images stay in float32. None is
@@ -79,13 +80,13 @@ def load(
         )
     source = locate(name, revision=revision, local_files_only=local_files_only, registry=registry)
     config = source.config
-    announce(config, weights=source.weights, revision=source.revision, registry=registry)
+    announce(config, name=source.name, revision=source.revision, registry=registry)
     method = build_method(config, registry=registry, sampler=sampler or {})
     generator = method.generator
     if isinstance(generator, nn.Module) and source.folder is not None:
         tensors = layout.read_tensors(source.folder, MODEL, config)
         built_by = f"generator settings {dict(config.generator)}"
-        layout.fill(generator, tensors, source=source.weights, built_by=built_by)
+        layout.fill(generator, tensors, source=source.name, built_by=built_by)
     generator, choice = with_backend(generator, backend, device=on, dtype=dtype)
     method = method._replace(generator=generator)
     size = generator.spec.image_size

@@ -351,7 +351,7 @@ class SwapPipeline:
             method=self.source.config.method
             if self.source
             else type(self.method.generator).__name__,
-            weights=self.source.weights if self.source else "",
+            weights=self.source.name if self.source else "",
             revision=self.source.revision if self.source else "",
             seed=rng.initial_seed() if seed is None and used else seed,
             settings={name: getattr(sampler, name) for name in settings},

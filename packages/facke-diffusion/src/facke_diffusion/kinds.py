@@ -34,7 +34,7 @@ def guided_diffusion(checkpoint: Checkpoint) -> Converted | None:
     alignment = {**AS_SIMSWAP, "template": "simswap" if facke else "ffhq"}
     notes = (
         "Names and shapes do not tell its attention heads and its schedule: those of the FFHQ "
-        "model were taken. Others: --set generator.num_head_channels=64 and the like.",
+        "model were taken. Others: `settings=['generator.num_head_channels=64']` and the like.",
     )
     return Converted(
         summary=f"U-Net of guided-diffusion, {config.image_size} px",

@@ -17,8 +17,9 @@ from facke_core.images.io import resize
 from facke_core.loading import load
 from facke_core.pipeline import SwapPipeline
 from facke_core.types import SwapInputs
+from facke_core.weights.sources import Source, locate
 
-__all__ = ["refined"]
+__all__ = ["located", "refined"]
 
 
 def refined(method: str, inputs: SwapInputs, *, rng: torch.Generator | None = None) -> Tensor:
@@ -64,6 +65,13 @@ def _resized(crops: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 @lru_cache(maxsize=2)
+def located(method: str) -> Source:
+    """The weights that ``method`` means. They are looked up once, so that the encoder that judges
+    are compared with is the one of the pipeline that refines."""
+    return locate(method)
+
+
+@lru_cache(maxsize=2)
 @torch.inference_mode(False)  # a pipeline that is kept must not be bound to inference mode
 def _pipeline(method: str, device: str) -> SwapPipeline:
-    return load(method, device=device)
+    return load(located(method), device=device)

@@ -59,14 +59,14 @@ def _official(checkpoint: Checkpoint, *, linear: bool) -> Converted | None:
         name, linear = "deep", True
         notes = (
             "Deep networks come from train.py, whose output is linear. For one of fs_networks add "
-            "--set generator.output=tanh --set generator.normalization=none.",
+            "`settings=['generator.output=tanh', 'generator.normalization=none']`.",
         )
     else:
         name = "224 px"
         if not linear:
             notes = (
                 "The tensors of train.py (since 2022) have the same names and shapes. If the "
-                "results look washed out, this is one: --from simswap-fix.",
+                "results look washed out, this is one: `kind='simswap-fix'`.",
             )
     size = 512 if large or deep else 224
     return _converted(

@@ -115,7 +115,8 @@ def _backbone(*, pretrained: bool) -> nn.ModuleList:
     except Exception as error:
         raise UnavailableError(
             f"timm could not make {_BACKBONE!r} with pretrained={pretrained}: {error}. Check the "
-            "network, or do without the ImageNet weights: --set discriminator.pretrained=false."
+            "network, or do without the ImageNet weights: "
+            "`overrides=['discriminator.pretrained=false']`."
         ) from error
     blocks = net.blocks
     # timm's bn1 contains the activation that the original's names count separately, as number 2.

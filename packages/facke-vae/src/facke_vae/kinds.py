@@ -88,5 +88,5 @@ def _refuse_single(checkpoint: Checkpoint) -> None:
     if len(parts) == 1:
         raise WeightsError(
             f"{checkpoint.path} is the part {parts[0]} of a CVAE of Facke. Give the folder of the "
-            "run, checkpoints/NAME, which holds M1, E, M2 and D; --label picks the files."
+            "run, checkpoints/NAME, which holds M1, E, M2 and D; `label` picks the files."
         )

@@ -10,7 +10,7 @@ import typer
 
 from facke_cli.console import STDOUT, emit, write
 from facke_cli.options import JsonFile, Quiet, command
-from facke_core.errors import VerificationError
+from facke_core.errors import DataError, VerificationError
 
 __all__ = ["DiffOptions", "evaluate_diff"]
 
@@ -38,7 +38,10 @@ def evaluate_diff(options: DiffOptions) -> None:
     from facke_core.config import write_json
     from facke_core.evaluation.report import diff, read_reports
 
-    a, b = read_reports(options.a), read_reports(options.b)
+    try:
+        a, b = read_reports(options.a), read_reports(options.b)
+    except DataError as error:
+        raise DataError(f"{error} As: facke evaluate WEIGHTS --pairs CSV --json FILE") from error
     differences = diff(a, b, options.tolerance)
     if options.json_file is not None:
         listed = [{"where": each.where, "a": each.a, "b": each.b} for each in differences]

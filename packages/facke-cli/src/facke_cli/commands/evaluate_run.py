@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,13 +17,14 @@ from facke_cli.options import JsonFile, Quiet, command, settings
 from facke_cli.tables import facke2022_text, reports_text
 from facke_core.errors import UsageError
 from facke_core.plugins.registry import Registry, default_registry
-from facke_core.weights.sources import hub_location, locate
+from facke_core.weights.sources import Source, hub_location, locate
 
 if TYPE_CHECKING:
     from facke_core.evaluation.runner import EvaluationSpec
 
 __all__ = ["RunOptions", "evaluate_run", "run"]
 
+TERMS = {"calibration": "calibrate", "sampler": "assignments"}
 PROTOCOL_2022 = "facke2022"
 
 
@@ -79,8 +80,8 @@ class RunOptions(MeasuringOptions):
         """Return the metrics that are asked for by name; none means all."""
         return tuple(name.strip() for name in (self.metrics or "").split(",") if name.strip())
 
-    def check(self, registry: Registry) -> None:
-        """Raise what can be known to fail before torch is imported.
+    def check(self, registry: Registry) -> list[Source]:
+        """Locate the weights; raise what can be known to fail before torch is imported.
 
         Raises:
             UsageError: options that lack something, or have no effect together.
@@ -104,8 +105,7 @@ class RunOptions(MeasuringOptions):
             registry.metric(name)
         for file in (self.html, self.json_file):
             check_output(file)
-        for name in self.weights:
-            locate(name, registry=registry)
+        return [locate(name, registry=registry) for name in self.weights]
 
     def _check_protocol(self) -> None:
         """Refuse what would have no effect, rather than leave it out silently."""
@@ -122,7 +122,7 @@ class RunOptions(MeasuringOptions):
                 f"{', '.join(given)} cannot be used with --protocol {PROTOCOL_2022}. Leave it out."
             )
 
-    def specs(self) -> list[EvaluationSpec]:
+    def specs(self, sources: Sequence[Source]) -> list[EvaluationSpec]:
         """Return what decides the values, for each set of weights.
 
         Raises:
@@ -134,7 +134,7 @@ class RunOptions(MeasuringOptions):
         common = replace(
             self.spec(), encoder=encoder, metrics=self.metric_names, backend=self.backend
         )
-        return [replace(common, weights=name) for name in self.weights or ()]
+        return [replace(common, weights=source) for source in sources]
 
 
 @command(RunOptions)
@@ -149,23 +149,23 @@ def evaluate_run(options: RunOptions) -> None:
 
 def run(options: RunOptions, registry: Names = default_registry) -> None:
     """Do what ``facke evaluate run`` does, with names from any registry."""
-    options.check(registry())
+    sources = options.check(registry())
     measure = _facke2022 if options.protocol == PROTOCOL_2022 else _evaluate
     with nullcontext() if options.quiet else progress() as show:
-        content, text = measure(options, registry, show)
+        content, text = measure(options, sources, registry, show)
     report(content, text, options.json_file, quiet=options.quiet)
     if options.html is not None and not options.quiet:
         say(f"Page: {options.html}")
 
 
 def _evaluate(
-    options: RunOptions, registry: Names, show: Show | None
+    options: RunOptions, sources: Sequence[Source], registry: Names, show: Show | None
 ) -> tuple[Mapping[str, Any], str]:
     from facke_core.evaluation.report import document
     from facke_core.evaluation.study import evaluate
 
     reports = evaluate(
-        options.specs(),
+        options.specs(sources),
         batch_size=options.batch_size,
         workers=options.workers,
         engine=engine(
@@ -186,11 +186,11 @@ def _evaluate(
 
 
 def _facke2022(
-    options: RunOptions, registry: Names, show: Show | None
+    options: RunOptions, sources: Sequence[Source], registry: Names, show: Show | None
 ) -> tuple[Mapping[str, Any], str]:
     from facke_core.evaluation.study import evaluate_facke2022
 
     reports = evaluate_facke2022(
-        options.specs(), workers=options.workers, registry=registry, on_progress=show
+        options.specs(sources), workers=options.workers, registry=registry, on_progress=show
     )
     return {"facke2022": [each.to_json() for each in reports]}, facke2022_text(reports)

@@ -17,6 +17,8 @@ from facke_core.errors import UsageError
 
 __all__ = ["ScanOptions", "evaluate_scan"]
 
+TERMS = {"sampler": "assignments"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScanOptions(MeasuringOptions):

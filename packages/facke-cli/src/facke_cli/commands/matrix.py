@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MatrixOptions", "matrix"]
 
+TERMS = {"overwrite": "force", "sampler": "assignments", "view": "crop"}
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif", ".ppm")
 """Files with these endings are taken from a folder."""
 SHOWN = 5
@@ -152,8 +153,8 @@ def pictures(texts: Sequence[str]) -> list[Path]:
     return files
 
 
-def _columns(options: MatrixOptions, registry: Registry) -> dict[str, tuple[str, Source]]:
-    """Return, for each label, the name for ``load`` and what it means."""
+def _columns(options: MatrixOptions, registry: Registry) -> dict[str, Source]:
+    """Return the weights of each column by its label."""
     methods, refs = options.methods or [], options.weights or []
     if len(methods) > 1 and refs:
         raise UsageError(
@@ -163,14 +164,14 @@ def _columns(options: MatrixOptions, registry: Registry) -> dict[str, tuple[str,
     if methods and refs:
         named = [find(methods[0], ref, registry) for ref in refs]
     elif refs:
-        named = [(ref, locate(ref, registry=registry)) for ref in refs]
+        named = [locate(ref, registry=registry) for ref in refs]
     else:
         named = [find(name, None, registry) for name in methods or [DEFAULT_METHOD]]
-    labels = [source.config.method for _, source in named]
+    labels = [source.config.method for source in named]
     if len(set(labels)) < len(labels):
-        labels = [source.weights or source.config.method for _, source in named]
+        labels = [source.name or source.config.method for source in named]
     if len(set(labels)) < len(labels):
-        labels = [name for name, _ in named]
+        labels = refs or methods
     columns = dict(zip(labels, named, strict=True))
     if len(columns) < len(named):
         raise UsageError(f"A column appears twice: {', '.join(labels)}. Name each once.")
@@ -203,14 +204,14 @@ def _check_files(inputs: set[Path], options: MatrixOptions) -> None:
 
 
 def _load(
-    columns: Mapping[str, tuple[str, Source]],
+    columns: Mapping[str, Source],
     sampler: Mapping[str, Any],
     device: str,
     registry: Registry,
 ) -> dict[str, SwapPipeline]:
     from facke_core.loading import load
 
-    methods = {source.config.method for _, source in columns.values()}
+    methods = {source.config.method for source in columns.values()}
     common = {k: v for k, v in sampler.items() if k not in methods}
     own = {k: v for k, v in sampler.items() if k in methods}
     for method, value in own.items():
@@ -218,23 +219,23 @@ def _load(
             raise UsageError(f"--set {method}={value} sets nothing. Write {method}.KEY=VALUE.")
     return {
         label: load(
-            name,
+            source,
             device=device,
             sampler={**common, **own.get(source.config.method, {})},
             registry=registry,
         )
-        for label, (name, source) in columns.items()
+        for label, source in columns.items()
     }
 
 
-def _request(columns: Mapping[str, tuple[str, Source]], seed: int | None) -> Any:
+def _request(columns: Mapping[str, Source], seed: int | None) -> Any:
     """Return what the picture says about its making; it names all methods."""
     from facke_core.types import SwapRequest
 
-    shown = [source for _, source in columns.values()]
+    shown = list(columns.values())
     return SwapRequest(
         method=", ".join(source.config.method for source in shown),
-        weights=", ".join(source.weights for source in shown),
+        weights=", ".join(source.name for source in shown),
         revision=", ".join(source.revision for source in shown),
         seed=seed,
     )
@@ -243,7 +244,7 @@ def _request(columns: Mapping[str, tuple[str, Source]], seed: int | None) -> Any
 def _report(
     options: MatrixOptions,
     figure: SwapFigure,
-    columns: Mapping[str, tuple[str, Source]],
+    columns: Mapping[str, Source],
     seconds: float,
 ) -> None:
     if options.as_json:
@@ -254,10 +255,10 @@ def _report(
                     {
                         "name": label,
                         "method": source.config.method,
-                        "weights": source.weights or None,
+                        "weights": source.name or None,
                         "revision": source.revision or None,
                     }
-                    for label, (_, source) in columns.items()
+                    for label, source in columns.items()
                 ],
                 "swaps": figure.made,
                 "missing": [

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["prepare"]
 
+TERMS = {"license": "license_"}
+
 FIRST = 3
 """The report gives so many names of each kind."""
 

@@ -80,7 +80,7 @@ def swap(
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**63 - 1, help="Makes random methods repeatable.")
     ] = None,
-    assignments: Annotated[
+    sampler: Annotated[
         list[str] | None,
         typer.Option(
             "--set", metavar="KEY=VALUE", help="A sampler setting of the method; repeatable."
@@ -100,7 +100,7 @@ def swap(
             "several.",
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
+    overwrite: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="With --pairs: go on with what is in OUT.")
     ] = False,
@@ -118,7 +118,7 @@ def swap(
     metadata that it is synthetic; see: facke inspect OUT
     """
     which = _which_face(face)
-    settings = override({}, *(assignments or ()), schema=Mapping, where="sampler")
+    settings = override({}, *(sampler or ()), schema=Mapping, where="sampler")
     ray = engine(engine_name, ray_address, ray_actors, None, device)
     if pairs is not None:
         _refuse(
@@ -127,29 +127,29 @@ def swap(
                 "SOURCE": source,
                 "--crop": crop,
                 "--previews": previews,
-                "--force": force,
+                "--force": overwrite,
                 "--dtype": dtype != "auto",
                 "--backend": backend != "torch",
             },
         )
         work: dict[str, Any] = {"face": which, "sampler": settings, "seed": seed, "device": device}
-        name, _ = find(method, weights, default_registry())
-        swap_many(name, pairs, output, work, ray, resume=resume, as_json=as_json, quiet=quiet)
+        found = find(method, weights, default_registry())
+        swap_many(found, pairs, output, work, ray, resume=resume, as_json=as_json, quiet=quiet)
         return
     if source is None or target is None:
         raise UsageError("Give SOURCE and TARGET, or --pairs FILE.csv. See: facke swap --help")
     if ray or resume:
         raise UsageError("--engine ray and --resume belong to --pairs.")
     pictures = sample_or_path(source), sample_or_path(target)
-    _check_files(pictures, output, force=force)
+    _check_files(pictures, output, overwrite=overwrite)
     if previews:
         check_previews(previews)
-    name, found = find(method, weights, default_registry())
+    found = find(method, weights, default_registry())
 
     from facke_core.loading import load
 
     pipeline = load(
-        name, device=device, dtype=_torch_dtype(dtype), backend=backend, sampler=settings
+        found, device=device, dtype=_torch_dtype(dtype), backend=backend, sampler=settings
     )
     if pipeline.choice.fresh and not quiet:
         say(_measured(pipeline.choice))
@@ -158,7 +158,7 @@ def swap(
             result = pipeline.swap_files(*pictures, seed=seed)
         else:
             result = pipeline(*pictures, seed=seed, face=which)
-    result.save(str(output), overwrite=force)
+    result.save(str(output), overwrite=overwrite)
     _report(result, pipeline, found, output, as_json=as_json, quiet=quiet)
 
 
@@ -173,7 +173,7 @@ def _disclosure(found: Source, seed: int | None) -> bytes:
 
     return disclosure(
         SwapRequest(
-            method=found.config.method, weights=found.weights, revision=found.revision, seed=seed
+            method=found.config.method, weights=found.name, revision=found.revision, seed=seed
         )
     )
 
@@ -186,11 +186,11 @@ def _which_face(text: str) -> Literal["largest", "all"] | int:
     raise UsageError(f"--face {text!r} is not possible. Use largest, all, or a number from 1.")
 
 
-def _check_files(pictures: tuple[Path, Path], output: Path, *, force: bool) -> None:
+def _check_files(pictures: tuple[Path, Path], output: Path, *, overwrite: bool) -> None:
     """Everything that can be known to fail before torch is imported."""
     from facke_core.images.files import check_input, check_output
 
-    check_output(output, overwrite=force)
+    check_output(output, overwrite=overwrite)
     for picture in pictures:
         check_input(picture)
         if output.exists() and output.samefile(picture):
@@ -200,8 +200,8 @@ def _check_files(pictures: tuple[Path, Path], output: Path, *, force: bool) -> N
             )
 
 
-def find(method: str | None, weights: str | None, registry: Registry) -> tuple[str, Source]:
-    """The name for ``load``, and what it means."""
+def find(method: str | None, weights: str | None, registry: Registry) -> Source:
+    """The weights that ``--method`` and ``--weights`` mean together."""
     if method is not None:
         registry.method(method)
     chosen = method or DEFAULT_METHOD
@@ -217,7 +217,7 @@ def find(method: str | None, weights: str | None, registry: Registry) -> tuple[s
             f"{weights} are weights of the method {found.config.method!r}, not of {method!r}. "
             "Leave --method out, or give other weights."
         )
-    return name, found
+    return found
 
 
 def _torch_dtype(name: str) -> Any:
@@ -253,7 +253,7 @@ def _report(
             {
                 "output": str(output),
                 "method": found.config.method,
-                "weights": found.weights or None,
+                "weights": found.name or None,
                 "revision": found.revision or None,
                 "device": str(pipeline.device),
                 "backend": pipeline.choice.backend,
@@ -269,5 +269,5 @@ def _report(
     elif not quiet:
         faces = f"{len(result.faces)} faces" if len(result.faces) != 1 else "1 face"
         total = result.seconds.get("total", 0.0)
-        by = found.weights or found.config.method
+        by = found.name or found.config.method
         write(f"{output}: {faces} swapped by {by} on {pipeline.device} in {total:.1f} s")

@@ -34,7 +34,7 @@ def train(
         str | None,
         typer.Option(metavar="REF", help="Begin with these weights, not with random ones."),
     ] = None,
-    assignments: Annotated[
+    overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; repeatable."),
     ] = None,
@@ -65,7 +65,7 @@ def train(
         out=out,
         resume=resume,
         init=init,
-        overrides=[*(assignments or ()), *([f"steps={steps}"] if steps else ())],
+        overrides=[*(overrides or ()), *([f"steps={steps}"] if steps else ())],
         device=device,
         workers=workers,
         panel=panel,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from facke_cli.advice import in_options
 from facke_cli.console import emit, say, write
 from facke_cli.options import AsJson
 
@@ -21,13 +22,13 @@ def weights_convert(
     kind: Annotated[
         str, typer.Option("--from", metavar="KIND", help="What it is; auto: look at its tensors.")
     ] = "auto",
-    assignments: Annotated[
+    settings: Annotated[
         list[str] | None,
         typer.Option(
             "--set", metavar="KEY=VALUE", help="generator.*, sampler.* or alignment.*; repeatable."
         ),
     ] = None,
-    license_: Annotated[
+    spdx: Annotated[
         str | None,
         typer.Option("--license", metavar="SPDX", help="Licence that it came with, if not known."),
     ] = None,
@@ -51,8 +52,8 @@ def weights_convert(
         file,
         out,
         kind=kind,
-        settings=assignments or (),
-        spdx=license_,
+        settings=settings or (),
+        spdx=spdx,
         encoder=encoder,
         label=label,
         force=force,
@@ -71,8 +72,8 @@ def weights_convert(
                 "parameters": report.parameters,
                 "method": report.method or None,
                 "identity_encoder": dict(report.encoder) if report.encoder else None,
-                "notes": list(report.notes),
-                "usage": report.usage,
+                "notes": [in_options(note) for note in report.notes],
+                "usage": in_options(report.usage),
             }
         )
         return

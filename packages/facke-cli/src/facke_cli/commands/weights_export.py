@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["crops_of", "weights_export"]
 
+TERMS = {"crops": "int8"}
 SAMPLES = ("sample:collins", "sample:hopper")
 MOST = 64
 """Calibration looks at so many pictures of a folder."""

@@ -11,7 +11,7 @@ from facke_cli.console import bars_on_terminals, emit, table, write
 from facke_cli.options import AsJson
 from facke_core.errors import FackeError, VerificationError, WeightsError
 from facke_core.weights import hub
-from facke_core.weights.sources import Source, hub_location, locate
+from facke_core.weights.sources import Source, locate
 
 __all__ = ["weights_verify"]
 
@@ -78,8 +78,8 @@ def _verified(reference: str) -> dict[str, Any]:
 def _complete(reference: str) -> Source:
     """Locate the weights, and fetch all their files where they come from the Hub."""
     source = locate(reference)
-    if location := hub_location(reference):
-        hub.pull(location._replace(revision=source.revision))
+    if isinstance(source.origin, hub.HubLocation):
+        hub.pull(source.origin)
     return source
 
 

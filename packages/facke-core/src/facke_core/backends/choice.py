@@ -232,7 +232,7 @@ def _check(choice: Choice, device: torch.device) -> None:
     if device.type != "cpu":
         raise UsageError(
             f"The backend {choice.backend} computes on a CPU only, not on {device}. Use "
-            "--device cpu, or the backend torch."
+            "`device='cpu'`, or the backend torch."
         )
     known = {"onnxruntime": ("float32",), "openvino": ("float32", "bfloat16")}[choice.backend]
     if choice.dtype not in known:

@@ -138,7 +138,7 @@ def write_graph(
     require("onnxscript")
     if opset is not None and opset not in OPSETS:
         raise UsageError(
-            f"--opset {opset} cannot be written. Use {OPSETS[0]} to {OPSETS[-1]}, or leave it out."
+            f"`opset={opset}` cannot be written. Use {OPSETS[0]} to {OPSETS[-1]}, or leave it out."
         )
     inputs = probe_inputs(generator, 2)
     names = tuple(name for name in inputs if name != "x")

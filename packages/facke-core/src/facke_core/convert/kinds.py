@@ -47,7 +47,7 @@ class Checkpoint:
     graph: Any = None
     """The ``onnx.ModelProto`` of an ``.onnx`` file, which has no parts."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of the generator that ``--set`` gives; they go before what is recognised."""
+    """Settings of the generator that the caller gives; they go before what is recognised."""
 
     def only(self, *names: str) -> State:
         """The state of the one part, if it is a single file or has one of these names; else
@@ -58,14 +58,14 @@ class Checkpoint:
         return state if name in ("", *names) else {}
 
     def no_settings(self) -> None:
-        """Refuse ``--set``, for networks that have no settings.
+        """Refuse :attr:`settings`, for networks that have none.
 
         Raises:
             ConfigError: there is a setting.
         """
         if self.settings:
             raise ConfigError(
-                f"{next(iter(self.settings))}: this network has no settings. Leave --set out."
+                f"{next(iter(self.settings))}: this network has no settings. Leave `settings` out."
             )
 
 
@@ -81,7 +81,7 @@ class Converted:
     """Name of a further file, without its extension -> its tensors."""
     config: WeightsConfig | None = None
     """Configuration of a generator; others get no ``config.json``. An ``identity_encoder`` without
-    ``weights`` is completed by ``--encoder``."""
+    ``weights`` is completed by ``encoder`` of :func:`~facke_core.convert.run.convert`."""
     encoder: Mapping[str, Any] | None = None
     """Settings of an identity encoder, as :func:`facke_core.load_encoder` takes them, without
     ``weights``."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -77,7 +76,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Settings:
-    """The settings that ``--set`` can change."""
+    """What ``settings`` of :func:`convert` can change."""
 
     generator: Mapping[str, Any] = field(default_factory=dict)
     sampler: Mapping[str, Any] = field(default_factory=dict)
@@ -146,7 +145,7 @@ def convert(
         _check(config, converted, str(path), registry)
         config = replace(config, facke=FormatInfo(written_by=author(config.method, registry)))
     elif encoder or wanted.get("alignment") or wanted.get("sampler"):
-        raise UsageError(f"{path} holds no generator: --encoder and --set do not apply to it.")
+        raise UsageError(f"{path} holds no generator: `encoder` and `settings` do not apply to it.")
     written = _write(out, config, converted, origin, registry)
     usage, settings_of_encoder = _usage(out, config, converted)
     return Report(
@@ -179,7 +178,7 @@ def _read(path: Path, label: str | None) -> tuple[Checkpoint, list[Path]]:
         return Checkpoint(path=path, parts=parts), list(files.values())
     if label is not None:
         raise UsageError(
-            f"--label picks files of a run's folder, but {path} is a file. Leave it out."
+            f"`label` picks files of a run's folder, but {path} is a file. Leave it out."
         )
     if not path.exists():
         raise WeightsError(f"{path} does not exist. Check its name.")
@@ -216,7 +215,7 @@ def _run_files(folder: Path, label: str | None) -> dict[str, Path]:
     if not chosen:
         raise WeightsError(
             f"{folder} has no files with the label {wanted!r}. It has: "
-            f"{', '.join(sorted(labels)[:12])}. Pick one with --label."
+            f"{', '.join(sorted(labels)[:12])}. Pick one with `label=...`."
         )
     return chosen
 
@@ -233,8 +232,8 @@ def _recognised(checkpoint: Checkpoint, kind: str, registry: Registry) -> tuple[
         return next(iter(matches.items()))
     if matches:
         raise UsageError(
-            f"{checkpoint.path} could be of several kinds: {', '.join(matches)}. Say which: --from "
-            f"{next(iter(matches))}."
+            f"{checkpoint.path} could be of several kinds: {', '.join(matches)}. Say which: "
+            f"`kind={next(iter(matches))!r}`."
         )
     known = ", ".join(spec.name for spec in registry.converters())
     raise WeightsError(
@@ -257,7 +256,7 @@ def _with_weights(config: WeightsConfig, encoder: str | None) -> Mapping[str, An
     settings = config.identity_encoder
     if encoder is None or settings is None:
         if encoder is not None:
-            raise UsageError(f"{config.method} takes no identity: leave --encoder out.")
+            raise UsageError(f"{config.method} takes no identity: leave `encoder` out.")
         return settings
     if encoder.startswith(PREFIX):
         pinned(encoder)
@@ -266,7 +265,7 @@ def _with_weights(config: WeightsConfig, encoder: str | None) -> Mapping[str, An
     if not (path.suffix == ".safetensors" if path.is_file() else (path / MODEL).is_file()):
         what = f"holds no {MODEL}" if path.is_dir() else "is no safetensors file"
         raise UsageError(
-            f"--encoder {encoder} {what if path.exists() else 'does not exist'}. Convert "
+            f"The encoder {encoder} {what if path.exists() else 'does not exist'}. Convert "
             "arcface_checkpoint.tar first, and give the folder that comes of it, or "
             f"{PREFIX}org/repo@COMMIT."
         )
@@ -295,7 +294,10 @@ def _states(converted: Converted) -> dict[str, Mapping[str, Tensor]]:
 
 def _check_out(out: Path, force: bool) -> None:
     if out.is_dir() and any(out.iterdir()) and not force:
-        raise WeightsError(f"{out} is not empty. Choose another folder, or replace with --force.")
+        raise WeightsError(
+            f"{out} is not empty. Choose another folder, or replace what it holds with "
+            "`force=True`."
+        )
     if out.exists() and not out.is_dir():
         raise WeightsError(f"{out} is a file. Choose a folder.")
     if out.exists() and Path.cwd().is_relative_to(out.resolve()):
@@ -364,13 +366,13 @@ def _usage(
 ) -> tuple[str, Mapping[str, Any] | None]:
     """A sentence on how to use what was written; and the settings of an encoder."""
     if config is not None:
-        folder = shlex.quote(str(out) if out.is_absolute() else f"./{out}")
-        usage = f"facke swap SOURCE TARGET -o OUT.png --weights {folder}"
+        folder = str(out) if out.is_absolute() else f"./{out}"
+        usage = f"`load({folder!r})`"
         needs = config.identity_encoder
         if needs and "weights" not in needs:
             usage = (
                 f"It needs the identity encoder {needs['name']!r}: convert its checkpoint, then "
-                "repeat this with --encoder FOLDER --force"
+                "repeat this with `encoder=FOLDER, force=True`"
             )
         return usage, None
     if converted.encoder is not None:

@@ -69,8 +69,8 @@ class SwapBatches:
         if self._composites and crops.points is None:
             raise DataError(
                 f"data.composite is {config.composite}, and this crop set has no mesh points to "
-                "make composites with. Make it from photographs, without --aligned, or train with "
-                "data.composite=0."
+                "make composites with. Make it from photographs, not from aligned crops, or train "
+                "with `overrides=['data.composite=0']`."
             )
         self.pairs = PairSampler(
             People(crops.people.tolist(), crops.weights.tolist()),

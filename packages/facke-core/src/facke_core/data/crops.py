@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shlex
 import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -54,7 +53,7 @@ __all__ = [
     "UNFINISHED",
     "CropSet",
     "check_encoder",
-    "prepare_command",
+    "prepare_call",
     "write_tables",
 ]
 
@@ -77,7 +76,7 @@ class CropSet:
     int64."""
     points: Tensor | None = None
     """Mesh points (N, P, 2) float32 in pixels, in the order of :data:`facke_core.data.mesh.POINTS`.
-    None where nobody looked for landmarks (``facke prepare --aligned``)."""
+    None where nobody looked for landmarks, as of pictures that were aligned crops already."""
     ring: Tensor | None = None
     """Outlines (N, R, 2) of the faces, float32 in pixels, in the order of
     :data:`facke_core.data.mesh.OVAL_RING`."""
@@ -113,7 +112,7 @@ class CropSet:
         except _DAMAGE as error:
             raise DataError(
                 f"{folder} cannot be read ({error}): it was changed or damaged, or a preparation "
-                f"was interrupted. Run again: {prepare_command(folder, info)}"
+                f"was interrupted. Run again: {prepare_call(folder, info)}"
             ) from error
 
     def save(self, folder: Path) -> None:
@@ -188,28 +187,28 @@ def _stamp(info: Mapping[str, Any], key: str) -> str:
 
 def _info(folder: Path) -> dict[str, Any]:
     """Read ``dataset.json`` of a crop set of this format."""
-    command = prepare_command(folder, {})
+    call = prepare_call(folder, {})
     if not (folder / INFO).is_file():
         if (folder / UNFINISHED).exists():
             raise DataError(
                 f"The preparation of {folder} was not finished. Run the same facke prepare again; "
                 "it goes on where it stopped."
             )
-        raise DataError(f"{folder} is not a dataset: it has no {INFO}. Make one with: {command}")
+        raise DataError(f"{folder} is not a dataset: it has no {INFO}. Make one with: {call}")
     try:
         info = json.loads((folder / INFO).read_text(encoding="utf-8"))
         if not isinstance(info, dict):
             raise ValueError("it is no JSON object")
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{folder / INFO} cannot be read ({error}). Make the dataset again with: {command}"
+            f"{folder / INFO} cannot be read ({error}). Make the dataset again with: {call}"
         ) from error
     version = info.get("format", 1)
     if version != FORMAT:
         hint = "Update facke, or m" if isinstance(version, int) and version > FORMAT else "M"
         raise DataError(
             f"{folder} has the format {version}, this version of facke reads {FORMAT}. "
-            f"{hint}ake it again with: {command}"
+            f"{hint}ake it again with: {call}"
         )
     return info
 
@@ -232,7 +231,7 @@ def _contents(folder: Path, info: Mapping[str, Any]) -> dict[str, Any]:
         if tensor is not None and tensor.shape[1] != len(known):
             raise DataError(
                 f"{folder} has {tensor.shape[1]} {what} per crop, this version of facke uses "
-                f"{len(known)}. Make it again with: {prepare_command(folder, info)}"
+                f"{len(known)}. Make it again with: {prepare_call(folder, info)}"
             )
     store = cast(Store, info["store"])
     offsets = index["offsets"].tolist() if store == "webdataset" else []
@@ -263,19 +262,19 @@ def _numbers(n: int) -> list[bytes]:
     return [(row * 2**256 // n).to_bytes(32, "big") for row in range(n)]
 
 
-def prepare_command(
-    folder: Path, info: Mapping[str, Any], encoder: Mapping[str, Any] | None = None
-) -> str:
-    """The command that makes the set ``folder`` again, with ``encoder`` instead of its own."""
+def prepare_call(folder: Path, info: Mapping[str, Any], **other: Any) -> str:
+    """The call of :func:`facke_core.prepare.prepare.prepare` that makes the set ``folder`` again,
+    as messages name it, with ``other`` arguments than before."""
     name = os.fspath(folder.parent if info.get("split") else folder)
-    words = ["facke", "prepare", "PHOTOS", shlex.quote(name)]
     if info.get("manifest"):
-        words += ["--manifest", shlex.quote(str(info["manifest"]))]
-    if encoder:
-        settings = dict(encoder)
-        alone = settings.pop("name") if len(settings) == 1 else json.dumps(settings)
-        words += ["--encoder", shlex.quote(alone)]
-    return " ".join(words)
+        other = {"manifest": str(info["manifest"]), **other}
+    words = ["PHOTOS", repr(name), *(f"{key}={value!r}" for key, value in other.items())]
+    return f"`prepare({', '.join(words)})`"
+
+
+def _shortest(settings: Mapping[str, Any]) -> str | dict[str, Any]:
+    """The name of an encoder alone, where it has no settings."""
+    return dict(settings) if len(settings) > 1 else str(settings["name"])
 
 
 def check_encoder(
@@ -290,7 +289,7 @@ def check_encoder(
         where: the folder of the set, for the message.
 
     Raises:
-        DataError: they differ; names the command that computes the vectors anew.
+        DataError: they differ; names the call that computes the vectors anew.
     """
     have, digest = crops.info.get("identity_encoder"), crops.info.get("encoder_digest")
     if digest == encoder_digest(encoder, settings) or (not digest and have == dict(settings)):
@@ -300,5 +299,5 @@ def check_encoder(
     raise DataError(
         f"The vectors in {where} were made by {made}, the recipe's encoder is "
         f"{json.dumps(dict(settings))}{differ}. Compute them anew, which keeps the crops: "
-        f"{prepare_command(where, crops.info, settings)}"
+        f"{prepare_call(where, crops.info, encoder=_shortest(settings))}"
     )

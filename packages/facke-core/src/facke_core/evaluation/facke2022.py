@@ -132,11 +132,11 @@ def run_facke2022(
         UsageError: there is no judge or no training encoder.
         DataError: no pair can be swapped.
     """
-    for role, option in (("judge", "--judge"), ("trainer", "--encoder")):
+    for role, argument in (("judge", "judge"), ("trainer", "encoder")):
         if role not in evaluator.encoders:
             raise UsageError(
                 f"The protocol facke2022 compares identities by two recognisers, and the {role} "
-                f"is missing. Name one with {option} NAME."
+                f"is missing. Name one with `{argument}=...`."
             )
     rows: list[dict[str, float]] = []
     with evaluator.session(pairs) as session:

@@ -35,10 +35,10 @@ __all__ = [
 
 NO_JUDGE = (
     "no judge was given: a face recogniser that had no part in the training. "
-    "Add --judge NAME, for example --judge hf:ORG/REPO@COMMIT"
+    "Add `judge=...`, for example `judge='hf:ORG/REPO@COMMIT'`"
 )
 NO_TRAINER = (
-    "the model was trained without an identity encoder. Name one with --encoder NAME to measure it "
+    "the model was trained without an identity encoder. Name one with `encoder=...` to measure it "
     "by"
 )
 
@@ -151,12 +151,12 @@ def check_judge(judge: Recogniser, pipeline: SwapPipeline, registry: Registry) -
         ]
     for other in steering:
         if same_network(judge.encoder, other.encoder):
-            called = pipeline.source.weights if pipeline.source else ""
+            called = pipeline.source.name if pipeline.source else ""
             raise UsageError(
                 f"{judge.name!r} cannot judge {called or 'this model'}: it is the encoder that the "
                 "model was trained with or is steered by, so the model has learned to please it "
-                "and its values flatter. Take another with --judge NAME, or, to see the flattered "
-                "values nonetheless, add --allow-training-encoder."
+                "and its values flatter. Take another with `judge=...`, or, to see the flattered "
+                "values nonetheless, add `allow_training_encoder=True`."
             )
 
 

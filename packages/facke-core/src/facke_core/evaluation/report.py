@@ -137,7 +137,7 @@ def write_reports(path: Path, reports: Sequence[EvaluationReport]) -> None:
 
 
 def document(reports: Sequence[EvaluationReport]) -> dict[str, Any]:
-    """The document that ``facke evaluate --json`` writes, as plain values."""
+    """The document that ``facke evaluate`` writes as JSON, as plain values."""
     return {"facke_evaluation": FORMAT, "reports": [report.to_json() for report in reports]}
 
 
@@ -151,8 +151,8 @@ def read_reports(path: Path) -> list[EvaluationReport]:
     content = read_json(path)
     if content.get("facke_evaluation") != FORMAT:
         raise DataError(
-            f"{path} holds no evaluation of format {FORMAT}. Write one with: "
-            "facke evaluate WEIGHTS --pairs FILE.csv --json FILE.json"
+            f"{path} holds no evaluation of format {FORMAT}. Write one with "
+            "write_reports, or with facke evaluate."
         )
     try:
         return [_read(report) for report in content["reports"]]

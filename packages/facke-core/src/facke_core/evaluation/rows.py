@@ -93,12 +93,12 @@ class RowFiles:
             raise UsageError(
                 f"{self.folder} holds the rows of another evaluation: "
                 f"{', '.join(other)} {'is' if len(other) == 1 else 'are'} different. Choose "
-                "another folder for --out."
+                "another folder for `out=...`."
             )
         if not resume:
             raise UsageError(
-                f"{self.folder} holds rows of this evaluation already. Go on with --resume, or "
-                "choose another folder for --out."
+                f"{self.folder} holds rows of this evaluation already. Go on with `resume=True`, "
+                "or choose another folder for `out=...`."
             )
 
     def read(self, pairs: range) -> list[Row] | None:

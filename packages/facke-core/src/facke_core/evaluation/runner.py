@@ -36,6 +36,7 @@ from facke_core.jobs.pairs import PairSet, Progress, Rule, SamePair, pairs_from
 from facke_core.loading import load
 from facke_core.pipeline import SwapPipeline
 from facke_core.plugins.registry import Registry, default_registry
+from facke_core.weights.sources import Source
 
 __all__ = ["Compute", "EvaluationSpec", "Evaluator", "environment", "make_metrics"]
 
@@ -49,8 +50,8 @@ _LACKS = {"judge": NO_JUDGE, "trainer": NO_TRAINER}
 class EvaluationSpec:
     """Everything that decides a report, as plain values."""
 
-    weights: str
-    """Name of the weights, as :func:`facke_core.load` takes it."""
+    weights: str | Source
+    """Name of the weights, or the weights themselves, as :func:`facke_core.load` takes it."""
     pairs: str | None = None
     """Path of a CSV of pairs (:func:`~facke_core.jobs.pairs.read_pairs`); else ``data`` is
     given."""
@@ -306,7 +307,7 @@ class Evaluator:
         source = self.pipeline.source
         if source is None:
             return type(self.pipeline.method.generator).__name__
-        return source.weights or source.config.method
+        return source.name or source.config.method
 
     def _detector(self, pairs: PairSet) -> dict[str, Any] | None:
         needs = frozenset().union(*(metric.needs for metric in self.metrics))

@@ -99,7 +99,7 @@ def scan(
     """
     checkpoints = thinned(complete(run), skip)
     if not checkpoints:
-        raise UsageError(f"{run} holds no checkpoint. Give the folder of `facke train --out`.")
+        raise UsageError(f"{run} holds no checkpoint. Give the folder of a run of facke train.")
 
     def measured(what: str, folders: Sequence[Path], some: PairSet) -> dict[str, Values]:
         values: dict[str, Values] = {}

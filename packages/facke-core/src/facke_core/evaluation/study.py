@@ -17,7 +17,6 @@ from facke_core.evaluation.work import EvaluationWork
 from facke_core.jobs.engines import Engine
 from facke_core.jobs.pairs import Progress, read_same
 from facke_core.plugins.registry import Registry, default_registry
-from facke_core.weights.sources import from_anywhere
 
 __all__ = ["evaluate", "evaluate_facke2022", "scan_run"]
 
@@ -66,7 +65,9 @@ def evaluate(
             batch_size=batch_size,
             out=out / folder if out is not None else None,
             resume=resume,
-            compute=_elsewhere(engine, spec, batch_size, registry) if engine else None,
+            compute=_elsewhere(engine, _located(spec, evaluator), batch_size, registry)
+            if engine
+            else None,
             on_progress=progress,
         )
         report = replace(report, calibration=calibrated)
@@ -143,7 +144,6 @@ def _elsewhere(
     ) -> Iterator[tuple[range, Mapping[str, Any]]]:
         everywhere = replace(
             spec,
-            weights=from_anywhere(spec.weights),
             pairs=spec.pairs and str(Path(spec.pairs).absolute()),
             data=spec.data and str(Path(spec.data).absolute()),
         )
@@ -153,6 +153,11 @@ def _elsewhere(
         return engine(work, missing)
 
     return compute
+
+
+def _located(spec: EvaluationSpec, evaluator: Evaluator) -> EvaluationSpec:
+    """The same work, for processes that have to load the very weights that were loaded here."""
+    return replace(spec, weights=evaluator.pipeline.source or spec.weights)
 
 
 def _evaluator(spec: EvaluationSpec, workers: int | None, registry: Registry) -> Evaluator:

@@ -160,6 +160,5 @@ def _check_place(file: Path, overwrite: bool) -> None:
         )
     if file.exists() and not overwrite:
         raise ImageError(
-            f"{file} exists already. Choose another name, or allow to overwrite it "
-            "(--force, overwrite=True)."
+            f"{file} exists already. Choose another name, or overwrite it with `overwrite=True`."
         )

@@ -258,7 +258,7 @@ def pairs_from(
         DataError: they cannot be used.
     """
     if (file is None) == (data is None):
-        raise UsageError("Give either --pairs FILE.csv or --data DATASET.")
+        raise UsageError("Give either a CSV of pairs or a dataset to draw them from.")
     if file is not None:
         return read_pairs(file).first(limit)
     from facke_core.data.crops import CropSet

@@ -21,7 +21,7 @@ from facke_core.errors import DataError, FackeError, ImageError, NoFaceError, Us
 from facke_core.jobs.engines import Engine, here, shards
 from facke_core.jobs.pairs import Pair, PairSet, Progress, read_pairs
 from facke_core.plugins.registry import Registry, default_registry
-from facke_core.weights.sources import locate
+from facke_core.weights.sources import Source, locate
 
 __all__ = ["RUN", "SWAPS", "Swap", "SwapWork", "swap_pairs"]
 
@@ -52,8 +52,9 @@ class Swap:
 class SwapWork:
     """A :class:`~facke_core.jobs.engines.Work`; whoever does it sees the paths named here."""
 
-    weights: str
-    """As for :func:`facke_core.load`."""
+    weights: str | Source
+    """As for :func:`facke_core.load`. Where several do the work, a :class:`Source` makes all of
+    them load the same commit or the same tensors."""
     pairs: str
     """A CSV: :func:`~facke_core.jobs.pairs.read_pairs`."""
     folder: str
@@ -70,7 +71,7 @@ class SwapWork:
         found = locate(self.weights, registry=self.registry())
         return {
             "pairs": {"sha256": pairs.digest, "n": len(pairs)},
-            "weights": {"name": found.weights, "revision": found.revision},
+            "weights": {"name": found.name, "revision": found.revision},
             "method": found.config.method,
             "face": self.face,
             "sampler": json.loads(json.dumps(dict(self.sampler), default=str)),
@@ -132,6 +133,7 @@ def swap_pairs(
         DataError: the CSV or the folder cannot be used.
         FackeError: whatever :func:`facke_core.load` raises.
     """
+    work = replace(work, weights=locate(work.weights, registry=work.registry()))
     pairs, folder = read_pairs(Path(work.pairs)), Path(work.folder)
     done = _begin(folder, work.about(pairs), resume=resume)
     parts = shards(len(pairs))
@@ -167,8 +169,8 @@ def _begin(folder: Path, run: Mapping[str, Any], *, resume: bool) -> Path:
         )
     elif not resume:
         raise UsageError(
-            f"{folder} holds pictures of these pairs already. Go on with --resume, or choose "
-            "another folder."
+            f"{folder} holds pictures of these pairs already. Go on with `resume=True`, or "
+            "choose another folder."
         )
     done = folder / "done"
     try:

@@ -72,7 +72,7 @@ class MethodSpec:
     """A face-swapping method."""
 
     name: str
-    """The value of ``--method``: ``^[a-z][a-z0-9-]*$``, unique among all plugins."""
+    """What users call it: ``^[a-z][a-z0-9-]*$``, unique among all plugins."""
     summary: str
     """One line for ``facke methods``."""
     config: str
@@ -159,13 +159,14 @@ class ConverterSpec:
     """A kind of checkpoint that ``facke weights convert`` reads."""
 
     name: str
-    """The value of ``--from``."""
+    """What users call the kind."""
     summary: str
     target: str
     """Target of ``(Checkpoint) -> Converted | None`` (:mod:`facke_core.convert.kinds`): None where
     names and shapes of the tensors are not its own."""
     guess: bool = True
-    """Whether ``--from auto`` asks it; not, where its tensors look like those of another kind."""
+    """Whether it is asked about files of a kind that nobody named; not, where its tensors look like
+    those of another kind."""
 
     def __post_init__(self) -> None:
         _check_name("converter", self.name)

@@ -149,8 +149,8 @@ class Making:
             names = [shown(job.path) for _, _, job, _ in waiting if job][: _AHEAD * self.workers]
             raise DataError(
                 "A worker died: it was killed, the memory was full, or a decoder crashed on one "
-                f"of {', '.join(names)}. Finished shards are kept; run the same command again, "
-                "with fewer --workers or without that picture."
+                f"of {', '.join(names)}. Finished shards are kept; do the same again, "
+                "with fewer `workers` or without that picture."
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)

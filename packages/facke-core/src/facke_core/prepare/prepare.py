@@ -48,13 +48,13 @@ class Settings(NamedTuple):
 
 
 def prepare(
-    photos: Path,
-    dataset: Path,
+    photos: str | os.PathLike[str],
+    dataset: str | os.PathLike[str],
     *,
     size: int | None = None,
     template: str | None = None,
     encoder: str | Mapping[str, Any] | None = None,
-    manifest: Path | None = None,
+    manifest: str | os.PathLike[str] | None = None,
     aligned: bool | None = None,
     store: Store | None = None,
     license: str | None = None,  # noqa: A002
@@ -98,6 +98,8 @@ def prepare(
         raise UsageError(f"{workers} workers cannot work. Give at least 1.")
     if store is not None:
         check_choice("store", store, SUFFIX)
+    photos, dataset = Path(photos), Path(dataset)
+    manifest = None if manifest is None else Path(manifest)
     albums = find_photos(photos, manifest)
     _check_place(photos, dataset)
     folders = {split: dataset / split for split in albums}
@@ -209,7 +211,7 @@ def _check_same_crops(folder: Path, settings: Settings) -> None:
     want = (alignment.size, alignment.template, settings.preparation.aligned)
     if have != want:
         texts = [
-            f"--size {crops[0]} --template {crops[1]}" + " --aligned" * crops[2]
+            f"`size={crops[0]}, template={crops[1]!r}{', aligned=True' * crops[2]}`"
             for crops in (have, want)
         ]
         raise DataError(

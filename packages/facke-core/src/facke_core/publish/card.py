@@ -65,7 +65,7 @@ def model_card(
 
     Args:
         config: the content of ``config.json``.
-        evaluation: the content of ``evaluation.json``: what ``facke evaluate --json`` wrote.
+        evaluation: the content of ``evaluation.json``: what ``facke evaluate`` wrote as JSON.
         curves: of the log that ``config.json`` names, for a table.
         folder: how the examples call the folder.
         repo_id: ``org/name`` on the Hub; the examples use it instead of the folder.
@@ -101,7 +101,7 @@ def model_card(
 
 def _front_matter(config: WeightsConfig) -> str:
     lines = ["library_name: facke", *license_lines(config.license)]
-    # "hf:org/repo COMMIT", as a training with --init records it
+    # "hf:org/repo COMMIT", as a training that begins with weights records it
     begun = re.match(r"hf:([\w.-]+/[\w.-]+)", str(config.training.get("begun with", "")))
     if begun:
         lines += [f"base_model: {begun[1]}"]

@@ -112,7 +112,9 @@ def export(
             f"{type(generator).__name__} is no torch module: it cannot be exported."
         )
     if path.exists() and not force:
-        raise UsageError(f"{path} exists already. Choose another name, or overwrite it by --force.")
+        raise UsageError(
+            f"{path} exists already. Choose another name, or overwrite it with `force=True`."
+        )
     with writing(path) as temporary:
         write_graph(generator, temporary, opset=opset, metadata=about(pipeline))
         errors = compare(generator, temporary)
@@ -121,7 +123,7 @@ def export(
             raise VerificationError(
                 f"The graph differs from torch by up to {worst:.2g} (onnxruntime "
                 f"{ort.__version__}); {TOLERANCE:g} is allowed. It was not kept. Try another "
-                "--opset, or other versions of torch and onnxruntime."
+                "`opset=...`, or other versions of torch and onnxruntime."
             )
         quality = None
         if crops is not None:
@@ -129,7 +131,7 @@ def export(
             if quality.fault and not force:
                 raise VerificationError(
                     f"In 8 bits {quality.fault} ({quality.pairs} pairs). The graph was not kept. "
-                    "Export without --int8, or keep it by --force."
+                    "Export without `crops`, or keep it with `force=True`."
                 )
         written = onnx.load(str(temporary), load_external_data=False).opset_import
         size = temporary.stat().st_size
@@ -158,7 +160,7 @@ def about(pipeline: SwapPipeline) -> dict[str, str]:
     config = source.config
     return {
         "facke.method": config.method,
-        "facke.weights": source.weights,
+        "facke.weights": source.name,
         "facke.config_sha256": config_digest(config),
         "facke.weights_sha256": config.files[MODEL].sha256 if MODEL in config.files else "",
         "facke.license": config.license,
@@ -182,10 +184,10 @@ def _quantised(pipeline: SwapPipeline, graph: Path, crops: Tensor) -> Quality:
     if set(pipeline.method.generator.spec.conditions) - {"identity"}:
         raise CompatibilityError(
             "Graphs of diffusion models are not quantised: one network computes all levels of "
-            "noise, and calibration on faces says little of most. Export without --int8."
+            "noise, and calibration on faces says little of most. Export without `crops`."
         )
     if len(crops) < 2:
-        raise UsageError(f"--int8 needs at least 2 faces to calibrate on, but got {len(crops)}.")
+        raise UsageError(f"`crops` needs at least 2 faces to calibrate on, but got {len(crops)}.")
     identities = pipeline.encode(crops)
     pairs = [(s, (s + step) % len(crops)) for step in (1, 3) for s in range(len(crops))]
     sources, targets = map(list, zip(*dict.fromkeys(p for p in pairs if p[0] != p[1]), strict=True))
@@ -259,5 +261,5 @@ def quantise(graph: Path, calibration: Mapping[str, Tensor]) -> None:
             )
         except (ValueError, RuntimeError) as error:
             raise WeightsError(
-                f"onnxruntime cannot quantise this graph: {error}. Export without --int8."
+                f"onnxruntime cannot quantise this graph: {error}. Export without `crops`."
             ) from error

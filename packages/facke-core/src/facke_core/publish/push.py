@@ -209,7 +209,7 @@ def _card(
         ours = model_card(published, evaluation, curves=curves, repo_id=repo_id).encode()
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise WeightsError(
-            f"{measured} is not what `facke evaluate --json` writes: {error!r}. Write it again, or "
+            f"{measured} is not what `facke evaluate` writes: {error!r}. Write it again, or "
             "remove it, and push again."
         ) from error
     if not path.is_file():

@@ -164,7 +164,7 @@ class DetectorConformance(SpecChecks):
         )
 
     def test_the_largest_face_comes_first(self) -> None:
-        """`--face largest` and the source's face are the first of the list."""
+        """The largest face, which is swapped if nobody names another, is the first of the list."""
         small = portrait()[:, 30:220, 30:220]
         large = F.interpolate(small[None], scale_factor=2.0, mode="bilinear")[0]
         photo = torch.full((3, 400, 600), 0.4)

@@ -212,7 +212,7 @@ class GeneratorChecks(SamplerConformance):
             )
 
     def test_bf16_autocast_is_finite(self) -> None:
-        """`--dtype bfloat16` and `precision=bfloat16` must not make NaN."""
+        """`dtype=torch.bfloat16` and `precision=bfloat16` must not make NaN."""
         (call, *_) = self.calls()
         with torch.autocast("cpu", torch.bfloat16):
             image = self.generate(call).image
@@ -223,7 +223,7 @@ class GeneratorChecks(SamplerConformance):
         )
 
     def test_half_precision_weights_work(self) -> None:
-        """`facke swap --dtype bfloat16` converts the weights; tensors made in forward without
+        """`load(dtype=torch.bfloat16)` converts the weights; tensors made in forward without
         dtype= then meet others of another type."""
         generator, sampler = self.make_copy()
         if not isinstance(generator, nn.Module) or not list(generator.parameters()):

@@ -169,7 +169,7 @@ class MethodConformance(GeneratorChecks, TrainingChecks, SpecChecks):
         raise AssertionError("The unknown setting 'no_such_setting' was accepted. Refuse it.")
 
     def test_the_default_config_builds(self) -> None:
-        """`facke swap --method NAME` uses it where there are no weights."""
+        """`load(NAME)` uses it where there are no weights."""
         spec: MethodSpec = self.the_spec()
         if spec.default_config is None:
             return

@@ -279,8 +279,8 @@ class SamplerConformance:
         )
 
     def test_settings_are_strict(self) -> None:
-        """A mistyped `--set strenght=0.5` must be refused, not ignored; a sampler that can be
-        changed in place changes for everybody who holds it."""
+        """A mistyped `sampler={"strenght": 0.5}` must be refused, not ignored; a sampler that can
+        be changed in place changes for everybody who holds it."""
         sampler = self.made().sampler
         if not dataclasses.is_dataclass(sampler) or isinstance(sampler, type):
             return
@@ -299,6 +299,6 @@ class SamplerConformance:
             same = updated(sampler, settings, where="sampler")
         require(
             same == sampler,
-            "Settings do not survive a round trip through --set. Use plain types: int, float, "
+            "Settings do not survive a round trip through text. Use plain types: int, float, "
             "bool, str, and tuples of them.",
         )

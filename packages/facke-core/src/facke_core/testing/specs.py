@@ -90,7 +90,7 @@ class SpecChecks:
             )
 
     def test_the_plugin_imports_nothing_heavy(self) -> None:
-        """Every `facke --help` imports the plugin: torch there makes every command of every user
+        """Every list of commands imports the plugin: torch there makes every command of every user
         seconds slower."""
         loaded = heavy_imports(self._plugin_module())
         require(

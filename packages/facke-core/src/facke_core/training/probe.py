@@ -253,7 +253,7 @@ def choose_panel(people: Tensor, weights: Tensor, faces: int) -> Tensor:
     if len(best) < 2:
         raise DataError(
             f"The swap probe needs two people, the faces show {len(best)}. Add people to the "
-            "dataset, or leave the probe out with --set probe.every=0."
+            "dataset, or leave the probe out with `overrides=['probe.every=0']`."
         )
     if len(best) <= faces:
         return best
@@ -301,7 +301,7 @@ def _warning(found: ProbeReport, kept: float, rebuilt: float) -> str:
         "when the reconstruction weighs too much against the identity, when too many pairs are "
         "intra pairs, or when skips or output=residual hand the target's face through and no "
         "composites are trained on. Look at the preview. If it shows the same, raise the weight of "
-        "the identity (--set loss.identity.weight=...), or lower the share of intra pairs "
-        "(--set data.schedule=mixed --set data.intra=0.25), or train with composites "
-        "(--set data.composite=0.5) or with a generator without skips."
+        "the identity (`overrides=['loss.identity.weight=...']`), or lower the share of intra "
+        "pairs (`overrides=['data.schedule=mixed', 'data.intra=0.25']`), or train with composites "
+        "(`overrides=['data.composite=0.5']`) or with a generator without skips."
     )

@@ -2,7 +2,7 @@
 
 A run folder holds ``recipe.json``, ``log.jsonl``, ``tensorboard/``, ``previews/``, ``best.json``
 and ``checkpoints/``. A checkpoint is a folder of weights (the moving average), and the run folder
-stands for its newest one: ``load("./run")``. ``--resume`` continues from there.
+stands for its newest one: ``load("./run")``. ``train(..., resume=True)`` continues from there.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class TrainSummary:
     images: int
     seconds: float
     finished: bool
-    """False when it was stopped before the last step; ``--resume`` continues."""
+    """False when it was stopped before the last step; ``resume=True`` continues."""
     best: Mapping[str, Any]
     """The probe with the lowest retrieval + reconstruction, and its checkpoint; empty without
     probes."""

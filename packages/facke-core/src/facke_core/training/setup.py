@@ -13,7 +13,7 @@ from torch import nn
 
 from facke_core.building import build_method, load_encoder
 from facke_core.data.batches import SwapBatches
-from facke_core.data.crops import CropSet, check_encoder, prepare_command
+from facke_core.data.crops import CropSet, check_encoder, prepare_call
 from facke_core.environment import resolve_device
 from facke_core.errors import ConfigError, DataError, UsageError, did_you_mean
 from facke_core.objective import Objective
@@ -128,11 +128,11 @@ def prepare(settings: TrainSettings, registry: Registry) -> Training:
 def _latest(out: Path, resume: bool) -> Path | None:
     latest = checkpoints.newest_sound(out) if resume else None
     if resume and not latest:
-        raise UsageError(f"{out} holds no checkpoint to resume. Start without --resume.")
+        raise UsageError(f"{out} holds no checkpoint to resume. Start without `resume=True`.")
     if not resume and (found := checkpoints.complete(out)):
         raise UsageError(
-            f"{out} holds a run already (checkpoint {found[-1].name}). Continue it with --resume, "
-            "or choose another --out."
+            f"{out} holds a run already (checkpoint {found[-1].name}). Continue it with "
+            "`resume=True`, or choose another folder: `out=...`."
         )
     return latest
 
@@ -152,11 +152,11 @@ def _begin_with(init: str, generator: Generator, registry: Registry) -> str:
     """Fill the generator; returns what the weights are called, without the place they lie in."""
     found = locate(init, registry=registry)
     if found.folder is None:
-        raise UsageError(f"{init} has no weights to begin with. Leave --init out.")
-    announce(found.config, weights=found.weights, revision=found.revision, registry=registry)
+        raise UsageError(f"{init} has no weights to begin with. Leave `init` out.")
+    announce(found.config, name=found.name, revision=found.revision, registry=registry)
     tensors = read_tensors(found.folder, MODEL, found.config)
     fill(cast(nn.Module, generator), tensors, source=init, built_by="the recipe's generator")
-    return f"{found.weights} {found.revision}".strip()
+    return f"{found.name} {found.revision}".strip()
 
 
 # -- what learns -----------------------------------------------------------------------------------
@@ -193,7 +193,7 @@ def _check_framing(encoder: IdentityEncoder, recipe: Recipe) -> None:
         raise ConfigError(
             f"recipe.identity_encoder: {encoder.spec.name} takes crops of the template "
             f"{template!r}, and recipe.alignment.template is {wanted!r}. Add "
-            f"--set identity_encoder.crop_template={wanted}, for the dataset as well."
+            f"`overrides=['identity_encoder.crop_template={wanted}']`, for the dataset as well."
         )
 
 
@@ -201,10 +201,9 @@ def _check_dataset(crops: CropSet, recipe: Recipe, encoder: IdentityEncoder, dat
     check_encoder(crops, encoder, recipe.identity_encoder, data)
     have, want = crops.info.get("alignment"), dict(recipe.alignment)
     if have != want:
-        options = " ".join(f"--{key} {value}" for key, value in want.items())
         raise DataError(
             f"{data} was made with the alignment {have}, the recipe needs {want}. Make another "
-            f"dataset: {prepare_command(data, crops.info)} {options}"
+            f"dataset: {prepare_call(data, crops.info, **want)}"
         )
 
 

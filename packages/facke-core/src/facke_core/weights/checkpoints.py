@@ -68,7 +68,7 @@ def newest_sound(run: Path) -> Path | None:
     if found:
         raise TrainingError(
             f"{'; '.join(complaints)}. {run} holds no other checkpoint: start again in another "
-            "folder, or with --init and one of its weights."
+            "folder, or begin with one of its weights: `init=...`."
         )
     return None
 

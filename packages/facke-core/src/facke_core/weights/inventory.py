@@ -23,7 +23,7 @@ class Known:
     """One set of weights."""
 
     weights: str
-    """As ``--weights`` takes it: ``simswap.mini``, ``hf:org/repo@COMMIT``, ``./folder``."""
+    """As ``load`` takes it: ``simswap.mini``, ``hf:org/repo@COMMIT``, ``./folder``."""
     method: str
     where: Literal["bundled", "cache", "hub", "folder"]
     """``hub``: a method names them, and they have not been fetched."""

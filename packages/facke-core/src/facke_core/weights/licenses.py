@@ -96,7 +96,7 @@ def parts_of(
     return (*parts, *(Part("detector", one.name, one.license) for one in registry.detectors()))
 
 
-def announce(config: WeightsConfig, *, weights: str, revision: str, registry: Registry) -> None:
+def announce(config: WeightsConfig, *, name: str, revision: str, registry: Registry) -> None:
     """Warn, once per process, of weights or an encoder that not everybody may use for everything.
 
     Weights in a folder that state no licence are taken for one's own; those on the Hub are not.
@@ -104,17 +104,17 @@ def announce(config: WeightsConfig, *, weights: str, revision: str, registry: Re
     Warns:
         LicenseWarning: names the licences that are not permissive.
     """
-    if not weights:
+    if not name:
         return
-    parts = parts_of(config, weights, registry)[: 2 if config.identity_encoder else 1]
+    parts = parts_of(config, name, registry)[: 2 if config.identity_encoder else 1]
     told = [
         part
         for part in parts
         if part.kind != "permissive"
-        and (part.license or (part.part == "weights" and weights.startswith("hf:")))
+        and (part.license or (part.part == "weights" and name.startswith("hf:")))
     ]
     at = f"@{revision[:12]}" if revision else ""
-    key = (weights, at, *told)
+    key = (name, at, *told)
     if not told or key in _announced:
         return
     _announced.add(key)
@@ -124,8 +124,8 @@ def announce(config: WeightsConfig, *, weights: str, revision: str, registry: Re
         + (f" are under {part.license} ({part.kind})" if part.license else " state no licence")
         for part in told
     )
-    text = f"{terms[0].upper()}{terms[1:]}. See what you may do with results: facke weights list "
-    warnings.warn(text + "--licences", LicenseWarning, stacklevel=3)
+    text = f"{terms[0].upper()}{terms[1:]}. Mind what you may do with results."
+    warnings.warn(text, LicenseWarning, stacklevel=3)
 
 
 def first_time(message: str) -> bool:

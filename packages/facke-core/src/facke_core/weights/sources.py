@@ -6,7 +6,7 @@ torch is not imported here, so that a wrong name fails at once.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from facke_core.errors import PluginError, UnknownNameError, UsageError, WeightsError, did_you_mean
@@ -15,30 +15,41 @@ from facke_core.plugins.specs import Bundled, HubRef, MethodSpec
 from facke_core.weights import checkpoints, hub, layout
 from facke_core.weights.layout import MODEL, WeightsConfig
 
-__all__ = ["Source", "from_anywhere", "hub_location", "locate"]
+__all__ = ["Source", "hub_location", "locate"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Where a pipeline comes from."""
+    """One set of weights, found: what :func:`facke_core.load` loads, and what reports name.
+
+    It can be sent to another machine. :func:`locate` finds the same weights there, and
+    :func:`facke_core.load` refuses tensors whose digest is not that of :attr:`config`.
+    """
 
     config: WeightsConfig
     folder: Path | None
-    """Folder with ``config.json`` and the tensors; None for a method without weights."""
-    weights: str
+    """Absolute path of the folder with ``config.json`` and the tensors; None for a method without
+    weights."""
+    name: str
     """How results call them: ``simswap.mini``, ``hf:org/repo``, or the name of a folder."""
     revision: str
     """The commit on the Hub, or the first 12 digits of the SHA-256 of the tensors."""
+    origin: hub.HubLocation | Bundled | None = None
+    """What :attr:`folder` is a local copy of: a commit on the Hub, or what lies in a plugin."""
 
 
 def locate(
-    name: str | os.PathLike[str],
+    name: str | os.PathLike[str] | Source,
     *,
     revision: str | None = None,
     local_files_only: bool = False,
     registry: Registry | None = None,
 ) -> Source:
     """Find the weights that ``name`` means, as in :func:`facke_core.load`; fetch them if need be.
+
+    A :class:`Source` stays what it is: its configuration is not read again, and a branch on the Hub
+    is not asked again for its commit. On another machine than the one where it was found, its
+    folder is the one there.
 
     Raises:
         UnknownNameError: no method of that name, or it has no such weights.
@@ -48,6 +59,8 @@ def locate(
         UnavailableError: the Hub cannot be reached.
     """
     registry = registry or default_registry()
+    if isinstance(name, Source):
+        return _on_this_machine(name, revision, local_files_only, registry)
     text = os.fspath(name)
     if not isinstance(name, str) or _is_path(text):
         return _in_folder(Path(text).expanduser(), revision)
@@ -77,9 +90,20 @@ def hub_location(
     return None
 
 
-def from_anywhere(name: str) -> str:
-    """``name`` as processes with another working directory have to write it: folders in full."""
-    return str(Path(name).expanduser().absolute()) if _is_path(name) else name
+def _on_this_machine(
+    source: Source, revision: str | None, local_files_only: bool, registry: Registry
+) -> Source:
+    if revision and revision != source.revision:
+        raise UsageError(
+            f"{source.name or source.config.method} was found at the revision "
+            f"{source.revision!r}, but revision={revision!r} was given too. Leave it out."
+        )
+    if isinstance(source.origin, hub.HubLocation):
+        fetched = hub.fetch(source.origin, [MODEL], local_files_only=local_files_only)
+        return replace(source, folder=fetched.folder)
+    if isinstance(source.origin, Bundled):
+        return replace(source, folder=registry.resource(source.origin.resource))
+    return source
 
 
 def _named(text: str, registry: Registry) -> tuple[MethodSpec, str]:
@@ -123,17 +147,18 @@ def _in_folder(folder: Path, revision: str | None) -> Source:
         folder = found[-1]
     config = layout.read_weights_config(folder)
     # results name the folder only: a full path would tell who made them, and where
-    return Source(config=config, folder=folder, weights=label, revision=_digest(config))
+    return Source(config=config, folder=folder.absolute(), name=label, revision=_digest(config))
 
 
 def _on_hub(location: hub.HubLocation, label: str, local_files_only: bool) -> Source:
     fetched = hub.fetch(location, [layout.CONFIG], local_files_only=local_files_only)
     config = layout.read_weights_config(fetched.folder)
     commit = fetched.commit or location.revision or ""
-    fetched = hub.fetch(
-        location._replace(revision=commit or None), [MODEL], local_files_only=local_files_only
+    location = location._replace(revision=commit or None)
+    fetched = hub.fetch(location, [MODEL], local_files_only=local_files_only)
+    return Source(
+        config=config, folder=fetched.folder, name=label, revision=commit, origin=location
     )
-    return Source(config=config, folder=fetched.folder, weights=label, revision=commit)
 
 
 def _of_method(
@@ -148,7 +173,7 @@ def _of_method(
         if revision:
             raise UsageError(f"The method {spec.name!r} has no weights, so no revision either.")
         config = WeightsConfig(method=spec.name, generator=spec.default_config, alignment={})
-        return Source(config=config, folder=None, weights="", revision="")
+        return Source(config=config, folder=None, name="", revision="")
     tag = tag or next(iter(spec.weights))
     where = spec.weights[tag]
     label = f"{spec.name}.{tag}"
@@ -170,7 +195,7 @@ def _bundled(where: Bundled, label: str, revision: str | None, registry: Registr
         raise UsageError(f"{label} lies inside its plugin, so revision={revision!r} cannot be had.")
     folder = registry.resource(where.resource)
     config = layout.read_weights_config(folder)
-    return Source(config=config, folder=folder, weights=label, revision=_digest(config))
+    return Source(config=config, folder=folder, name=label, revision=_digest(config), origin=where)
 
 
 def _digest(config: WeightsConfig) -> str:
