@@ -51,7 +51,7 @@ from facke_core.data.crops import CropSet
 from facke_core.images.grid import picture_grid
 from facke_core.images.io import read_image, write_image
 from facke_core.images.provenance import disclosure
-from facke_core.jobs.pairs import Pair, PairSet, read_pairs
+from facke_core.jobs.pairs import PairSet, SwapPair, read_pairs
 from facke_core.types import SwapRequest
 from facke_core.weights.checkpoints import complete, name
 
@@ -145,7 +145,7 @@ def crops_of(pipeline: SwapPipeline, pairs: PairSet) -> PairSet:
         info={"name": "london", "alignment": to_dict(pipeline.alignment)},
     )
     rows = {one.key: one._replace(path=None, row=row) for row, one in enumerate(people)}
-    swapped = [Pair(rows[pair.source.key], rows[pair.target.key]) for pair in pairs.pairs]
+    swapped = [SwapPair(rows[pair.source.key], rows[pair.target.key]) for pair in pairs.pairs]
     return PairSet(pairs=swapped, name="london", crops=dataset)
 
 

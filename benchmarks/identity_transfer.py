@@ -41,11 +41,11 @@ from torch import Tensor
 from facke_cli.console import progress
 from facke_core import load
 from facke_core.evaluation.clock import Clock
-from facke_core.evaluation.pictures import Pictures, unpacked
+from facke_core.evaluation.pictures import PictureStore, unpacked
 from facke_core.images.grid import face_matrix
 from facke_core.images.io import write_image
 from facke_core.images.provenance import disclosure
-from facke_core.jobs.pairs import Pair, Picture, read_pairs
+from facke_core.jobs.pairs import PictureRef, SwapPair, read_pairs
 from facke_core.types import SwapRequest
 
 QUICK, QUICK_PEOPLE, QUICK_SECONDS = 120, 20, 38
@@ -53,20 +53,20 @@ QUICK, QUICK_PEOPLE, QUICK_SECONDS = 120, 20, 38
 JUDGE = "reid_0095"
 
 
-def draw(shown: dict[Pair, Tensor], pictures: Pictures) -> Tensor:
+def draw(shown: dict[SwapPair, Tensor], pictures: PictureStore) -> Tensor:
     """The face matrix of some results."""
     sources, targets = (sorted({pair[k] for pair in shown}) for k in (0, 1))
 
-    def photos(people: list[Picture]) -> list[Tensor]:
+    def photos(people: list[PictureRef]) -> list[Tensor]:
         return [unpacked(pictures.load(person).photo) for person in people]
 
-    def names(people: list[Picture]) -> list[str]:
+    def names(people: list[PictureRef]) -> list[str]:
         return [person.identity.rpartition("/")[2] for person in people]
 
     return face_matrix(
         photos(sources),
         photos(targets),
-        [[shown.get(Pair(source, target)) for target in targets] for source in sources],
+        [[shown.get(SwapPair(source, target)) for target in targets] for source in sources],
         size=224,
         source_labels=names(sources),
         target_labels=names(targets),

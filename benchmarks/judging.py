@@ -27,12 +27,12 @@ from facke_core.evaluation.metrics import (
     psnr,
     retrieval_top1,
 )
-from facke_core.evaluation.pictures import Pictures, unpacked
+from facke_core.evaluation.pictures import PictureStore, unpacked
 from facke_core.evaluation.report import summarise
 from facke_core.evaluation.rows import Row
-from facke_core.evaluation.session import Session
+from facke_core.evaluation.session import EvaluationSession
 from facke_core.images.io import resize
-from facke_core.jobs.pairs import Pair, PairSet, Picture, Progress
+from facke_core.jobs.pairs import PairSet, PictureRef, Progress, SwapPair
 from facke_core.pipeline import SwapPipeline
 from facke_core.types import AlignedFace
 
@@ -41,22 +41,22 @@ SwapCrops = Callable[[Tensor, Tensor, Tensor], Tensor]
 SIDE = 512
 
 
-class HalfPictures(Pictures):
+class HalfPictures(PictureStore):
     """The photographs at :data:`SIDE` pixels; the originals have 1024."""
 
-    def read(self, picture: Picture) -> tuple[Tensor, AlignedFace | None]:
+    def read(self, picture: PictureRef) -> tuple[Tensor, AlignedFace | None]:
         photo, face = super().read(picture)
         if face is None:
             photo = resize(photo[None], (SIDE, SIDE))[0].clamp(0, 1)
         return photo, face
 
 
-class BatchSession(Session):
+class BatchSession(EvaluationSession):
     """Swaps a batch at a time by ``swap_crops``; the faces that metrics see are the judge's."""
 
     def __init__(
         self,
-        pictures: Pictures,
+        pictures: PictureStore,
         pipeline: SwapPipeline,
         pairs: PairSet,
         *,
@@ -66,8 +66,8 @@ class BatchSession(Session):
     ) -> None:
         super().__init__(pipeline, pairs, metrics=metrics, encoders={"judge": judge})
         self.pictures, self._judge, self._swap_crops = pictures, judge, swap_crops
-        self._results: dict[Pair, Tensor] = {}
-        self.photos: dict[Pair, Tensor] = {}
+        self._results: dict[SwapPair, Tensor] = {}
+        self.photos: dict[SwapPair, Tensor] = {}
         """The finished photos of the last batch."""
 
     @torch.inference_mode()
@@ -94,8 +94,10 @@ class BatchSession(Session):
         for start in range(0, end, size):
             yield self.rows(range(start, min(start + size, end)))
 
-    def swap(self, source: Picture, target: Picture, *, identity: Tensor | None = None) -> Tensor:
-        return self._results[Pair(source, target)]
+    def swap(
+        self, source: PictureRef, target: PictureRef, *, identity: Tensor | None = None
+    ) -> Tensor:
+        return self._results[SwapPair(source, target)]
 
     def swapped(self, index: int, *, rebuilt: bool = False) -> SwappedPairs | None:
         found, pair = super().swapped(index, rebuilt=rebuilt), self.pairs.pairs[index]
@@ -140,14 +142,14 @@ def measure(
     judge: Judge,
     *,
     swap_crops: SwapCrops | None = None,
-    pictures: Pictures | None = None,
+    pictures: PictureStore | None = None,
     limit: int | None = None,
     seconds: float | None = None,
     batch_size: int = 8,
     keep: int = 0,
-    own: Sequence[Picture] = (),
+    own: Sequence[PictureRef] = (),
     on_progress: Progress | None = None,
-) -> tuple[dict[str, Any], dict[Pair, Tensor]]:
+) -> tuple[dict[str, Any], dict[SwapPair, Tensor]]:
     """Swap pairs and judge the results.
 
     Args:
@@ -175,7 +177,7 @@ def measure(
     pictures = pictures or HalfPictures(pipeline, Clock(), crops=pairs.crops)
     session = partial(BatchSession, pictures, pipeline, judge=judge, swap_crops=swap_crops or plain)
     metrics = [id_gain(), id_retrieval(), retrieval_top1(), result_target(), landmark_shift()]
-    rows, shown = list[Row](), dict[Pair, Tensor]()
+    rows, shown = list[Row](), dict[SwapPair, Tensor]()
     with session(pairs, metrics=metrics) as swaps:
         for some in swaps.batches(end, batch_size):
             rows += some
@@ -184,7 +186,7 @@ def measure(
                 on_progress("pairs", len(rows), end)
             if seconds is not None and len(rows) >= keep and time.monotonic() > started + seconds:
                 break
-    selves = replace(pairs, pairs=[Pair(one, one) for one in own])
+    selves = replace(pairs, pairs=[SwapPair(one, one) for one in own])
     with session(selves, metrics=[psnr()]) as swaps:
         rebuilt = [row for some in swaps.batches(len(selves), batch_size) for row in some]
     found, undetected, _ = summarise(rows, [metric.name for metric in metrics])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from facke_core.data.composite import composite, match_colour, oval, thin_plate_grid
+from facke_core.data.composite import composite, match_contrast, oval, thin_plate_grid
 from facke_core.data.mesh import MIRROR, POINTS, REGIONS
 
 SIZE = 32
@@ -67,7 +67,7 @@ def test_the_oval_is_filled_inside_and_soft_at_its_border() -> None:
 
 def test_a_grey_photo_makes_a_grey_composite() -> None:
     grey = torch.rand(1, 1, SIZE, SIZE).expand(1, 3, SIZE, SIZE)
-    result = match_colour(torch.rand(1, 3, SIZE, SIZE), grey, torch.ones(1, 1, SIZE, SIZE))
+    result = match_contrast(torch.rand(1, 3, SIZE, SIZE), grey, torch.ones(1, 1, SIZE, SIZE))
     assert (result.amax(1) - result.amin(1)).max() < 1e-5
 
 
@@ -75,5 +75,5 @@ def test_colour_matching_takes_the_mean_of_the_reference() -> None:
     rng = torch.Generator().manual_seed(1)
     image, reference = torch.rand(2, 1, 3, SIZE, SIZE, generator=rng)
     reference = reference * torch.tensor([0.9, 0.5, 0.2]).view(1, 3, 1, 1)
-    result = match_colour(image, reference, torch.ones(1, 1, SIZE, SIZE))
+    result = match_contrast(image, reference, torch.ones(1, 1, SIZE, SIZE))
     assert torch.allclose(result.mean((2, 3)), reference.mean((2, 3)), atol=1e-5)

@@ -29,7 +29,7 @@ from facke_core.evaluation import metrics
 from facke_core.evaluation.clock import Clock
 from facke_core.evaluation.judges import Recogniser, check_judge
 from facke_core.evaluation.metrics import PerPair, frechet
-from facke_core.evaluation.pictures import Pictures
+from facke_core.evaluation.pictures import PictureStore
 from facke_core.evaluation.report import diff, notes_of, table_of
 from facke_core.evaluation.runner import Evaluator
 from facke_core.jobs import engines
@@ -356,7 +356,7 @@ def test_a_metric_that_mixes_pairs_is_named(crops: PairSet) -> None:
 def test_threads_that_look_at_one_picture_at_once_share_what_they_find(
     photos: PairSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pictures = Pictures(pipeline("target"), Clock())
+    pictures = PictureStore(pipeline("target"), Clock())
     find, together = pictures.find, threading.Barrier(2, timeout=30)
 
     def both_at_once(photo: Tensor) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from facke_core.data.pairs import Pair, PairConfig, PairSampler, People
+from facke_core.data.pairs import CropPair, PairConfig, PairSampler, People
 from facke_core.errors import DataError, FackeWarning
 
 COUNTS = (3, 1, 5, 2, 4)
@@ -27,7 +27,7 @@ def sampler(people: list[int] = PEOPLE, batch: int = 8, composites: int = 0, **c
     )
 
 
-def drawn(pairs: Any, steps: int) -> list[Pair]:
+def drawn(pairs: Any, steps: int) -> list[CropPair]:
     return [pair for step in range(steps) for pair in pairs[step]]
 
 

@@ -11,7 +11,7 @@ from facke_cli.console import emit, say, table, write
 from facke_cli.options import AsJson
 from facke_core.errors import VerificationError, check_choice
 from facke_core.weights import licenses
-from facke_core.weights.inventory import Known, known_weights, not_allowed
+from facke_core.weights.inventory import KnownWeights, known_weights, not_allowed
 
 __all__ = ["weights_list"]
 
@@ -68,7 +68,7 @@ def weights_list(
         _refuse(sets, fail_on)
 
 
-def _refuse(sets: list[Known], limit: str) -> None:
+def _refuse(sets: list[KnownWeights], limit: str) -> None:
     refused = [
         f"{known.weights}: {part.part} {part.name} is {part.license or 'not licensed'} "
         f"({part.kind})"
@@ -81,7 +81,7 @@ def _refuse(sets: list[Known], limit: str) -> None:
         )
 
 
-def _as_json(known: Known) -> dict[str, Any]:
+def _as_json(known: KnownWeights) -> dict[str, Any]:
     return {
         "weights": known.weights,
         "method": known.method or None,

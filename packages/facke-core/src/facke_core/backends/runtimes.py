@@ -22,10 +22,10 @@ from facke_core.backends import rewrites
 from facke_core.environment import require
 from facke_core.types import GeneratorOutput, GeneratorSpec
 
-__all__ = ["GraphGenerator", "OnnxRuntimeSession", "OpenVinoSession", "Session"]
+__all__ = ["GraphGenerator", "GraphSession", "OnnxRuntimeSession", "OpenVinoSession"]
 
 
-class Session(Protocol):
+class GraphSession(Protocol):
     """A graph that is ready to run on the CPU."""
 
     names: frozenset[str]
@@ -208,7 +208,7 @@ class GraphGenerator:
     size.
     """
 
-    def __init__(self, generator: nn.Module, session: Session) -> None:
+    def __init__(self, generator: nn.Module, session: GraphSession) -> None:
         self.torch_generator = generator
         self.session = session
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from facke_core.data.mesh import REGIONS
 
-__all__ = ["composite", "match_colour", "oval", "thin_plate_grid"]
+__all__ = ["composite", "match_contrast", "oval", "thin_plate_grid"]
 
 EXPRESSION = 0.35
 """Share of the donor's geometry that eyes and lips take, as their shape is expression as well."""
@@ -99,10 +99,10 @@ def composite(
     for _ in range(3):  # three box filters are close to a Gaussian
         mask = F.avg_pool2d(mask, softness, stride=1, padding=softness // 2)
     mask = (2 * mask - 1).clamp(0, 1)  # inside the oval only
-    return torch.lerp(photo, match_colour(warped, photo, mask), mask).clamp(0, 1)
+    return torch.lerp(photo, match_contrast(warped, photo, mask), mask).clamp(0, 1)
 
 
-def match_colour(image: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
+def match_contrast(image: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
     """Give ``image`` the mean per channel and the contrast that ``reference`` has inside ``mask``.
 
     A grey reference gives a grey result. The method is that of Reinhard et al. (IEEE CG&A 2001) in

@@ -28,7 +28,7 @@ from torch import Tensor
 from facke_core.config import write_json
 from facke_core.data.mesh import OVAL_RING, POINTS
 from facke_core.data.shards import (
-    Pictures,
+    CropSource,
     Shard,
     Store,
     StoredPictures,
@@ -71,7 +71,7 @@ _DAMAGE = (SafetensorError, OSError, ValueError, KeyError, tarfile.TarError)
 class CropSet:
     """N aligned crops of S x S pixels."""
 
-    images: Pictures | Tensor
+    images: CropSource | Tensor
     """Crops (N, 3, S, S) uint8 RGB: a tensor, or read when they are asked for by an index (B,)
     int64."""
     points: Tensor | None = None

@@ -15,10 +15,10 @@ from typing import Literal, NamedTuple
 
 from facke_core.errors import DataError, FackeWarning
 
-__all__ = ["Pair", "PairConfig", "PairSampler", "People"]
+__all__ = ["CropPair", "PairConfig", "PairSampler", "People"]
 
 
-class Pair(NamedTuple):
+class CropPair(NamedTuple):
     """Two crops of a set, by index."""
 
     source: int
@@ -154,9 +154,9 @@ class PairSampler:
                 stacklevel=4,
             )
 
-    def __getitem__(self, step: int) -> list[Pair]:
+    def __getitem__(self, step: int) -> list[CropPair]:
         rng = random.Random(f"{self.seed}/{step}")
-        pairs = [Pair(i, i, True) for i in (self._draw(rng) for _ in range(self.composites))]
+        pairs = [CropPair(i, i, True) for i in (self._draw(rng) for _ in range(self.composites))]
         rest = self.batch_size - self.composites
         intra = self._intra
         if self.config.schedule == "alternate":
@@ -175,29 +175,29 @@ class PairSampler:
             return people.weighted(rng)
         return rng.choice(people.pictures[rng.choice(people.names)])
 
-    def _intra_pair(self, rng: random.Random) -> Pair:
+    def _intra_pair(self, rng: random.Random) -> CropPair:
         people, rule = self.people, self.config.rule
         if not self.config.grouping:
             picture = self._draw(rng)
-            return Pair(picture, picture, True)
+            return CropPair(picture, picture, True)
         if rule == "paper":
             source, target = rng.sample(people.pictures[rng.choice(people.groups)], 2)
-            return Pair(source, target, True)
+            return CropPair(source, target, True)
         weighted = rule == "weighted"
         source = people.weighted(rng, pairable=True) if weighted else rng.choice(people.pairable)
-        return Pair(source, people.another_of(source, rng), True)
+        return CropPair(source, people.another_of(source, rng), True)
 
-    def _inter_pair(self, rng: random.Random) -> Pair:
+    def _inter_pair(self, rng: random.Random) -> CropPair:
         people = self.people
         source = self._draw(rng)
         if self.config.rule != "weighted":
-            return Pair(source, people.of_another(source, rng), False)
+            return CropPair(source, people.of_another(source, rng), False)
         target = people.weighted(rng)
         while people.person[target] == people.person[source]:
             target = people.weighted(rng)
-        return Pair(source, target, False)
+        return CropPair(source, target, False)
 
-    def _simswap(self, intra: int, inter: int, rng: random.Random) -> list[Pair]:
+    def _simswap(self, intra: int, inter: int, rng: random.Random) -> list[CropPair]:
         people = self.people
         pairs = []
         for _ in range(intra + inter):
@@ -208,6 +208,6 @@ class PairSampler:
         rng.shuffle(shuffled)
         sources[intra:] = shuffled  # may leave some with their own person, and that is then said
         return [
-            Pair(source, target, people.person[source] == people.person[target])
+            CropPair(source, target, people.person[source] == people.person[target])
             for source, (_, target) in zip(sources, pairs, strict=True)
         ]

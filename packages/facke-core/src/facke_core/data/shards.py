@@ -24,7 +24,7 @@ from facke_core.data.tensors import Column, read_tensors, write_tensors
 
 __all__ = [
     "SUFFIX",
-    "Pictures",
+    "CropSource",
     "Shard",
     "Store",
     "StoredPictures",
@@ -47,7 +47,7 @@ _BLOCK = tarfile.BLOCKSIZE
 _ABOUT = "facke preparation"
 
 
-class Pictures(Protocol):
+class CropSource(Protocol):
     """Crops that are read when they are asked for; a tensor (N, 3, S, S) is one."""
 
     def __len__(self) -> int: ...

@@ -14,7 +14,7 @@ from facke_core.evaluation.judges import Recogniser
 from facke_core.evaluation.rows import rounded
 from facke_core.evaluation.statistics import verification_auc
 from facke_core.images.io import read_image
-from facke_core.jobs.pairs import Picture, Progress, SamePair
+from facke_core.jobs.pairs import PictureRef, Progress, SamePair
 from facke_core.pipeline import SwapPipeline
 
 __all__ = ["calibrate"]
@@ -41,7 +41,7 @@ def calibrate(
     pictures = {picture.key: picture for pair in pairs for picture in (pair.a, pair.b)}
     detecting = Lock()
 
-    def look(picture: Picture) -> dict[str, Tensor]:
+    def look(picture: PictureRef) -> dict[str, Tensor]:
         """Role -> vector; empty where no face is found."""
         assert picture.path is not None, "calibration takes photographs"
         photo = read_image(picture.path).image

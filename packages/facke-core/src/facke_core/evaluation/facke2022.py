@@ -24,8 +24,8 @@ from torch import Tensor
 from facke_core.errors import DataError, UsageError
 from facke_core.evaluation.rows import rounded
 from facke_core.evaluation.runner import Evaluator
-from facke_core.evaluation.session import Session
-from facke_core.jobs.pairs import Pair, PairSet, Progress
+from facke_core.evaluation.session import EvaluationSession
+from facke_core.jobs.pairs import PairSet, Progress, SwapPair
 from facke_core.losses.functional import identity_loss
 from facke_core.nn.normalize import IMAGENET_MEAN, IMAGENET_STD
 
@@ -141,7 +141,7 @@ def run_facke2022(
     rows: list[dict[str, float]] = []
     with evaluator.session(pairs) as session:
 
-        def measured(pair: Pair) -> dict[str, float]:
+        def measured(pair: SwapPair) -> dict[str, float]:
             for one in pair:
                 session.ready(one)
             usable = all(session.pictures.usable(one) for one in pair)
@@ -190,7 +190,7 @@ def _conditions(evaluator: Evaluator) -> str:
 
 
 @torch.inference_mode()
-def _values(evaluator: Evaluator, session: Session, pair: Pair) -> dict[str, float]:
+def _values(evaluator: Evaluator, session: EvaluationSession, pair: SwapPair) -> dict[str, float]:
     pipeline, encoders = evaluator.pipeline, evaluator.encoders
     diffusion = not pipeline.method.generator.spec.identity_dim
     units = ILVR if diffusion else IMAGENET

@@ -24,11 +24,11 @@ from facke_core.faces.align import align, transform_points
 from facke_core.faces.reframe import retemplate
 from facke_core.faces.templates import Alignment, template_points
 from facke_core.images.io import read_image, resize
-from facke_core.jobs.pairs import Picture
+from facke_core.jobs.pairs import PictureRef
 from facke_core.pipeline import SwapPipeline
 from facke_core.types import AlignedFace, Face
 
-__all__ = ["Known", "Loaded", "Pictures", "unpacked"]
+__all__ = ["KnownFace", "Loaded", "PictureStore", "unpacked"]
 
 ROOM = 512 * 2**20
 """Most bytes of photos and crops that are kept."""
@@ -52,7 +52,7 @@ class Loaded:
 
 
 @dataclass(slots=True)
-class Known:
+class KnownFace:
     """The small part of a picture; filled in as it becomes known."""
 
     face: Face | None
@@ -62,7 +62,7 @@ class Known:
     ``judge``."""
 
 
-class Pictures:
+class PictureStore:
     """Photographs, or crops of a dataset, for one pipeline.
 
     A crop of a dataset becomes a photo by a margin around it, so that a detector sees a face in a
@@ -73,28 +73,28 @@ class Pictures:
         self, pipeline: SwapPipeline, clock: Clock, *, crops: CropSet | None = None
     ) -> None:
         self._pipeline, self._clock, self._crops = pipeline, clock, crops
-        self._known: dict[str, Known] = {}
+        self._known: dict[str, KnownFace] = {}
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
         self._bytes = 0
         self._lock, self._detecting = threading.Lock(), threading.Lock()
         self._alignment = _alignment_of(crops.info) if crops is not None else None
 
-    def known(self, picture: Picture) -> Known:
+    def known(self, picture: PictureRef) -> KnownFace:
         """The small part of a picture; its face is looked for now, if it was not before."""
         known = self._known.get(picture.key)
         if known is None:
             photo, own = self.read(picture)
             # of two threads that look at once, both go on with what the first one found
-            known = self._known.setdefault(picture.key, Known(self.find(photo)))
+            known = self._known.setdefault(picture.key, KnownFace(self.find(photo)))
             if own is not None or known.face is not None:
                 self._keep(picture, photo, own, known)
         return known
 
-    def usable(self, picture: Picture) -> bool:
+    def usable(self, picture: PictureRef) -> bool:
         """Tell whether a picture can be source and target: a crop always, a photo with a face."""
         return picture.path is None or self.known(picture).face is not None
 
-    def load(self, picture: Picture) -> Loaded:
+    def load(self, picture: PictureRef) -> Loaded:
         """The photo and crop of a usable picture."""
         with self._lock:
             if picture.key in self._loaded:
@@ -120,7 +120,7 @@ class Pictures:
             crop = F.interpolate(crop[None], (side, side), mode="bilinear")[0]
         return F.pad(crop[None], [side // 4] * 4, mode="replicate")[0]
 
-    def read(self, picture: Picture) -> tuple[Tensor, AlignedFace | None]:
+    def read(self, picture: PictureRef) -> tuple[Tensor, AlignedFace | None]:
         """The photo (3, H, W) in [0, 1], and the face where it is known without a detector."""
         with self._clock.stage("read"):
             if picture.path is not None:
@@ -137,7 +137,7 @@ class Pictures:
             return self.framed(crop), _in_frame(crop, wanted)
 
     def _keep(
-        self, picture: Picture, photo: Tensor, own: AlignedFace | None, known: Known
+        self, picture: PictureRef, photo: Tensor, own: AlignedFace | None, known: KnownFace
     ) -> Loaded:
         if own is None:
             assert known.face is not None, "only usable pictures are loaded"
@@ -164,7 +164,7 @@ def _packed(photo: Tensor) -> Tensor:
 
 
 def _in_frame(crop: Tensor, alignment: Alignment) -> AlignedFace:
-    """The crop as a face of the photo that :meth:`Pictures.framed` makes of it."""
+    """The crop as a face of the photo that :meth:`PictureStore.framed` makes of it."""
     size = alignment.size
     side = max(size, SMALLEST)
     scale, margin = size / side, side // 4

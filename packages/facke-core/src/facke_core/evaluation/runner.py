@@ -29,7 +29,7 @@ from facke_core.evaluation.judges import (
 from facke_core.evaluation.metrics import AnyMetric, SetMetric, SwappedPairs
 from facke_core.evaluation.report import EvaluationReport, MetricInfo, summarise
 from facke_core.evaluation.rows import Row, RowFiles, rounded, unpack
-from facke_core.evaluation.session import FACES, Session
+from facke_core.evaluation.session import FACES, EvaluationSession
 from facke_core.evaluation.statistics import LEVEL, REPLICATES, Estimate
 from facke_core.jobs.engines import shards
 from facke_core.jobs.pairs import PairSet, Progress, Rule, SamePair, pairs_from
@@ -128,7 +128,7 @@ class Evaluator:
         metrics: the metrics to measure; those that cannot be are in ``left_out``, with the reason.
         judge: a recogniser that had no part in the training; the caller makes sure.
         encoder: takes the place of the training encoder, where the pipeline has none.
-        seed: seed of the noise; see :class:`~facke_core.evaluation.session.Session`.
+        seed: seed of the noise; see :class:`~facke_core.evaluation.session.EvaluationSession`.
         workers: number of threads; default: one per core. No value depends on it.
 
     Raises:
@@ -219,7 +219,7 @@ class Evaluator:
 
     def _rows(
         self,
-        session: Session,
+        session: EvaluationSession,
         missing: Sequence[range],
         batch_size: int,
         on_progress: Progress | None,
@@ -233,9 +233,9 @@ class Evaluator:
                     on_progress("pairs", part.stop, len(session.pairs))
             yield shard, rows
 
-    def session(self, pairs: PairSet, *, on_progress: Progress | None = None) -> Session:
+    def session(self, pairs: PairSet, *, on_progress: Progress | None = None) -> EvaluationSession:
         """The computation itself, to be used in a ``with`` statement."""
-        return Session(
+        return EvaluationSession(
             self.pipeline,
             pairs,
             metrics=self.metrics,
@@ -317,7 +317,7 @@ class Evaluator:
         inner = detector.get() if isinstance(detector, LazyDetector) else detector
         return {"name": type(inner).__name__, "threshold": detector.threshold}
 
-    def _of_set(self, session: Session, rows: Sequence[Row]) -> dict[str, Estimate]:
+    def _of_set(self, session: EvaluationSession, rows: Sequence[Row]) -> dict[str, Estimate]:
         estimates: dict[str, Estimate] = {}
         if not session.of_set:
             return estimates

@@ -21,16 +21,16 @@ from facke_core.errors import PluginError
 from facke_core.evaluation.clock import Clock, alone
 from facke_core.evaluation.judges import Recogniser
 from facke_core.evaluation.metrics import AnyMetric, Identities, Metric, SetMetric, SwappedPairs
-from facke_core.evaluation.pictures import Loaded, Pictures, unpacked
+from facke_core.evaluation.pictures import Loaded, PictureStore, unpacked
 from facke_core.evaluation.rows import Row, pack, rounded
 from facke_core.faces.align import warp
-from facke_core.jobs.pairs import PairSet, Picture, Progress, noise
+from facke_core.jobs.pairs import PairSet, PictureRef, Progress, noise
 from facke_core.pipeline import SwapPipeline
 from facke_core.types import Face
 
 __all__ = [
     "FACES",
-    "Session",
+    "EvaluationSession",
 ]
 
 _PHOTO = frozenset({"photo", "faces", "judge"})
@@ -40,7 +40,7 @@ FACES = frozenset({"faces", "judge"})
 T = TypeVar("T")
 
 
-class Session:
+class EvaluationSession:
     """The computation of one pipeline on one set of pairs; used in a ``with`` statement.
 
     Args:
@@ -73,7 +73,7 @@ class Session:
         self._encoders = encoders
         self._sampler = pipeline.sampler(seed)
         self.clock = Clock()
-        self.pictures = Pictures(pipeline, self.clock, crops=pairs.crops)
+        self.pictures = PictureStore(pipeline, self.clock, crops=pairs.crops)
         self._rebuilt: dict[str, dict[str, float]] = {}
         self._pool = ThreadPoolExecutor(workers or os.cpu_count(), initializer=alone)
         self._on_progress = on_progress
@@ -158,13 +158,13 @@ class Session:
         """Apply a function to each item, in this session's threads."""
         return list(self._pool.map(function, items))
 
-    def _make_ready(self, pictures: Iterable[Picture], what: str = "") -> None:
+    def _make_ready(self, pictures: Iterable[PictureRef], what: str = "") -> None:
         different = list({picture.key: picture for picture in pictures}.values())
         for done, _ in enumerate(self._pool.map(self.ready, different), 1):
             if what and self._on_progress:
                 self._on_progress(what, done, len(different))
 
-    def ready(self, picture: Picture) -> None:
+    def ready(self, picture: PictureRef) -> None:
         """Find the face of a picture and compute its vectors, if that was not done before."""
         if not self.pictures.usable(picture):
             return
@@ -198,7 +198,9 @@ class Session:
 
     # -- swapping ----------------------------------------------------------------------------------
 
-    def swap(self, source: Picture, target: Picture, *, identity: Tensor | None = None) -> Tensor:
+    def swap(
+        self, source: PictureRef, target: PictureRef, *, identity: Tensor | None = None
+    ) -> Tensor:
         """Swap two pictures that are ready: the result crop (3, S, S).
 
         ``identity`` (D,) takes the place of the source's.
@@ -214,7 +216,7 @@ class Session:
                 sampler=self._sampler,
             )[0]
 
-    def _finished(self, result: Tensor, picture: Picture, target: Loaded) -> Tensor:
+    def _finished(self, result: Tensor, picture: PictureRef, target: Loaded) -> Tensor:
         with self.clock.stage("paste"):
             if picture.path is None:
                 return self.pictures.framed(result)
@@ -248,8 +250,8 @@ class Session:
     def _identities(
         self,
         role: str,
-        source: Picture,
-        target: Picture,
+        source: PictureRef,
+        target: PictureRef,
         result: Tensor,
         photo: Tensor | None,
         face: Face | None,
@@ -279,7 +281,7 @@ class Session:
         """True where a metric reads the reconstruction beside something else."""
         return any("self" in m.needs and m.needs != {"self"} for m in self.per_pair)
 
-    def _to_rebuild(self, sources: Iterable[Picture]) -> list[Picture]:
+    def _to_rebuild(self, sources: Iterable[PictureRef]) -> list[PictureRef]:
         if not any(m.needs == {"self"} for m in self.per_pair):
             return []
         different = {
@@ -288,7 +290,7 @@ class Session:
         return [source for source in different if self.pictures.usable(source)]
 
     @torch.inference_mode()
-    def _rebuild(self, source: Picture) -> None:
+    def _rebuild(self, source: PictureRef) -> None:
         """Compute the values that a source alone decides."""
         crop = self.pictures.load(source).aligned.crop[None]
         rebuilt = self.swap(source, source)[None]

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from facke_core.data.crops import CropSet
 
 __all__ = [
-    "Pair",
     "PairSet",
-    "Picture",
+    "PictureRef",
     "Progress",
     "Rule",
     "SamePair",
+    "SwapPair",
     "noise",
     "pairs_from",
     "pairs_of_dataset",
@@ -42,7 +42,7 @@ Progress = Callable[[str, int, int], None]
 _FIRST = 5
 
 
-class Picture(NamedTuple):
+class PictureRef(NamedTuple):
     """A photograph, or a row of a dataset."""
 
     name: str
@@ -56,18 +56,18 @@ class Picture(NamedTuple):
     """In :attr:`PairSet.crops`, if it is no photograph."""
 
 
-class Pair(NamedTuple):
+class SwapPair(NamedTuple):
     """Whose face goes where."""
 
-    source: Picture
-    target: Picture
+    source: PictureRef
+    target: PictureRef
 
 
 class SamePair(NamedTuple):
     """Two pictures, and whether they show one person."""
 
-    a: Picture
-    b: Picture
+    a: PictureRef
+    b: PictureRef
     same: bool
 
 
@@ -75,7 +75,7 @@ class SamePair(NamedTuple):
 class PairSet:
     """The pairs of an evaluation, in order."""
 
-    pairs: Sequence[Pair]
+    pairs: Sequence[SwapPair]
     name: str
     """Of the CSV or the dataset."""
     crops: CropSet | None = field(default=None, repr=False)
@@ -89,12 +89,12 @@ class PairSet:
         return self if n is None else replace(self, pairs=self.pairs[:n])
 
     @property
-    def sources(self) -> tuple[Picture, ...]:
+    def sources(self) -> tuple[PictureRef, ...]:
         """The different source pictures, in order of appearance."""
         return _distinct(pair.source for pair in self.pairs)
 
     @property
-    def targets(self) -> tuple[Picture, ...]:
+    def targets(self) -> tuple[PictureRef, ...]:
         """The different target pictures, in order of appearance."""
         return _distinct(pair.target for pair in self.pairs)
 
@@ -118,11 +118,11 @@ def read_pairs(file: Path) -> PairSet:
     Raises:
         DataError: no such file, a column or a picture is missing, or no pair is in it.
     """
-    read = _Pictures(file)
+    read = _FileReader(file)
     pairs = []
     for line, row in _rows(file, ("source", "target")):
         pairs.append(
-            Pair(
+            SwapPair(
                 read(row["source"], row.get("source_identity") or "", line),
                 read(row["target"], row.get("target_identity") or "", line),
             )
@@ -137,7 +137,7 @@ def read_same(file: Path) -> list[SamePair]:
     Raises:
         DataError: no such file, a column or a picture is missing, or a value is neither 0 nor 1.
     """
-    read = _Pictures(file)
+    read = _FileReader(file)
     pairs = []
     for line, row in _rows(file, ("a", "b", "same")):
         if row["same"] not in ("0", "1"):
@@ -174,12 +174,12 @@ def pairs_of_dataset(
     drawn = PairSampler(people, config=config, batch_size=n, composites=0, seed=seed)[0]
     names: Sequence[str] = crops.info.get("people", ())
 
-    def picture(row: int) -> Picture:
+    def picture(row: int) -> PictureRef:
         person = int(crops.people[row])
         identity = str(names[person]) if person < len(names) else str(person)
-        return Picture(f"{identity}#{row}", identity, _row_key(crops, row), row=row)
+        return PictureRef(f"{identity}#{row}", identity, _row_key(crops, row), row=row)
 
-    pairs = [Pair(picture(pair.source), picture(pair.target)) for pair in drawn]
+    pairs = [SwapPair(picture(pair.source), picture(pair.target)) for pair in drawn]
     return PairSet(pairs=pairs, name=str(crops.info.get("name", "dataset")), crops=crops)
 
 
@@ -189,7 +189,7 @@ def _row_key(crops: CropSet, row: int) -> str:
     return hashlib.sha256(crops.images[row : row + 1].numpy().tobytes()).hexdigest()
 
 
-def _distinct(pictures: Iterator[Picture]) -> tuple[Picture, ...]:
+def _distinct(pictures: Iterator[PictureRef]) -> tuple[PictureRef, ...]:
     return tuple({picture.key: picture for picture in reversed(list(pictures))}.values())[::-1]
 
 
@@ -216,14 +216,14 @@ def _rows(file: Path, needed: Sequence[str]) -> Iterator[tuple[int, Mapping[str,
     yield from rows
 
 
-class _Pictures:
+class _FileReader:
     """Reads each file once; what is missing is collected and told together."""
 
     def __init__(self, file: Path) -> None:
         self._file, self._keys = file, dict[Path, str]()
         self._missing: list[str] = []
 
-    def __call__(self, name: str | None, identity: str, line: int) -> Picture:
+    def __call__(self, name: str | None, identity: str, line: int) -> PictureRef:
         if not name:
             raise DataError(f"{self._file}, line {line}: a path is empty. Fill it in.")
         path = self._file.parent / name
@@ -235,7 +235,7 @@ class _Pictures:
                 self._keys[path] = ""
                 why = error.strerror if isinstance(error, OSError) else error
                 self._missing.append(f"line {line}: {name} ({why})")
-        return Picture(name, identity or name, self._keys[path], path=path)
+        return PictureRef(name, identity or name, self._keys[path], path=path)
 
     def check(self) -> None:
         if self._missing:
@@ -269,7 +269,7 @@ def pairs_from(
     return pairs_of_dataset(CropSet.load(folder), limit, seed=seed, rule=rule)
 
 
-def noise(seed: int | None, source: Picture, target: Picture) -> torch.Generator:
+def noise(seed: int | None, source: PictureRef, target: PictureRef) -> torch.Generator:
     """The random numbers of a pair. They follow from the seed and the two pictures alone."""
     import torch
 

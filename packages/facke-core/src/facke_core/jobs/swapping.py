@@ -19,7 +19,7 @@ from facke_core._files import leftovers
 from facke_core.config import read_json, write_json, write_text
 from facke_core.errors import DataError, FackeError, ImageError, NoFaceError, UsageError
 from facke_core.jobs.engines import Engine, here, shards
-from facke_core.jobs.pairs import Pair, PairSet, Progress, read_pairs
+from facke_core.jobs.pairs import PairSet, Progress, SwapPair, read_pairs
 from facke_core.plugins.registry import Registry, default_registry
 from facke_core.weights.sources import Source, locate
 
@@ -94,7 +94,7 @@ class SwapWork:
         pairs = read_pairs(Path(self.pairs)).pairs
         draws = self.seed is not None or not isinstance(pipeline.method.sampler, SeededSampler)
 
-        def swap(index: int, pair: Pair) -> Swap:
+        def swap(index: int, pair: SwapPair) -> Swap:
             found = Swap(pair=index, source=pair.source.name, target=pair.target.name)
             seed = noise(self.seed, *pair).initial_seed() if draws else None
             files = [str(one.path) for one in pair]

@@ -18,12 +18,12 @@ from facke_core.data.shards import SUFFIX, Shard, TarShard, TensorShard, key_row
 from facke_core.data.tensors import Column, read_tensors, write_tensors
 from facke_core.prepare.portraits import REASONS, Done, Job, Portrait
 
-__all__ = ["Bucket", "Known", "skipped_columns"]
+__all__ = ["Bucket", "KnownCrops", "skipped_columns"]
 
 _DAMAGE = (SafetensorError, OSError, ValueError, KeyError, IndexError, tarfile.TarError)
 
 
-class Known:
+class KnownCrops:
     """Crops, points, vectors and reasons that need no computing.
 
     Args:
@@ -128,7 +128,9 @@ class Bucket:
         known: what need not be computed.
     """
 
-    def __init__(self, keys: Sequence[bytes], *, shard: Path, part: Path, known: Known) -> None:
+    def __init__(
+        self, keys: Sequence[bytes], *, shard: Path, part: Path, known: KnownCrops
+    ) -> None:
         self.keys, self.shard, self.part, self.known = keys, shard, part, known
         self.passing: set[bytes] = set()
         self._made: dict[bytes, Portrait] = {}

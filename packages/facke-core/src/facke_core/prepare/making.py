@@ -25,8 +25,8 @@ from facke_core.data.crops import IDENTITY, INDEX, UNFINISHED, write_tables
 from facke_core.data.shards import Store, TarShard, digits_for, key_rows, shard_path, shards_of
 from facke_core.data.tensors import Column
 from facke_core.errors import DataError, FackeWarning
-from facke_core.prepare.known import Bucket, Known, skipped_columns
-from facke_core.prepare.photos import Album, Picture, file_keys, shown
+from facke_core.prepare.known import Bucket, KnownCrops, skipped_columns
+from facke_core.prepare.photos import Album, Photograph, file_keys, shown
 from facke_core.prepare.portraits import UNREADABLE, Done, Job, Preparation, answer, start_worker
 from facke_core.prepare.summary import PrepareSummary, write_csv
 
@@ -69,12 +69,12 @@ class Making:
         self.preparation, self.encoder, self.workers = preparation, encoder, workers
         self.on_progress = on_progress
         self.started = time.perf_counter()
-        self.known = Known(
+        self.known = KnownCrops(
             preparation.digest(), encoder_digest, with_points=not preparation.aligned
         )
         self.keys: dict[str, bytes] = {}
         """Keys of all files that can be read, by path."""
-        self.first: dict[bytes, Picture] = {}
+        self.first: dict[bytes, Photograph] = {}
         """Photograph of each key; of several the first by path."""
         self.digits = 1
         self.passing: set[bytes] = set()

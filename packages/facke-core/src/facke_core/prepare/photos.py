@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from facke_core.errors import DataError, did_you_mean
 
-__all__ = ["Album", "Picture", "file_key", "file_keys", "find_photos", "shown"]
+__all__ = ["Album", "Photograph", "file_key", "file_keys", "find_photos", "shown"]
 
 COLOUR_WEIGHT = 3.0
 """Weight in the draws of a coloured picture, relative to one without colours, where a manifest
@@ -30,7 +30,7 @@ LAYOUTS = """\
 Or name any layout with `manifest=...`, a CSV with the columns path and identity."""
 
 
-class Picture(NamedTuple):
+class Photograph(NamedTuple):
     """One photograph."""
 
     path: str
@@ -44,7 +44,7 @@ class Picture(NamedTuple):
 class Album:
     """The photographs of one dataset."""
 
-    pictures: Sequence[Picture]
+    pictures: Sequence[Photograph]
     """Photographs, sorted by path."""
     people: frozenset[str]
     """Names of the people, also of those without any file."""
@@ -92,7 +92,7 @@ def _album(photos: Path, root: Path) -> Album:
         people.add(person)
         for entry in _entries(Path(folder)):
             if entry.is_file() or entry.is_symlink():
-                pictures.append(Picture(_relative(Path(entry), photos), person))
+                pictures.append(Photograph(_relative(Path(entry), photos), person))
     return Album(pictures=sorted(pictures), people=frozenset(people), beside=sorted(beside))
 
 
@@ -128,7 +128,7 @@ def _read_manifest(photos: Path, manifest: Path) -> Album:
                 f"{did_you_mean(needed, columns)} Needed are path and identity; mono, source and "
                 "licence are used where they are there."
             )
-    pictures: dict[str, Picture] = {}
+    pictures: dict[str, Photograph] = {}
     for line, row in rows:
         picture = _picture(photos, row, f"{manifest}, line {line}")
         if picture.path in pictures:
@@ -141,7 +141,7 @@ def _read_manifest(photos: Path, manifest: Path) -> Album:
     )
 
 
-def _picture(photos: Path, row: dict[str, str], where: str) -> Picture:
+def _picture(photos: Path, row: dict[str, str], where: str) -> Photograph:
     path, person = row["path"] or "", row["identity"] or ""
     if not path or not person:
         raise DataError(f"{where}: path and identity must not be empty. Fill them in.")
@@ -155,7 +155,7 @@ def _picture(photos: Path, row: dict[str, str], where: str) -> Picture:
     mono = row.get("mono")
     weight = COLOUR_WEIGHT if mono in ("0", "") else 1.0
     source = f"{row.get('source') or ''} {row.get('licence') or ''}".strip()
-    return Picture(PurePosixPath(path).as_posix(), person, weight, source)
+    return Photograph(PurePosixPath(path).as_posix(), person, weight, source)
 
 
 def file_key(path: Path) -> bytes:

@@ -15,11 +15,11 @@ from facke_core.weights.layout import WeightsConfig, read_weights_config
 from facke_core.weights.licenses import Part
 from facke_core.weights.sources import locate
 
-__all__ = ["Known", "known_weights", "not_allowed"]
+__all__ = ["KnownWeights", "known_weights", "not_allowed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
+class KnownWeights:
     """One set of weights."""
 
     weights: str
@@ -45,7 +45,9 @@ class Known:
         return self.parts[0].kind
 
 
-def known_weights(folders: Sequence[Path] = (), *, registry: Registry | None = None) -> list[Known]:
+def known_weights(
+    folders: Sequence[Path] = (), *, registry: Registry | None = None
+) -> list[KnownWeights]:
     """Weights of the installed methods, those in the cache of the Hub, and those in ``folders``.
 
     Raises:
@@ -66,7 +68,7 @@ def known_weights(folders: Sequence[Path] = (), *, registry: Registry | None = N
     return found
 
 
-def not_allowed(found: Iterable[Known], limit: str) -> Iterator[tuple[Known, Part]]:
+def not_allowed(found: Iterable[KnownWeights], limit: str) -> Iterator[tuple[KnownWeights, Part]]:
     """The parts whose licence is of the class ``limit``, or asks for more care."""
     for one in found:
         for part in one.parts:
@@ -80,7 +82,7 @@ def _of_method(
     where: Bundled | HubRef,
     cached: dict[tuple[str, str], Path],
     registry: Registry,
-) -> Known:
+) -> KnownWeights:
     name = f"{spec.name}.{tag}"
     stated = spec.license if tag == next(iter(spec.weights)) else ""
     if isinstance(where, HubRef):
@@ -102,7 +104,7 @@ def _known(
     where: Literal["bundled", "cache"],
     registry: Registry,
     stated: str = "",
-) -> Known:
+) -> KnownWeights:
     try:
         config = read_weights_config(folder)
     except FackeError as error:
@@ -117,13 +119,13 @@ def _row(
     where: Literal["bundled", "cache", "hub", "folder"],
     registry: Registry,
     stated: str = "",
-) -> Known:
+) -> KnownWeights:
     sizes = [
         (folder / file).stat().st_size
         for file in config.files
         if folder is not None and (folder / file).is_file()
     ]
-    return Known(
+    return KnownWeights(
         weights=name,
         method=config.method,
         where=where,
@@ -132,8 +134,8 @@ def _row(
     )
 
 
-def _broken(name: str, where: Literal["bundled", "cache"], error: FackeError) -> Known:
+def _broken(name: str, where: Literal["bundled", "cache"], error: FackeError) -> KnownWeights:
     nothing = Part("weights", name, "")
-    return Known(
+    return KnownWeights(
         weights=name, method="", where=where, megabytes=None, parts=(nothing,), fault=str(error)
     )
