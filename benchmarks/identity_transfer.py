@@ -40,12 +40,13 @@ from torch import Tensor
 
 from facke_cli.console import progress
 from facke_core import load
-from facke_core.evaluation.clock import Clock
+from facke_core.evaluation.clock import STAGES
 from facke_core.evaluation.pictures import PictureStore, unpacked
 from facke_core.images.grid import face_matrix
 from facke_core.images.io import write_image
 from facke_core.images.provenance import disclosure
 from facke_core.jobs.pairs import PictureRef, SwapPair, read_pairs
+from facke_core.results import StageClock
 from facke_core.types import SwapRequest
 
 QUICK, QUICK_PEOPLE, QUICK_SECONDS = 120, 20, 38
@@ -79,7 +80,7 @@ def judged(name: str, args: argparse.Namespace, folder: Path, judge: Judge) -> d
     pipeline = load(name, device=args.device)
     pairs = read_pairs(write_inputs(folder, matrix=matrix)[0])
     people = sorted(pairs.sources)
-    pictures = HalfPictures(pipeline, Clock())
+    pictures = HalfPictures(pipeline, StageClock(STAGES))
     with progress() as show:
         report, shown = measure(
             pipeline,

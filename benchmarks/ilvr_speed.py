@@ -45,11 +45,12 @@ from torch import Tensor, nn
 from facke_core import load
 from facke_core.building import load_encoder
 from facke_core.config import updated
-from facke_core.evaluation.clock import Clock
+from facke_core.evaluation.clock import STAGES
 from facke_core.evaluation.statistics import frechet_distance
 from facke_core.identity.dlib_resnet import DlibEncoder
 from facke_core.jobs.pairs import PairSet, read_pairs
 from facke_core.pipeline import SwapPipeline
+from facke_core.results import StageClock
 from facke_diffusion.ddpm import DDPMGenerator
 from facke_diffusion.ilvr import ILVRSampler
 from facke_diffusion.low_pass import low_pass
@@ -316,7 +317,7 @@ def bench(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         compiled=args.compile,
     )
     pairs = read_pairs(write_inputs(folder, QUICK_PEOPLE if args.quick else None, matrix=0)[0])
-    pictures, eyes = HalfPictures(pipeline, Clock()), judge()
+    pictures, eyes = HalfPictures(pipeline, StageClock(STAGES)), judge()
     texture = Texture(pipeline.alignment.template)
     extra = {"compile": True} if args.compile else {}
     settings: dict[str, ILVRSampler | None] = {"target": None}

@@ -17,7 +17,7 @@ import torch
 from reid import Judge
 from torch import Tensor
 
-from facke_core.evaluation.clock import Clock
+from facke_core.evaluation.clock import STAGES
 from facke_core.evaluation.metrics import (
     AnyMetric,
     PerPair,
@@ -34,6 +34,7 @@ from facke_core.evaluation.session import EvaluationSession
 from facke_core.images.io import resize
 from facke_core.jobs.pairs import PairSet, PictureRef, Progress, SwapPair
 from facke_core.pipeline import SwapPipeline
+from facke_core.results import StageClock
 from facke_core.types import AlignedFace
 
 SwapCrops = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -174,7 +175,7 @@ def measure(
         return pipeline.swap_crops(source, target, identity=identity, rng=rng)
 
     started, end, kept = time.monotonic(), len(pairs.first(limit)), set(pairs.pairs[:keep])
-    pictures = pictures or HalfPictures(pipeline, Clock(), crops=pairs.crops)
+    pictures = pictures or HalfPictures(pipeline, StageClock(STAGES), crops=pairs.crops)
     session = partial(BatchSession, pictures, pipeline, judge=judge, swap_crops=swap_crops or plain)
     metrics = [id_gain(), id_retrieval(), retrieval_top1(), result_target(), landmark_shift()]
     rows, shown = list[Row](), dict[SwapPair, Tensor]()

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from facke_core.errors import DataError, PluginError, UsageError
 from facke_core.evaluation import metrics
-from facke_core.evaluation.clock import Clock
+from facke_core.evaluation.clock import STAGES
 from facke_core.evaluation.judges import Recogniser, check_judge
 from facke_core.evaluation.metrics import PerPair, frechet
 from facke_core.evaluation.pictures import PictureStore
@@ -35,6 +35,7 @@ from facke_core.evaluation.runner import Evaluator
 from facke_core.jobs import engines
 from facke_core.jobs.pairs import PairSet, pairs_of_dataset, read_pairs, read_same
 from facke_core.plugins.registry import Registry
+from facke_core.results import StageClock
 
 
 @pytest.fixture
@@ -356,7 +357,7 @@ def test_a_metric_that_mixes_pairs_is_named(crops: PairSet) -> None:
 def test_threads_that_look_at_one_picture_at_once_share_what_they_find(
     photos: PairSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pictures = PictureStore(pipeline("target"), Clock())
+    pictures = PictureStore(pipeline("target"), StageClock(STAGES))
     find, together = pictures.find, threading.Barrier(2, timeout=30)
 
     def both_at_once(photo: Tensor) -> Any:

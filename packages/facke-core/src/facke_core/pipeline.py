@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
-import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -22,7 +20,7 @@ from facke_core.images.io import ImageLike, Photo, read_image, resize
 from facke_core.plugins.registry import default_registry
 from facke_core.plugins.specs import Method
 from facke_core.protocols import FaceDetector, IdentityEncoder, Sampler, SeededSampler
-from facke_core.results import SwapResult
+from facke_core.results import StageClock, SwapResult
 from facke_core.sampling import check_compatible
 from facke_core.types import AlignedFace, Face, SwapInputs, SwapRequest
 
@@ -32,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FaceChoice", "SwapPipeline"]
 
+STAGES = ("detect", "align", "encode", "generate", "paste")
+"""What a swap spends its time on."""
 FaceChoice = Literal["largest", "all"] | int
 """The faces of a target to swap: a number counts from the largest, which is 1."""
 
@@ -144,7 +144,7 @@ class SwapPipeline:
         """
         if batch_size < 1:
             raise UsageError(f"batch_size={batch_size} is not possible. Use a number from 1.")
-        clock = _Clock()
+        clock = StageClock(STAGES)
         photo = read_image(source)
         with clock.stage("detect"):
             source_face = self._faces(photo, "largest")[0]
@@ -155,7 +155,7 @@ class SwapPipeline:
         remaining = iter(targets)
         while photos := [read_image(target) for target in itertools.islice(remaining, batch_size)]:
             yield from self._swapped(crop, identity, photos, seed, face, clock)
-            clock = _Clock()
+            clock = StageClock(STAGES)
 
     def _swapped(
         self,
@@ -164,7 +164,7 @@ class SwapPipeline:
         photos: Sequence[Photo],
         seed: int | None,
         choice: FaceChoice,
-        clock: _Clock,
+        clock: StageClock,
     ) -> Iterator[SwapResult]:
         with clock.stage("detect"):
             faces = [self._faces(photo, choice) for photo in photos]
@@ -193,7 +193,7 @@ class SwapPipeline:
                     image = self.paste(image, crop, face)  # the largest, in front, comes last
                 images.append(image)
         request = self._request(sampler, seed, rng, start)
-        seconds = {stage: value / len(photos) for stage, value in clock.seconds().items()}
+        seconds = {stage: value / len(photos) for stage, value in clock.seconds(total=True).items()}
         for photo, image, detected in zip(photos, images, faces, strict=True):
             result = SwapResult(
                 image=image,
@@ -215,7 +215,7 @@ class SwapPipeline:
         Raises:
             ImageError: a picture cannot be read or is not square.
         """
-        clock = _Clock()
+        clock = StageClock(STAGES)
         crops = [self._as_crop(read_image(picture)) for picture in (source, target)]
         with clock.stage("encode"):
             identity = self.encode(crops[0])
@@ -223,7 +223,7 @@ class SwapPipeline:
             sampler, (rng, start) = self.sampler(seed), _random(seed)
             image = self.swap_crops(*crops, identity=identity, rng=rng, sampler=sampler)[0]
         request = self._request(sampler, seed, rng, start)
-        return SwapResult(image=image, faces=(), seconds=clock.seconds(), request=request)
+        return SwapResult(image=image, faces=(), seconds=clock.seconds(total=True), request=request)
 
     def detect(self, photo: Tensor) -> list[Face]:
         """The faces of a photo (3, H, W), largest first."""
@@ -365,21 +365,3 @@ def _random(seed: int | None) -> tuple[torch.Generator, Tensor]:
         raise UsageError(f"seed={seed} is not possible. Use a number from 0 to 2**63 - 1.")
     rng = torch.Generator().manual_seed(secrets.randbits(63) if seed is None else seed)
     return rng, rng.get_state()
-
-
-class _Clock:
-    """Wall times of the stages."""
-
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
-        stages = ("detect", "align", "encode", "generate", "paste")
-        self._stages: dict[str, float] = dict.fromkeys(stages, 0.0)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self._stages[name] += time.perf_counter() - start
-
-    def seconds(self) -> dict[str, float]:
-        return {**self._stages, "total": time.perf_counter() - self._start}

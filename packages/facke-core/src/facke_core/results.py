@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from torch import Tensor
 
     from facke_core.types import Face, SwapRequest
 
-__all__ = ["SwapResult"]
+__all__ = ["StageClock", "SwapResult"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,3 +48,27 @@ class SwapResult:
         from facke_core.images.provenance import disclosure
 
         write_image(path, self.image, self.alpha, xmp=disclosure(self.request), overwrite=overwrite)
+
+
+class StageClock:
+    """Wall time per stage, in seconds. Stages that run beside each other in threads are added."""
+
+    def __init__(self, stages: Iterable[str]) -> None:
+        self._start = time.perf_counter()
+        self._seconds = dict.fromkeys(stages, 0.0)
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count the time inside towards a stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._seconds[name] += time.perf_counter() - start
+
+    def seconds(self, *, total: bool = False) -> dict[str, float]:
+        """Stage -> seconds so far; with ``total`` also the time since this clock was made."""
+        whole = {"total": time.perf_counter() - self._start} if total else {}
+        return {**self._seconds, **whole}

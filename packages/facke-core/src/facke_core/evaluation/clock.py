@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
-__all__ = ["STAGES", "Clock", "alone", "encoder_share"]
+__all__ = ["STAGES", "alone", "encoder_share"]
 
 STAGES = ("read", "detect", "align", "encode", "generate", "paste", "judge", "measure")
 """Names of the stages. ``encode``: identities for the generator. ``judge``: all other vectors."""
@@ -23,28 +20,6 @@ def alone() -> None:
     import torch
 
     torch.set_num_threads(1)
-
-
-class Clock:
-    """Seconds per stage. Stages that run beside each other are added."""
-
-    def __init__(self) -> None:
-        self._seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
-        self._lock = threading.Lock()
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Count the time inside towards a stage."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._seconds[name] += time.perf_counter() - start
-
-    def seconds(self) -> dict[str, float]:
-        """The seconds of each stage so far."""
-        return dict(self._seconds)
 
 
 def encoder_share(seconds: Mapping[str, float]) -> float:

@@ -19,13 +19,13 @@ from torch import Tensor
 from facke_core.config import from_dict
 from facke_core.data.crops import CropSet
 from facke_core.errors import DataError
-from facke_core.evaluation.clock import Clock
 from facke_core.faces.align import align, transform_points
 from facke_core.faces.reframe import retemplate
 from facke_core.faces.templates import Alignment, template_points
 from facke_core.images.io import read_image, resize
 from facke_core.jobs.pairs import PictureRef
 from facke_core.pipeline import SwapPipeline
+from facke_core.results import StageClock
 from facke_core.types import AlignedFace, Face
 
 __all__ = ["KnownFace", "Loaded", "PictureStore", "unpacked"]
@@ -70,7 +70,7 @@ class PictureStore:
     """
 
     def __init__(
-        self, pipeline: SwapPipeline, clock: Clock, *, crops: CropSet | None = None
+        self, pipeline: SwapPipeline, clock: StageClock, *, crops: CropSet | None = None
     ) -> None:
         self._pipeline, self._clock, self._crops = pipeline, clock, crops
         self._known: dict[str, KnownFace] = {}

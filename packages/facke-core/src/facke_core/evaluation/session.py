@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from facke_core.errors import PluginError
-from facke_core.evaluation.clock import Clock, alone
+from facke_core.evaluation.clock import STAGES, alone
 from facke_core.evaluation.judges import Recogniser
 from facke_core.evaluation.metrics import AnyMetric, Identities, Metric, SetMetric, SwappedPairs
 from facke_core.evaluation.pictures import Loaded, PictureStore, unpacked
@@ -26,6 +26,7 @@ from facke_core.evaluation.rows import Row, pack, rounded
 from facke_core.faces.align import warp
 from facke_core.jobs.pairs import PairSet, PictureRef, Progress, noise
 from facke_core.pipeline import SwapPipeline
+from facke_core.results import StageClock
 from facke_core.types import Face
 
 __all__ = [
@@ -72,7 +73,7 @@ class EvaluationSession:
         self._needs = frozenset[str]().union(*(m.needs for m in metrics))
         self._encoders = encoders
         self._sampler = pipeline.sampler(seed)
-        self.clock = Clock()
+        self.clock = StageClock(STAGES)
         self.pictures = PictureStore(pipeline, self.clock, crops=pairs.crops)
         self._rebuilt: dict[str, dict[str, float]] = {}
         self._pool = ThreadPoolExecutor(workers or os.cpu_count(), initializer=alone)
