@@ -311,7 +311,7 @@ def bench(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         generator,
         pipeline.device,
         batch=args.step_batch,
-        turns=5 if args.quick else 15,
+        turns=3 if args.quick else 15,
         compiled=args.compile,
     )
     pairs = read_pairs(write_inputs(folder, QUICK_PEOPLE if args.quick else None, matrix=0)[0])
