@@ -20,8 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: do not burn a busy machine
 
 from common import arguments, require, write_figures
 from london import write_inputs

@@ -29,7 +29,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # before cv2: it reports an unused setting
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: do not burn a busy machine
 
 from common import arguments, require, scratch, write_figures

@@ -30,7 +30,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # before cv2: it reports an unused setting
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: do not burn a busy machine
 
 import torch
@@ -313,7 +312,7 @@ def bench(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         generator,
         pipeline.device,
         batch=args.step_batch,
-        turns=5 if args.quick else 15,
+        turns=3 if args.quick else 15,
         compiled=args.compile,
     )
     pairs = read_pairs(write_inputs(folder, QUICK_PEOPLE if args.quick else None, matrix=0)[0])

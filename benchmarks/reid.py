@@ -12,8 +12,11 @@ knows it is made by hand::
 from __future__ import annotations
 
 import importlib.util
+import os
 from dataclasses import dataclass, field
 from typing import Any
+
+os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # before cv2: it reports an unused setting
 
 import torch
 import torch.nn.functional as F
