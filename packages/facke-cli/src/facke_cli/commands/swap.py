@@ -203,7 +203,7 @@ def _check_files(pictures: tuple[Path, Path], output: Path, *, force: bool) -> N
 def find(method: str | None, weights: str | None, registry: Registry) -> tuple[str, Source]:
     """The name for ``load``, and what it means."""
     if method is not None:
-        registry.method(method)
+        registry.methods[method]
     chosen = method or DEFAULT_METHOD
     name = chosen
     if weights is not None:

@@ -3,42 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import fields
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import pluggy
 
 from facke_core.errors import PluginError, did_you_mean
 from facke_core.plugins import hookspecs
-from facke_core.plugins.specs import (
-    CommandSpec,
-    ConverterSpec,
-    DetectorSpec,
-    EncoderSpec,
-    MethodSpec,
-    MetricSpec,
-)
+from facke_core.plugins.catalogue import Catalogue
+from facke_core.plugins.specs import RecipeRef
 
 TARGET = re.compile(r"[\w.]+:[\w.]+")
 EVENTS = ("facke_result", "facke_train_step")
-# kind -> (hook, class of what it returns)
-KINDS: dict[str, tuple[str, type[Any]]] = {
-    "method": ("facke_methods", MethodSpec),
-    "encoder": ("facke_identity_encoders", EncoderSpec),
-    "detector": ("facke_face_detectors", DetectorSpec),
-    "metric": ("facke_metrics", MetricSpec),
-    "command": ("facke_commands", CommandSpec),
-    "converter": ("facke_converters", ConverterSpec),
-}
-_TARGET_FIELDS = frozenset({"config", "build", "objective", "available", "target"})
-
-
-class Recipe(NamedTuple):
-    """A recipe that a plugin ships: which method it trains and where its JSON lies."""
-
-    method: MethodSpec
-    resource: str
+_HOOKS = [name for name in vars(hookspecs) if name.startswith("facke_")]
+_TARGET_FIELDS = ("config", "build", "objective", "available", "target")
 
 
 def new_manager() -> pluggy.PluginManager:
@@ -54,16 +32,13 @@ def checked_manager(plugin: object, name: str) -> pluggy.PluginManager:
         trial.register(plugin, name)
         trial.check_pending()
     except pluggy.PluginValidationError as error:
-        known = [hook for hook in vars(hookspecs) if hook.startswith("facke_")]
         bad = re.search(r"'(\w+)'", str(error))
-        guess = did_you_mean(bad[1], known) if bad and bad[1] not in known else ""
+        guess = did_you_mean(bad[1], _HOOKS) if bad and bad[1] not in _HOOKS else ""
         raise PluginError(
             f"The plugin {name!r} does not fit facke's hooks: {' '.join(str(error).split())}."
-            f"{guess} The hooks are: {', '.join(known)}."
+            f"{guess} The hooks are: {', '.join(_HOOKS)}."
         ) from error
-    for hook in vars(hookspecs):
-        if not hook.startswith("facke_"):
-            continue
+    for hook in _HOOKS:
         impls = getattr(trial.hook, hook).get_hookimpls()
         own = getattr(plugin, hook, None)
         if own is not None and own is not getattr(hookspecs, hook) and not impls:
@@ -79,42 +54,44 @@ def checked_manager(plugin: object, name: str) -> pluggy.PluginManager:
     return trial
 
 
-def collect(trial: pluggy.PluginManager, plugin: str) -> dict[str, dict[str, Any]]:
-    specs: dict[str, dict[str, Any]] = {}
-    for kind, (hook, spec_class) in KINDS.items():
-        found: dict[str, Any] = {}
-        specs[kind] = found
-        for returned in getattr(trial.hook, hook)():
+def collect(
+    trial: pluggy.PluginManager, plugin: str, catalogues: Mapping[str, Catalogue[Any]]
+) -> dict[str, dict[str, Any]]:
+    """Kind -> name -> description: all that a plugin offers, nothing of it registered yet."""
+    found: dict[str, dict[str, Any]] = {kind: {} for kind in catalogues}
+
+    def add(kind: str, spec: Any) -> None:
+        if spec.name in found[kind]:
+            raise PluginError(
+                f"The plugin {plugin!r} offers the {kind} {spec.name!r} twice. Rename one of them."
+            )
+        if spec.name in catalogues[kind]:
+            owner = catalogues[kind].owners[spec.name]
+            raise PluginError(
+                f"The plugins {owner!r} and {plugin!r} both offer the {kind} {spec.name!r}. "
+                f"Uninstall one of them, or leave one out, for example with FACKE_PLUGINS={owner}."
+            )
+        found[kind][spec.name] = spec
+
+    for kind, catalogue in catalogues.items():
+        for returned in getattr(trial.hook, catalogue.hook)() if catalogue.hook else ():
             for spec in returned if isinstance(returned, Iterable) else [returned]:
-                if not isinstance(spec, spec_class):
+                if not isinstance(spec, catalogue.spec):
                     raise PluginError(
-                        f"The plugin {plugin!r}: {hook}() must return a list of "
-                        f"{spec_class.__name__}, but it holds {spec!r}."
+                        f"The plugin {plugin!r}: {catalogue.hook}() must return a list of "
+                        f"{catalogue.spec.__name__}, but it holds {spec!r}."
                     )
-                _add(found, kind, spec.name, spec, plugin)
+                add(kind, spec)
                 for target in targets_of(spec):
                     if not TARGET.fullmatch(target):
                         raise PluginError(
                             f"The plugin {plugin!r}: the target {target!r} of the {kind} "
                             f"{spec.name!r} is not 'package.module:attribute'."
                         )
-    recipes: dict[str, Any] = {}
-    for method in specs["method"].values():
-        for name, resource in method.recipes.items():
-            _add(recipes, "recipe", name, Recipe(method, resource), plugin)
-    return specs | {"recipe": recipes}
-
-
-def _add(found: dict[str, Any], kind: str, name: str, spec: Any, plugin: str) -> None:
-    if name in found:
-        raise PluginError(
-            f"The plugin {plugin!r} offers the {kind} {name!r} twice. Rename one of them."
-        )
-    found[name] = spec
+                for name, resource in getattr(spec, "recipes", {}).items():
+                    add("recipe", RecipeRef(name, spec, resource))
+    return found
 
 
 def targets_of(spec: Any) -> list[str]:
-    if isinstance(spec, Recipe):
-        return []
-    values = (getattr(spec, f.name) for f in fields(spec) if f.name in _TARGET_FIELDS)
-    return [value for value in values if value]
+    return [value for name in _TARGET_FIELDS if (value := getattr(spec, name, ""))]

@@ -27,6 +27,7 @@ __all__ = [
     "Method",
     "MethodSpec",
     "MetricSpec",
+    "RecipeRef",
 ]
 
 _NAME = re.compile(r"[a-z][a-z0-9-]*")
@@ -37,12 +38,18 @@ def _empty() -> Mapping[str, Any]:
     return MappingProxyType({})
 
 
-def _check_name(kind: str, name: str) -> None:
-    if not _NAME.fullmatch(name):
-        raise PluginError(
-            f"{kind} name {name!r} is not usable: names are lower-case letters, digits and "
-            "hyphens and start with a letter. Rename it in the plugin."
-        )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Named:
+    name: str
+    """``^[a-z][a-z0-9-]*$``, unique among all plugins."""
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            kind = type(self).__name__.removesuffix("Spec").lower()
+            raise PluginError(
+                f"{kind} name {self.name!r} is not usable: names are lower-case letters, digits "
+                "and hyphens and start with a letter. Rename it in the plugin."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +75,9 @@ class Bundled:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MethodSpec:
+class MethodSpec(_Named):
     """A face-swapping method."""
 
-    name: str
-    """The value of ``--method``: ``^[a-z][a-z0-9-]*$``, unique among all plugins."""
     summary: str
     """One line for ``facke methods``."""
     config: str
@@ -93,15 +98,11 @@ class MethodSpec:
     license: str = ""
     """SPDX identifier of the default weights' licence."""
 
-    def __post_init__(self) -> None:
-        _check_name("method", self.name)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EncoderSpec:
+class EncoderSpec(_Named):
     """An identity encoder."""
 
-    name: str
     summary: str
     build: str
     """Target of ``(**settings) -> IdentityEncoder``."""
@@ -109,15 +110,11 @@ class EncoderSpec:
     """Target of ``() -> str``: an empty string, or why it cannot be used here and the fix."""
     license: str = ""
 
-    def __post_init__(self) -> None:
-        _check_name("encoder", self.name)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DetectorSpec:
+class DetectorSpec(_Named):
     """A face detector."""
 
-    name: str
     summary: str
     build: str
     """Target of ``(**settings) -> FaceDetector``."""
@@ -125,41 +122,28 @@ class DetectorSpec:
     """Target of ``() -> str``: an empty string, or why it cannot be used here and the fix."""
     license: str = ""
 
-    def __post_init__(self) -> None:
-        _check_name("detector", self.name)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MetricSpec:
+class MetricSpec(_Named):
     """A metric of ``facke evaluate``: one value per swapped pair."""
 
-    name: str
     summary: str
     build: str
     higher_is_better: bool
 
-    def __post_init__(self) -> None:
-        _check_name("metric", self.name)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CommandSpec:
+class CommandSpec(_Named):
     """A subcommand of ``facke``; ``target`` is a plain function that typer can read."""
 
-    name: str
     target: str
     help: str
 
-    def __post_init__(self) -> None:
-        _check_name("command", self.name)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ConverterSpec:
+class ConverterSpec(_Named):
     """A kind of checkpoint that ``facke weights convert`` reads."""
 
-    name: str
-    """The value of ``--from``."""
     summary: str
     target: str
     """Target of ``(Checkpoint) -> Converted | None`` (:mod:`facke_core.convert.kinds`): None where
@@ -167,8 +151,14 @@ class ConverterSpec:
     guess: bool = True
     """Whether ``--from auto`` asks it; not, where its tensors look like those of another kind."""
 
-    def __post_init__(self) -> None:
-        _check_name("converter", self.name)
+
+class RecipeRef(NamedTuple):
+    """A recipe that a method ships."""
+
+    name: str
+    method: MethodSpec
+    resource: str
+    """Where its JSON lies."""
 
 
 class Method(NamedTuple):
