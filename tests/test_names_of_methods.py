@@ -30,9 +30,9 @@ def words(code: str) -> Iterator[str]:
     expressions = (node for node in ast.walk(tree) if isinstance(node, ast.Expr))
     documentation = {id(node.value) for node in expressions}
     for node in ast.walk(tree):
-        text = isinstance(node, ast.Constant) and id(node) not in documentation
-        if text and isinstance(node.value, str):
-            yield node.value
+        written = node.value if isinstance(node, ast.Constant) else None
+        if isinstance(written, str) and id(node) not in documentation:
+            yield written
         for field in ("id", "attr", "arg", "name", "asname"):
             if isinstance(word := getattr(node, field, None), str):
                 yield word

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from facke_core.errors import PluginError, did_you_mean
-from facke_core.plugins import _checks
+from facke_core.plugins import catalogue
 from facke_core.plugins.catalogue import Catalogue, PluginInfo
 from facke_core.plugins.specs import (
     CommandSpec,
@@ -45,7 +45,7 @@ class Registry:
     """Plugins and the names they own. An ordinary object: tests make their own."""
 
     def __init__(self) -> None:
-        self._manager = _checks.new_manager()
+        self._manager = catalogue.new_manager()
         self._targets: dict[str, str] = {}
         self._plugins: dict[str, PluginInfo] = {}
         self.failures: list[PluginInfo] = []
@@ -128,15 +128,15 @@ class Registry:
                 f"{first and f' (from {first})'}. Uninstall one of the two, or rename its entry "
                 f"point in the group {GROUP}."
             )
-        trial = _checks.checked_manager(plugin, name)
-        found = _checks.collect(trial, name, self.catalogues)
+        trial = catalogue.checked_manager(plugin, name)
+        found = catalogue.collect(trial, name, self.catalogues)
         self._manager.register(plugin, name)
         for kind, specs in found.items():
             self.catalogues[kind].add(specs, name)
-            targets = (target for spec in specs.values() for target in _checks.targets_of(spec))
+            targets = (target for spec in specs.values() for target in catalogue.targets_of(spec))
             self._targets.update(dict.fromkeys(targets, name))
         offers = {kind: tuple(specs) for kind, specs in found.items() if specs}
-        if events := tuple(h for h in _checks.EVENTS if getattr(trial.hook, h).get_hookimpls()):
+        if events := tuple(h for h in catalogue.EVENTS if getattr(trial.hook, h).get_hookimpls()):
             offers["event"] = events
         self._plugins[name] = info._replace(contributions=offers)
 
@@ -152,17 +152,16 @@ class Registry:
         """
         plugin = self._targets.get(target)
         whose = f" of the plugin {plugin!r}" if plugin else ""
-        if not _checks.TARGET.fullmatch(target):
+        if not catalogue.TARGET.fullmatch(target):
             raise PluginError(f"The target {target!r}{whose} is not 'package.module:attribute'.")
         try:
             return pkgutil.resolve_name(target)
         except Exception as error:
             cause = f"{type(error).__name__}: {error}"
             fix = "Reinstall or update the plugin, or report this to its authors."
-            own = target.partition(".")[0].partition(":")[0]
             if isinstance(error, ModuleNotFoundError) and error.name:
                 package = error.name.partition(".")[0]
-                if package != own:
+                if package not in target.replace(":", ".").split(".")[:1]:
                     fix = f"It needs the Python package {package!r}: install it and try again."
             raise PluginError(f"Cannot load {target!r}{whose}: {cause}. {fix}") from error
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from facke_core.errors import PluginError
@@ -32,10 +31,6 @@ __all__ = [
 
 _NAME = re.compile(r"[a-z][a-z0-9-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-
-
-def _empty() -> Mapping[str, Any]:
-    return MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,9 +82,9 @@ class MethodSpec(_Named):
     objective: str = ""
     """Target of ``(method, encoder, recipe) -> Objective``; empty: cannot be trained. Further
     arguments are what a recipe can name under ``objective``."""
-    recipes: Mapping[str, str] = field(default_factory=_empty)
+    recipes: Mapping[str, str] = field(default_factory=dict)
     """Name -> resource of a recipe file."""
-    weights: Mapping[str, HubRef | Bundled] = field(default_factory=_empty)
+    weights: Mapping[str, HubRef | Bundled] = field(default_factory=dict)
     """Tag -> where they are; the first is the default. Empty: the method needs none, if
     ``default_config`` says how to build it."""
     default_config: Mapping[str, Any] | None = None
@@ -100,27 +95,25 @@ class MethodSpec(_Named):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EncoderSpec(_Named):
+class _Part(_Named):
+    summary: str
+    build: str
+    """Target of ``(**settings) -> IdentityEncoder``, or ``FaceDetector``."""
+    available: str = ""
+    """Target of ``() -> str``: an empty string, or why it cannot be used here and the fix."""
+    license: str = ""
+
+
+class EncoderSpec(_Part):
     """An identity encoder."""
 
-    summary: str
-    build: str
-    """Target of ``(**settings) -> IdentityEncoder``."""
-    available: str = ""
-    """Target of ``() -> str``: an empty string, or why it cannot be used here and the fix."""
-    license: str = ""
+    __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DetectorSpec(_Named):
+class DetectorSpec(_Part):
     """A face detector."""
 
-    summary: str
-    build: str
-    """Target of ``(**settings) -> FaceDetector``."""
-    available: str = ""
-    """Target of ``() -> str``: an empty string, or why it cannot be used here and the fix."""
-    license: str = ""
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

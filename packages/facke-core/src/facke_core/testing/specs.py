@@ -10,7 +10,7 @@ import sys
 from typing import Any, ClassVar
 
 from facke_core.errors import PluginError
-from facke_core.plugins._checks import targets_of
+from facke_core.plugins.catalogue import targets_of
 from facke_core.plugins.registry import GROUP, Registry, default_registry
 from facke_core.testing.assertions import require
 
