@@ -97,6 +97,6 @@ def bundled(names: Registry) -> list[str]:
     """The methods that have weights in their own package."""
     return [
         method.name
-        for method in names.methods()
+        for method in names.methods.values()
         if any(isinstance(where, Bundled) for where in method.weights.values())
     ]

@@ -339,8 +339,7 @@ def test_every_encoder_and_detector_is_documented() -> None:
     text = (ROOT / "docs" / "concepts.md").read_text("utf-8")
     text += (ROOT / "docs" / "quickstart.md").read_text("utf-8")
     registry = default_registry()
-    names = [spec.name for spec in registry.encoders()]
-    names += [spec.name for spec in registry.detectors()]
+    names = [*registry.encoders, *registry.detectors]
     assert [name for name in names if f"`{name}`" not in text] == []
 
 

@@ -37,7 +37,7 @@ RUN = "from facke_cli.main import main; assert main({!r}) == 0"
     "code",
     [
         "import facke_core",
-        "from facke_core import default_registry as d; assert d().encoders()",
+        "from facke_core import default_registry as d; assert d().encoders",
         RUN.format(["--help"]),
         RUN.format(["--version"]),
         RUN.format(["methods", "--json"]),

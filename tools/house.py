@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE = ROOT / "packages" / "facke-core" / "src" / "facke_core"
-MACHINERY = ("hookspecs", "specs", "registry", "_checks", "_calls")
+MACHINERY = ("hookspecs", "specs", "catalogue", "registry")
 """The files of ``facke_core/plugins`` that are about plugins in general."""
 
 

@@ -79,8 +79,7 @@ def test_doctor_survives_an_encoder_that_fails(
 ) -> None:
     monkeypatch.setenv("FACKE_PLUGINS", "facke-pyramid")
     bad = EncoderSpec(name="bad", summary="", build="json:no_such")
-    encoders = (*default_registry().encoders(), bad)
-    monkeypatch.setattr(Registry, "encoders", lambda self: encoders)
+    monkeypatch.setitem(default_registry().encoders, "bad", bad)
     run = facke("doctor", "--json")
     assert run.code == 0
     states = {row["name"]: row["state"] for row in json.loads(run.out)["encoders"]}

@@ -175,7 +175,7 @@ def test_core_alone_loads_and_has_no_command(built: dict[str, Built], tmp_path: 
     found = alone.run(
         "python",
         "-c",
-        "from facke_core import default_registry as r; print(r().methods(), r().failures)",
+        "from facke_core import default_registry as r; print(r().methods, r().failures)",
     )
     assert found.stdout == "() ()\n", found.stderr
 

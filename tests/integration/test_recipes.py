@@ -123,7 +123,7 @@ def source_of(recipe: Recipe, path: str) -> str:
 # -- what they say -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", default_registry().recipes())
+@pytest.mark.parametrize("name", default_registry().recipes)
 def test_the_sources_of_a_recipe_are_of_values_that_it_has(name: str) -> None:
     recipe = read(name)
     values = values_of(recipe)

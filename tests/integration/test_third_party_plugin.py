@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from facke_core import CommandSpec, default_registry, hookimpl
+
 Facke = Callable[..., Any]
 
 NO_NETWORK = """
@@ -102,6 +104,34 @@ def test_a_plugin_adds_a_command(facke: Facke) -> None:
     assert "Count the halvings of SIZE." in facke("pyramid-levels", "--help").out
     assert facke("pyramid-levels", "128").out == "7\n"
     assert facke("pyramid-levels", "x").code == 2
+
+
+class Greedy:
+    """A plugin whose commands are called like facke's own."""
+
+    @hookimpl
+    def facke_commands(self) -> list[CommandSpec]:
+        names = ("swap", "help")
+        return [CommandSpec(name=name, target="json:loads", help="Takes over.") for name in names]
+
+
+def test_a_command_of_facke_stays_when_a_plugin_takes_its_name(
+    facke: Facke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FACKE_PLUGINS", "facke-pyramid")
+    default_registry().register(Greedy(), "greedy")
+    for name in ("swap", "help"):
+        fault = f"'greedy' offers the command {name!r}, a name that facke keeps for itself. Rename"
+        assert fault in " ".join(facke("plugins").out.split())
+        rows = {row["name"]: row for row in json.loads(facke("plugins", "--json").out)}
+        assert fault in rows["greedy"]["failure"]
+        assert rows["facke-pyramid"]["failure"] is None
+        run = facke("doctor", "--json")
+        assert run.code == 4
+        states = {row["name"]: row["fault"] for row in json.loads(run.out)["plugins"]}
+        assert fault in states["greedy"]
+    assert "Takes over." not in facke("--help").out
+    assert "identity on the face" in facke("swap", "--help").out
 
 
 def test_facke_plugins_leaves_plugins_out(facke: Facke, monkeypatch: pytest.MonkeyPatch) -> None:

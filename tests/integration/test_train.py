@@ -223,7 +223,7 @@ def test_every_registered_recipe_reads(registry_recipes: list[str]) -> None:
 def registry_recipes() -> list[str]:
     from facke_core import default_registry
 
-    return list(default_registry().recipes())
+    return list(default_registry().recipes)
 
 
 def test_a_mistyped_override_is_named() -> None:

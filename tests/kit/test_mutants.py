@@ -147,6 +147,11 @@ class NoLength(Generator):
         return replace(super().spec, identity_dim=0)
 
 
+class WrongExample(Generator):
+    def example_inputs(self, x: Tensor, *, rng: torch.Generator) -> dict[str, Tensor]:
+        return {"identity": torch.randn(len(x), 9, generator=rng)}
+
+
 class RandomAttribute(Generator):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -334,6 +339,9 @@ METHODS = {
     ),
     "target is ignored": Planted(
         "test_the_target_matters", "Another target", sampler=CopiesSource()
+    ),
+    "example of another length": Planted(
+        "test_the_example_inputs_are_inputs", r"the sampler as torch.float32 \(3, 8\)", WrongExample
     ),
     "image is ignored": Planted("test_the_image_matters", "Another image", IgnoresImage),
     "batch statistics in eval": Planted(

@@ -206,6 +206,31 @@ def test_unknown_conditions_are_refused() -> None:
         with_backend(Slow(), "onnxruntime", device=CPU)
 
 
+class Shown(Slow):
+    """The same, but it shows what its condition looks like."""
+
+    def example_inputs(self, x: Tensor, *, rng: torch.Generator) -> dict[str, Tensor]:
+        return {"mood": torch.rand(len(x), 3, generator=rng)}
+
+    def forward(self, x: Tensor, *, mood: Tensor) -> GeneratorOutput:
+        return GeneratorOutput(x * self.share + mood[..., None, None], {})
+
+
+def test_a_condition_of_a_plugin_can_be_exported_if_it_is_shown() -> None:
+    plain = Shown()
+    generator, _ = with_backend(plain, "onnxruntime", device=CPU)
+    inputs = probe_inputs(plain, 3, seed=1)
+    assert {name: tuple(one.shape) for name, one in inputs.items()} == {
+        "x": (3, 3, 8, 8),
+        "mood": (3, 3),
+    }
+    assert isinstance(generator, GraphGenerator)
+    assert max_error(run_torch(generator, inputs), run_torch(plain, inputs)) < 1e-6
+    other = {**inputs, "mood": torch.zeros(3, 3)}
+    assert max_error(run_torch(generator, other), run_torch(plain, other)) < 1e-6
+    assert max_error(run_torch(generator, other), run_torch(generator, inputs)) > 0.1
+
+
 # Generators
 
 

@@ -241,12 +241,7 @@ class Shelf:
 
     def __init__(self, **reasons: str) -> None:
         self.reasons = reasons
-
-    def detectors(self) -> list[DetectorSpec]:
-        return [DetectorSpec(name=n, summary="", build=f"m:{n}") for n in self.reasons]
-
-    def detector(self, name: str) -> DetectorSpec:
-        return next(spec for spec in self.detectors() if spec.name == name)
+        self.detectors = {n: DetectorSpec(name=n, summary="", build=f"m:{n}") for n in reasons}
 
     def availability(self, spec: DetectorSpec) -> str:
         return self.reasons[spec.name]

@@ -215,7 +215,7 @@ def test_the_published_scale_is_the_mean_over_the_batch_size() -> None:
 
 def test_every_metric_can_be_built_and_has_the_name_it_is_registered_by() -> None:
     registry = default_registry()
-    for spec in registry.metrics():
+    for spec in registry.metrics.values():
         metric = registry.resolve(spec.build)()
         assert metric.name == spec.name
         assert metric.higher_is_better == spec.higher_is_better

@@ -230,7 +230,7 @@ def test_building_an_encoder_leaves_the_random_state_alone() -> None:
 
 def test_a_name_means_a_method_a_tag_or_a_folder(folder: Path, monkeypatch: Any) -> None:
     registry = make_registry(weights={"one": Bundled("pkg:w"), "two": Bundled("pkg:w")})
-    monkeypatch.setattr(registry, "resource", lambda path: folder)
+    monkeypatch.setattr("facke_core.weights.sources.resource", lambda path: folder)
     monkeypatch.chdir(folder.parent)
     digest = sha256_of(folder / MODEL)[:12]
     labels: dict[str | Path, str] = {

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from facke_core import MethodSpec, Registry, hookimpl
+from facke_core.environment import resource
 from facke_core.errors import PluginError, UnknownNameError
-from facke_core.plugins.specs import CommandSpec, DetectorSpec, HubRef
+from facke_core.plugins.specs import DetectorSpec, HubRef
 from facke_core.results import SwapResult
 from facke_core.types import SwapRequest
 
@@ -71,10 +72,10 @@ def test_a_plugin_that_fails_on_import_is_reported_and_others_work(
     install("broken", raising(error))
     install("good", lambda: plugin(facke_methods=lambda: [method()]))
     registry = Registry().discover()
-    assert [spec.name for spec in registry.methods()] == ["demo"]
+    assert list(registry.methods) == ["demo"]
     (failure,) = registry.failures
-    assert failure.plugin == "broken"
-    assert failure.reason == f"{type(error).__name__}: {error}"
+    assert failure.name == "broken"
+    assert failure.failure == f"{type(error).__name__}: {error}"
     assert {info.name: bool(info.failure) for info in registry.plugins()} == {
         "good": False,
         "broken": True,
@@ -91,7 +92,7 @@ def test_an_unknown_method_suggests_lists_and_names_failed_plugins(install: Inst
     install("facke-broken", raising(RuntimeError("compiled against another CUDA")))
     install("good", lambda: plugin(facke_methods=lambda: [method("simswap"), method("cvae")]))
     with pytest.raises(UnknownNameError) as caught:
-        Registry().discover().method("simswp")
+        Registry().discover().methods["simswp"]
     assert str(caught.value) == (
         "Unknown method 'simswp'. Did you mean 'simswap'? Installed: cvae, simswap. "
         "Plugins that failed to load: facke-broken (RuntimeError: compiled against another CUDA)."
@@ -105,9 +106,9 @@ def test_facke_plugins_restricts_discovery_and_keeps_core(
         install(name, lambda name=name: plugin(facke_methods=lambda: [method(name)]))
     monkeypatch.setenv("FACKE_PLUGINS", "facke-vae, facke-gna")
     registry = Registry().discover()
-    assert [spec.name for spec in registry.methods()] == ["facke-core", "facke-vae"]
+    assert list(registry.methods) == ["facke-core", "facke-vae"]
     (failure,) = registry.failures
-    assert "not installed. Did you mean 'facke-gan'?" in failure.reason
+    assert "not installed. Did you mean 'facke-gan'?" in failure.failure
 
 
 def test_core_is_discovered_first_and_the_others_by_name(install: Install) -> None:
@@ -124,8 +125,8 @@ def test_two_distributions_with_one_plugin_name_are_told_apart(install: Install)
     install("same", lambda: plugin(), "first")
     install("same", lambda: plugin(), "second")
     (failure,) = Registry().discover().failures
-    assert failure.plugin == "same (second)"
-    assert "registered already (from first)" in failure.reason
+    assert failure.name == "same (second)"
+    assert "registered already (from first)" in failure.failure
 
 
 def test_a_clash_names_both_plugins_and_the_remedy() -> None:
@@ -133,7 +134,7 @@ def test_a_clash_names_both_plugins_and_the_remedy() -> None:
     registry.register(plugin(facke_methods=lambda: [method()]), "one")
     with pytest.raises(PluginError, match=r"'one' and 'two' both offer the method 'demo'.*Uninst"):
         registry.register(plugin(facke_methods=lambda: [method()]), "two")
-    assert registry.owner("method", "demo") == "one"
+    assert registry.methods.owners["demo"] == "one"
 
 
 @pytest.mark.parametrize(
@@ -147,10 +148,6 @@ def test_a_clash_names_both_plugins_and_the_remedy() -> None:
         (
             plugin(facke_methods=lambda: [MethodSpec(name="x", summary="", config="a", build="b")]),
             "the target 'a' of the method 'x' is not",
-        ),
-        (
-            plugin(facke_commands=lambda: [CommandSpec(name="swap", target="a:b", help="")]),
-            "'swap', a name that facke keeps",
         ),
         (types.SimpleNamespace(facke_methods=nothing), "without facke_core.hookimpl"),
         (
@@ -171,10 +168,10 @@ def test_a_plugin_that_is_refused_leaves_the_registry_as_it_was(bad: Any, messag
     before = registry.plugins()
     with pytest.raises(PluginError, match=message):
         registry.register(bad, "bad")
-    assert registry.methods() == ()
+    assert not registry.methods
     assert registry.plugins() == before
     registry.register(plugin(facke_methods=lambda: [method("new")]), "bad")
-    assert registry.method("new").name == "new"
+    assert registry.methods["new"].name == "new"
 
 
 def test_a_target_is_resolved_on_use_and_a_failure_names_plugin_and_target() -> None:
@@ -191,23 +188,22 @@ def test_a_target_is_resolved_on_use_and_a_failure_names_plugin_and_target() -> 
 
 
 def test_a_resource_is_a_path_inside_a_package() -> None:
-    registry = Registry()
-    assert registry.resource("facke_core:py.typed").is_file()
+    assert resource("facke_core:py.typed").is_file()
     with pytest.raises(PluginError, match="is not there"):
-        registry.resource("facke_core:absent/file.json")
+        resource("facke_core:absent/file.json")
     with pytest.raises(PluginError, match="cannot import 'no_such_package'"):
-        registry.resource("no_such_package:file")
+        resource("no_such_package:file")
     with pytest.raises(PluginError, match="is not 'package:path"):
-        registry.resource("facke_core")
+        resource("facke_core")
 
 
 def test_recipes_belong_to_their_method() -> None:
     registry = Registry()
     spec = method(recipes={"demo-mini": "facke_core:py.typed"})
     registry.register(plugin(facke_methods=lambda: [spec]), "mine")
-    assert registry.recipe("demo-mini").method is spec
+    assert registry.recipes["demo-mini"].method is spec
     with pytest.raises(UnknownNameError, match="Did you mean 'demo-mini'"):
-        registry.recipe("demo-mimi")
+        registry.recipes["demo-mimi"]
 
 
 def test_a_plugin_lists_what_it_contributes() -> None:
@@ -312,5 +308,5 @@ def test_the_installed_core_plugin_is_found_by_its_entry_point(
     monkeypatch.setenv("FACKE_PLUGINS", "")
     registry = Registry().discover()
     assert [info.name for info in registry.plugins()] == ["facke-core"]
-    assert registry.encoder("dlib-resnet29").license == "CC0-1.0"
-    assert [spec.name for spec in registry.detectors()] == ["mediapipe", "yunet"]
+    assert registry.encoders["dlib-resnet29"].license == "CC0-1.0"
+    assert list(registry.detectors) == ["mediapipe", "yunet"]

@@ -107,6 +107,12 @@ class MobileGenerator(nn.Module):
             conditions=frozenset({"kernels"}),
         )
 
+    def example_inputs(self, x: Tensor, *, rng: torch.Generator) -> dict[str, Tensor]:
+        """Kernels of random identities: what facke exports the student with."""
+        identity = torch.randn(len(x), self.config.identity_dim, generator=rng)
+        weight = next(self.injector.parameters())
+        return {"kernels": self.injector(F.normalize(identity, dim=1).to(weight))}
+
     def forward(self, x: Tensor, *, kernels: Tensor) -> GeneratorOutput:
         """Results (B, 3, S, S), for ``output=residual`` not clamped to [0, 1]."""
         x = self.veil(x)

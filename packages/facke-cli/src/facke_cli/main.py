@@ -22,10 +22,10 @@ from facke_core.errors import (
     UsageError,
     did_you_mean,
 )
-from facke_core.plugins.registry import GROUP, default_registry
+from facke_core.plugins.registry import GROUP, Registry, default_registry
 from facke_core.plugins.specs import CommandSpec
 
-__all__ = ["OWN", "installed_packages", "main", "run"]
+__all__ = ["OWN", "installed_packages", "main", "run", "taken_names"]
 
 OWN = {
     "swap": "Put the identity of one face on another picture.",
@@ -195,9 +195,28 @@ def _own() -> list[CommandSpec]:
 
 
 def _command_list() -> str:
-    specs = [*_own(), *default_registry().commands()]
+    plugins = default_registry().commands
+    specs = [*_own(), *(plugins[name] for name in plugins if not _is_own(name))]
     width = max(len(spec.name) for spec in specs)
     return "\n".join(f"  {spec.name:<{width}}  {spec.help}" for spec in specs)
+
+
+def _is_own(name: str) -> bool:
+    return name in OWN or name == "help"
+
+
+def taken_names(registry: Registry) -> dict[str, str]:
+    """Plugin -> what is wrong with a command of it that has the name of one of facke's own, which
+    is the one that runs."""
+    faults: dict[str, str] = {}
+    for name, plugin in registry.commands.owners.items():
+        if _is_own(name):
+            before = f"{faults[plugin]} " if plugin in faults else ""
+            faults[plugin] = (
+                f"{before}The plugin {plugin!r} offers the command {name!r}, a name that facke "
+                "keeps for itself. Rename the command in the plugin."
+            )
+    return faults
 
 
 def _find(name: str) -> CommandSpec:
@@ -206,7 +225,7 @@ def _find(name: str) -> CommandSpec:
     if name in own:
         return own[name]
     registry = default_registry()
-    known = own | {spec.name: spec for spec in registry.commands()}
+    known = own | registry.commands
     if name in known:
         return known[name]
     message = f"Unknown command {name!r}.{did_you_mean(name, known)} Commands: {', '.join(known)}."

@@ -56,11 +56,11 @@ def build_method(
         ConfigError: a generator or sampler setting that the method does not know.
         PluginError: the plugin fails.
     """
-    spec = registry.method(config.method)
+    spec = registry.methods[config.method]
     generator = from_dict(registry.resolve(spec.config), config.generator, where="generator")
     build = registry.resolve(spec.build)
     what = f"method {spec.name!r} from {dict(config.generator)}"
-    with _blaming(registry.owner("method", spec.name), what), torch.random.fork_rng(devices=[]):
+    with _blaming(registry.methods.owners[spec.name], what), torch.random.fork_rng(devices=[]):
         method = Method(*build(generator))
     settings = {**config.sampler, **(sampler or {})}
     if settings:
@@ -113,7 +113,7 @@ def load_encoder(
     """
     registry = registry or default_registry()
     settings = encoder_settings(name)
-    spec = registry.encoder(settings.pop("name"))
+    spec = registry.encoders[settings.pop("name")]
     reason = registry.availability(spec)
     if reason:
         raise UnavailableError(f"The encoder {spec.name!r} cannot be used here: {reason}")
@@ -123,7 +123,7 @@ def load_encoder(
         settings["local_files_only"] = local_files_only
     _check_settings(spec.name, settings, parameters)
     what = f"encoder {spec.name!r}"
-    with _blaming(registry.owner("encoder", spec.name), what), torch.random.fork_rng(devices=[]):
+    with _blaming(registry.encoders.owners[spec.name], what), torch.random.fork_rng(devices=[]):
         encoder = build(**settings)
     if isinstance(encoder, nn.Module):
         encoder.to(resolve_device(device))
@@ -185,7 +185,7 @@ def make_detector(
     from facke_core.plugins.registry import default_registry
 
     registry = registry or default_registry()
-    specs = [registry.detector(name)] if name else list(registry.detectors())
+    specs = [registry.detectors[one] for one in ([name] if name else registry.detectors)]
     reasons = []
     for spec in specs:
         reason = registry.availability(spec)

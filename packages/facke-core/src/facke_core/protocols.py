@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Discriminator",
+    "ExportableGenerator",
     "FaceDetector",
     "Generator",
     "IdentityEncoder",
@@ -55,6 +56,18 @@ class Generator(Protocol):
         ...
 
     def __call__(self, x: Tensor, *args: Any, **conditions: Any) -> GeneratorOutput: ...
+
+
+@runtime_checkable
+class ExportableGenerator(Protocol):
+    """A generator with other conditions than ``identity`` that can be exported, and computed by
+    other backends: it shows what its inputs look like."""
+
+    def example_inputs(self, x: Tensor, *, rng: torch.Generator) -> Mapping[str, Tensor]:
+        """Inputs for ``forward`` by name, one row per picture of ``x`` (B, 3, S, S) in [0, 1]; with
+        an ``x`` of their own where ``forward`` takes something else. All noise is from ``rng``.
+        """
+        ...
 
 
 @runtime_checkable

@@ -96,6 +96,8 @@ class GeneratorSpec:
     sampler to make another condition of. 0: none."""
     conditions: frozenset[str]
     """Keywords that ``forward`` takes: ``{"identity"}``, ``{"timestep"}``, ..."""
+    x: str = "RGB in [0, 1]"
+    """What the pictures hold that ``forward`` takes, for the metadata of exported graphs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,7 +56,17 @@ class DDPMGenerator(UNet):
             image_size=self.config.image_size,
             identity_dim=0,
             conditions=frozenset(conditions),
+            x="noisy, about [-1, 1]",
         )
+
+    def example_inputs(self, x: Tensor, *, rng: torch.Generator) -> dict[str, Tensor]:
+        """Noisy states with timesteps over the whole range, and labels where there are classes."""
+        inputs = {}
+        if self.config.num_classes:
+            inputs["label"] = torch.randint(self.config.num_classes, (len(x),), generator=rng)
+        t = torch.linspace(0, len(self.schedule) - 1, len(x) + 2)[1:-1].long()
+        noise = torch.randn(x.shape, generator=rng)
+        return {"x": S.q_sample(self.schedule, 2 * x - 1, t, noise), "timestep": t, **inputs}
 
     def forward(  # type: ignore[override]
         self, x: Tensor, *, timestep: Tensor, label: Tensor | None = None

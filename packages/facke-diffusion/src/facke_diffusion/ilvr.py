@@ -19,13 +19,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from weakref import WeakSet
 
 import torch
 from torch import Tensor
 
 from facke_core.errors import ConfigError, UsageError
+from facke_core.nn.normalize import IMAGENET_MEAN
 from facke_core.plugins.specs import Method
 from facke_core.sampling import report_step
 from facke_core.types import SwapInputs
@@ -35,6 +36,9 @@ from facke_diffusion.low_pass import check_factor, check_size, low_pass
 from facke_diffusion.refine import located, refined
 from facke_diffusion.schedule import Schedule, q_sample
 from facke_diffusion.solvers import ddim_step, ddpm_step, dpmpp_step, levels
+
+if TYPE_CHECKING:
+    from facke_core.evaluation.facke2022 import Units
 
 __all__ = [
     "VARIANTS",
@@ -179,6 +183,13 @@ class ILVRSampler:
         if self.refine and (trained_with := located(self.refine).config.identity_encoder):
             names.append(trained_with)
         return names
+
+    @property
+    def loader_units(self) -> Units:
+        """Those of Facke's loader for ILVR. Its standard deviation is a slip: ImageNet's mean."""
+        from facke_core.evaluation.facke2022 import Units
+
+        return Units((0.5, 0.5, 0.5), IMAGENET_MEAN)
 
     @property
     def _rule(self) -> Variant:

@@ -70,4 +70,9 @@ def facke_converters() -> list[ConverterSpec]:
             summary="a patch discriminator of SimSwap or Facke, or SimSwap's projected one, alone",
             target="facke_gan.kinds:discriminator",
         ),
+        ConverterSpec(
+            name="face-parsing",
+            summary="BiSeNet, 79999_iter.pth (face parsing)",
+            target="facke_gan.kinds:face_parsing",
+        ),
     ]

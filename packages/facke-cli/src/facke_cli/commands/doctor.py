@@ -11,6 +11,7 @@ import typer
 
 from facke_cli.console import emit, table, write
 from facke_cli.options import AsJson
+from facke_core.environment import resource
 from facke_core.errors import FackeError, UnavailableError
 from facke_core.plugins.registry import Registry, default_registry
 from facke_core.plugins.specs import Bundled, HubRef
@@ -130,7 +131,9 @@ def _devices() -> list[Check]:
 
 
 def _plugins(registry: Registry) -> list[Check]:
-    checks = []
+    from facke_cli.main import taken_names
+
+    checks, taken = [], taken_names(registry)
     for info in registry.plugins():
         if info.failure:
             package = info.distribution or info.name
@@ -141,8 +144,9 @@ def _plugins(registry: Registry) -> list[Check]:
             checks.append(Check("plugin", info.name, "failed to load", fix))
         else:
             names = [name for part in info.contributions.values() for name in part]
-            checks.append(Check("plugin", info.name, ", ".join(names) or "contributes nothing"))
-    if not registry.methods():
+            state = ", ".join(names) or "contributes nothing"
+            checks.append(Check("plugin", info.name, state, taken.get(info.name, "")))
+    if not registry.methods:
         fix = "No swap method is installed. Run: pip install facke-gan"
         checks.append(Check("plugin", "methods", "none", fix))
     return checks
@@ -150,7 +154,7 @@ def _plugins(registry: Registry) -> list[Check]:
 
 def _weights(registry: Registry) -> list[Check]:
     checks = []
-    for spec in registry.methods():
+    for spec in registry.methods.values():
         for tag, where in spec.weights.items():
             look = partial(_look_at, f"{spec.name}.{tag}", where, registry)
             checks += _guarded("weights", f"{spec.name}.{tag}", look)
@@ -165,9 +169,9 @@ def _look_at(name: str, where: Bundled | HubRef, registry: Registry) -> list[Che
 
 
 def _bundled(name: str, where: Bundled, registry: Registry) -> Check:
-    folder = registry.resource(where.resource)
+    folder = resource(where.resource)
     config = read_weights_config(folder)
-    plugin = registry.owner("method", name.partition(".")[0])
+    plugin = registry.methods.owners[name.partition(".")[0]]
     for file, info in config.files.items():
         if not (folder / file).is_file() or sha256_of(folder / file) != info.sha256:
             fault = f"{folder / file} is missing or damaged. Reinstall the plugin {plugin}."
@@ -191,7 +195,7 @@ def _parts(registry: Registry, part: str) -> list[Check]:
     import inspect
 
     checks, usable = [], False
-    for spec in registry.detectors() if part == "detector" else registry.encoders():
+    for spec in registry.catalogues[part].values():
         reason = registry.availability(spec)
         if not reason:
             try:

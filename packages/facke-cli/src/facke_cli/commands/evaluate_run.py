@@ -102,7 +102,7 @@ class RunOptions(MeasuringOptions):
         if self.resume and self.out is None:
             raise UsageError("--resume goes on with the rows in --out DIR. Name it.")
         for name in self.metric_names:
-            registry.metric(name)
+            registry.metrics[name]
         for file in (self.html, self.json_file):
             check_output(file)
         return [locate(name, registry=registry) for name in self.weights]

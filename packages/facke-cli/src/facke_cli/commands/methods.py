@@ -6,6 +6,7 @@ from typing import Any
 
 from facke_cli.console import emit, say, table, write
 from facke_cli.options import AsJson
+from facke_core.environment import resource
 from facke_core.errors import FackeError
 from facke_core.plugins.registry import Registry, default_registry
 from facke_core.plugins.specs import Bundled, MethodSpec
@@ -19,7 +20,7 @@ def methods(
 ) -> None:
     """List the installed methods."""
     registry = default_registry()
-    rows = [describe(spec, registry) for spec in registry.methods()]
+    rows = [describe(spec, registry) for spec in registry.methods.values()]
     if as_json:
         emit(rows)
         return
@@ -41,7 +42,7 @@ def describe(spec: MethodSpec, registry: Registry) -> dict[str, Any]:
         where = "bundled" if isinstance(default, Bundled) else "hub"
         if isinstance(default, Bundled):
             try:
-                config = read_weights_config(registry.resource(default.resource))
+                config = read_weights_config(resource(default.resource))
             except FackeError:  # `facke doctor` says what is wrong with them
                 where = "broken"
             else:
@@ -49,7 +50,7 @@ def describe(spec: MethodSpec, registry: Registry) -> dict[str, Any]:
     return {
         "name": spec.name,
         "summary": spec.summary,
-        "plugin": registry.owner("method", spec.name),
+        "plugin": registry.methods.owners[spec.name],
         "weights": where,
         "tags": list(spec.weights),
         "image_size": size,

@@ -13,7 +13,9 @@ def plugins(
     as_json: AsJson = False,
 ) -> None:
     """List the installed plugins: what each contributes, or why it failed to load."""
-    installed = default_registry().plugins()
+    from facke_cli.main import taken_names
+
+    installed, taken = default_registry().plugins(), taken_names(default_registry())
     if as_json:
         emit(
             [
@@ -24,7 +26,7 @@ def plugins(
                     "contributions": {
                         key: list(names) for key, names in info.contributions.items()
                     },
-                    "failure": info.failure or None,
+                    "failure": info.failure or taken.get(info.name),
                     "seconds": round(info.seconds, 4),
                 }
                 for info in installed
@@ -34,6 +36,9 @@ def plugins(
     rows = []
     for info in installed:
         what = "; ".join(f"{key}: {', '.join(names)}" for key, names in info.contributions.items())
-        failure = f"FAILED: {info.failure}" if info.failure else ""
-        rows.append((info.name, info.version, f"{1000 * info.seconds:.0f} ms", failure or what))
+        if info.failure:
+            what = f"FAILED: {info.failure}"
+        elif info.name in taken:
+            what += f"; FAULT: {taken[info.name]}"
+        rows.append((info.name, info.version, f"{1000 * info.seconds:.0f} ms", what))
     write(table(("name", "version", "import", "contributes"), rows))

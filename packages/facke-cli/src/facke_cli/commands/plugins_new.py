@@ -64,8 +64,8 @@ def _check_free(name: str, method: str, *, force: bool) -> None:
             "another name, or add --force if it is this plugin."
         )
     registry = default_registry()
-    if method in [spec.name for spec in registry.methods()]:
-        owner = registry.owner("method", method)
+    if method in registry.methods:
+        owner = registry.methods.owners[method]
         if owner != name:
             raise UsageError(
                 f"The plugin {owner!r} has a method {method!r} already. Choose another name with "

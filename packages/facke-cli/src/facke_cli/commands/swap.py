@@ -203,7 +203,7 @@ def _check_files(pictures: tuple[Path, Path], output: Path, *, overwrite: bool) 
 def find(method: str | None, weights: str | None, registry: Registry) -> Source:
     """The weights that ``--method`` and ``--weights`` mean together."""
     if method is not None:
-        registry.method(method)
+        registry.methods[method]
     chosen = method or DEFAULT_METHOD
     name = chosen
     if weights is not None:

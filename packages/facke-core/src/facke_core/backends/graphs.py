@@ -1,8 +1,8 @@
 """A generator as an ONNX graph in one file, with any batch size, kept in facke's cache.
 
-Inputs are ``x`` (B, 3, S, S) and the generator's conditions by their names: ``identity`` (B, D),
-``timestep`` and ``label`` (B,). Outputs are ``image`` (B, 3, S, S) and whatever else the generator
-returns, by the names of ``GeneratorOutput.aux``.
+Inputs are ``x`` (B, 3, S, S) and the generator's conditions by their names, such as ``identity``
+(B, D). Outputs are ``image`` (B, 3, S, S) and whatever else the generator returns, by the names of
+``GeneratorOutput.aux``.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from facke_core._files import replacing
 from facke_core._version import __version__
 from facke_core.environment import cache_folder, require, versions
 from facke_core.errors import CompatibilityError, UsageError, WeightsError
+from facke_core.protocols import ExportableGenerator
 from facke_core.types import GeneratorOutput
 
 __all__ = [
@@ -58,11 +59,12 @@ class _Flat(nn.Module):
 
 
 def probe_inputs(generator: Any, batch: int, *, seed: int = 0) -> dict[str, Tensor]:
-    """Seeded inputs of a generator, float32: pictures with smooth areas and detail, unit
-    identities, and for diffusion noisy states with timesteps over the whole range.
+    """Seeded inputs of a generator on the CPU, float32 or integers: pictures with smooth areas and
+    detail, unit identities, and whatever else the generator shows by
+    :class:`~facke_core.protocols.ExportableGenerator`.
 
     Raises:
-        CompatibilityError: the generator takes a condition that is not known here.
+        CompatibilityError: the generator takes a condition that it does not show.
     """
     spec, rng = generator.spec, torch.Generator().manual_seed(seed)
     size = spec.image_size
@@ -76,26 +78,19 @@ def probe_inputs(generator: Any, batch: int, *, seed: int = 0) -> dict[str, Tens
         + 0.3 * pictures(12)
         + 0.1 * torch.rand(batch, 3, size, size, generator=rng)
     )
-    inputs = {"x": x.clamp(0, 1)}
-    for name in sorted(spec.conditions):
-        if name == "identity":
-            drawn = torch.randn(batch, spec.identity_dim, generator=rng)
-            inputs[name] = F.normalize(drawn, dim=1)
-        elif name == "timestep":
-            inputs[name] = torch.linspace(0, len(generator.schedule) - 1, batch + 2)[1:-1].long()
-            noise = torch.randn(x.shape, generator=rng)
-            kept = torch.as_tensor(generator.schedule.alphas_bar)[inputs[name]].float()
-            kept = kept.view(-1, 1, 1, 1)
-            inputs["x"] = kept.sqrt() * (2 * inputs["x"] - 1) + (1 - kept).sqrt() * noise
-        elif name == "label":
-            classes = generator.config.num_classes
-            inputs[name] = torch.randint(classes, (batch,), generator=rng)
-        else:
-            raise CompatibilityError(
-                f"{type(generator).__name__} takes the condition {name!r}, of which graphs know "
-                "nothing: identity, timestep and label they do. Use the backend torch."
-            )
-    return inputs
+    x = x.clamp(0, 1)
+    if isinstance(generator, ExportableGenerator):
+        with torch.no_grad():
+            made = {"x": x, **generator.example_inputs(x, rng=rng)}
+        return {k: v.cpu().float() if v.is_floating_point() else v.cpu() for k, v in made.items()}
+    if own := spec.conditions - {"identity"}:
+        raise CompatibilityError(
+            f"{type(generator).__name__} takes the conditions {sorted(own)}, but has no method "
+            "example_inputs to show what they look like (facke_core.protocols."
+            "ExportableGenerator). Add it, or use the backend torch."
+        )
+    identity = torch.randn(batch, spec.identity_dim, generator=rng)
+    return {"x": x, "identity": F.normalize(identity, dim=1)} if spec.conditions else {"x": x}
 
 
 def run_torch(generator: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -32,7 +32,7 @@ class GraphSession(Protocol):
     """Of its inputs."""
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Outputs by name, float32, from inputs by name: float32, timesteps and labels int64."""
+        """Outputs by name, float32, from inputs by name: float32, or int64."""
         ...
 
 
@@ -203,9 +203,8 @@ def _low(tree: ET.ElementTree[ET.Element]) -> set[int]:
 class GraphGenerator:
     """A generator whose ``forward`` is computed by a session.
 
-    Everything else (``config``, ``noise``, ``schedule``, ...) is the torch generator's, and so is
-    what the graph has no input for, such as the noise of an autoencoder, or pictures of another
-    size.
+    Everything else, whatever attributes it has, is the torch generator's, and so is what the graph
+    has no input for, such as the noise of an autoencoder, or pictures of another size.
     """
 
     def __init__(self, generator: nn.Module, session: GraphSession) -> None:

@@ -222,7 +222,8 @@ def _run_files(folder: Path, label: str | None) -> dict[str, Path]:
 
 def _recognised(checkpoint: Checkpoint, kind: str, registry: Registry) -> tuple[str, Converted]:
     named = kind != AUTO
-    specs = [registry.converter(kind)] if named else [s for s in registry.converters() if s.guess]
+    everything = registry.converters.values()
+    specs = [registry.converters[kind]] if named else [s for s in everything if s.guess]
     matches = {}
     for spec in specs:
         converted = registry.resolve(spec.target)(checkpoint)
@@ -235,7 +236,7 @@ def _recognised(checkpoint: Checkpoint, kind: str, registry: Registry) -> tuple[
             f"{checkpoint.path} could be of several kinds: {', '.join(matches)}. Say which: "
             f"`kind={next(iter(matches))!r}`."
         )
-    known = ", ".join(spec.name for spec in registry.converters())
+    known = ", ".join(registry.converters)
     raise WeightsError(
         f"{checkpoint.path} is not {'of the kind ' + kind if named else 'of a kind that is known'}:"
         f" {_described(checkpoint)}. Known kinds: {known}; each comes with a plugin."

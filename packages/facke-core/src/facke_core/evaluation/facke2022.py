@@ -3,9 +3,9 @@
 Its script adds the *mean* of each batch and divides by the number of *images*: every value is too
 small by the batch size, which is 32 in all its command lines. Reconstruction is measured in
 normalised units, and with the judge's embedding of the source in the place of the identity that the
-generator was trained on. For ILVR, whose samples are in the loader's units already, the result is
-normalised once more before anything is measured, and by constants that are a slip: the standard
-deviation is ImageNet's mean.
+generator was trained on. Results that are in the loader's units already, as those of diffusion, are
+normalised once more before anything is measured: samplers of such methods say so themselves
+(:class:`RescaledSampler`).
 
 Crops are measured, as there: nothing is detected or pasted. The pairs are those that are given; the
 original's were not the same for all rows of its table (docs/reproduction.md).
@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -30,10 +30,10 @@ from facke_core.losses.functional import identity_loss
 from facke_core.nn.normalize import IMAGENET_MEAN, IMAGENET_STD
 
 __all__ = [
-    "ILVR",
     "IMAGENET",
     "NAMES",
     "Facke2022Report",
+    "RescaledSampler",
     "Units",
     "as_published",
     "batch_values",
@@ -62,9 +62,18 @@ class Units(NamedTuple):
 
 
 IMAGENET = Units(IMAGENET_MEAN, IMAGENET_STD)
-"""Of SimSwap and the CVAEs."""
-ILVR = Units((0.5, 0.5, 0.5), IMAGENET_MEAN)
-"""Of ILVR, slip included."""
+"""Of every method but those with a :class:`RescaledSampler`."""
+
+
+@runtime_checkable
+class RescaledSampler(Protocol):
+    """A sampler whose original returned results in its loader's units, so that Facke's benchmark
+    normalised them twice."""
+
+    @property
+    def loader_units(self) -> Units:
+        """By which that loader normalises, slips included."""
+        ...
 
 
 def batch_values(
@@ -178,8 +187,10 @@ def _fits(evaluator: Evaluator) -> bool:
 
 def _conditions(evaluator: Evaluator) -> str:
     spec = evaluator.pipeline.method.generator.spec
+    if isinstance(evaluator.pipeline.method.sampler, RescaledSampler):
+        return "results are normalised twice, as the script does for this method"
     if not spec.identity_dim:
-        return "results are normalised twice, as the script does for ILVR"
+        return "the method takes no identity"
     if _fits(evaluator):
         return "the self-swap is conditioned on the judge's embedding, as in the script"
     dim = evaluator.encoders["judge"].encoder.spec.embedding_dim
@@ -192,13 +203,14 @@ def _conditions(evaluator: Evaluator) -> str:
 @torch.inference_mode()
 def _values(evaluator: Evaluator, session: EvaluationSession, pair: SwapPair) -> dict[str, float]:
     pipeline, encoders = evaluator.pipeline, evaluator.encoders
-    diffusion = not pipeline.method.generator.spec.identity_dim
-    units = ILVR if diffusion else IMAGENET
+    sampler, units, twice = pipeline.method.sampler, IMAGENET, False
+    if isinstance(sampler, RescaledSampler):
+        units, twice = sampler.loader_units, True
     source = session.pictures.load(pair.source).aligned.crop
 
     def output(image: Tensor) -> Tensor:
         """What the model of the original would have returned."""
-        return units.enter(image[None]) if diffusion else image[None]
+        return units.enter(image[None]) if twice else image[None]
 
     def seen(normalised: Tensor) -> Tensor:
         """What an encoder that normalises for ImageNet by itself must get to see that."""

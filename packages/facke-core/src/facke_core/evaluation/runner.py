@@ -116,7 +116,7 @@ def make_metrics(names: Sequence[str], registry: Registry) -> list[AnyMetric]:
     Raises:
         UnknownNameError: no such metric.
     """
-    specs = [registry.metric(name) for name in names] if names else list(registry.metrics())
+    specs = [registry.metrics[name] for name in names or registry.metrics]
     return [registry.resolve(spec.build)() for spec in specs]
 
 

@@ -110,11 +110,6 @@ def facke_converters() -> list[ConverterSpec]:
             target="facke_core.convert.kinds:cosface",
         ),
         ConverterSpec(
-            name="face-parsing",
-            summary="BiSeNet, 79999_iter.pth (face parsing)",
-            target="facke_gan.kinds:face_parsing",
-        ),
-        ConverterSpec(
             name="insightface",
             summary="recognisers of insightface as ONNX: w600k_r50 and its kin (identity encoder)",
             target="facke_core.convert.graphs:insightface",

@@ -1,7 +1,7 @@
 """What is installed: plugins, the names they own, and how to get from a name to an object.
 
-Nothing heavy is imported here. A plugin that cannot be loaded becomes a :class:`PluginFailure`;
-every other plugin keeps working.
+Nothing heavy is imported here. A plugin that cannot be loaded is kept with the reason in
+:attr:`Registry.failures`; every other plugin keeps working.
 """
 
 from __future__ import annotations
@@ -11,23 +11,15 @@ import importlib.metadata
 import os
 import pkgutil
 import time
-from collections.abc import Mapping
-from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
-from facke_core.errors import PluginError, UnknownNameError, did_you_mean
-from facke_core.plugins._calls import apply_result, call
-from facke_core.plugins._checks import (
-    EVENTS,
-    KINDS,
-    TARGET,
-    Recipe,
-    checked_manager,
-    collect,
-    new_manager,
-    targets_of,
-)
+import pluggy
+
+from facke_core.errors import PluginError, did_you_mean
+from facke_core.plugins import catalogue
+from facke_core.plugins.catalogue import Catalogue, PluginInfo
 from facke_core.plugins.specs import (
     CommandSpec,
     ConverterSpec,
@@ -35,6 +27,7 @@ from facke_core.plugins.specs import (
     EncoderSpec,
     MethodSpec,
     MetricSpec,
+    RecipeRef,
 )
 
 if TYPE_CHECKING:
@@ -42,55 +35,39 @@ if TYPE_CHECKING:
     from facke_core.results import SwapResult
     from facke_core.types import SwapRequest
 
-__all__ = ["GROUP", "PluginFailure", "PluginInfo", "Registry", "default_registry"]
+__all__ = ["GROUP", "Registry", "default_registry"]
 
 GROUP = "facke.plugins"
 CORE = "facke-core"
-# fmt: off
-RESERVED_COMMANDS = frozenset({
-    "methods", "plugins", "doctor", "swap", "matrix", "prepare", "train", "evaluate", "weights",
-    "inspect", "help",
-})
-# fmt: on
-"""Subcommands of ``facke`` itself, present or to come; plugins cannot take these names."""
-
-
-class PluginFailure(NamedTuple):
-    """A plugin that could not be loaded, and why."""
-
-    plugin: str
-    reason: str
-    distribution: str = ""
-    version: str = ""
-    seconds: float = 0.0
-
-
-class PluginInfo(NamedTuple):
-    """One line of ``facke plugins``."""
-
-    name: str
-    version: str = ""
-    distribution: str = ""
-    contributions: Mapping[str, tuple[str, ...]] = MappingProxyType({})
-    """Kind (``method``, ``encoder``, ``detector``, ``metric``, ``command``, ``converter``,
-    ``recipe``, ``event``) -> names."""
-    failure: str = ""
-    seconds: float = 0.0
-    """Time that its import took."""
 
 
 class Registry:
     """Plugins and the names they own. An ordinary object: tests make their own."""
 
     def __init__(self) -> None:
-        self._manager = new_manager()
-        self._specs: dict[str, dict[str, Any]] = {kind: {} for kind in (*KINDS, "recipe")}
-        self._owners: dict[tuple[str, str], str] = {}
+        self._manager = catalogue.new_manager()
         self._targets: dict[str, str] = {}
         self._plugins: dict[str, PluginInfo] = {}
-        self._failures: dict[str, PluginFailure] = {}
-
-    # -- filling -----------------------------------------------------------------------------
+        self.failures: list[PluginInfo] = []
+        """Plugins that could not be loaded."""
+        failed = self.failures
+        self.methods = Catalogue("method", MethodSpec, "facke_methods", failed, by_name=True)
+        """Swap methods, by name; so are commands and recipes."""
+        self.encoders = Catalogue("encoder", EncoderSpec, "facke_identity_encoders", failed)
+        """Identity encoders, in registration order; so are detectors, metrics and converters."""
+        self.detectors = Catalogue("detector", DetectorSpec, "facke_face_detectors", failed)
+        """Face detectors: the first usable one is the default."""
+        self.metrics = Catalogue("metric", MetricSpec, "facke_metrics", failed)
+        self.commands = Catalogue("command", CommandSpec, "facke_commands", failed, by_name=True)
+        """Commands that plugins add to ``facke``."""
+        self.converters = Catalogue("converter", ConverterSpec, "facke_converters", failed)
+        """Kinds of checkpoints that can be converted."""
+        self.recipes = Catalogue("recipe", RecipeRef, "", failed, by_name=True)
+        """Training recipes that methods ship."""
+        self.catalogues: Mapping[str, Catalogue[Any]] = {
+            one.kind: one for one in vars(self).values() if isinstance(one, Catalogue)
+        }
+        """By kind, as in :attr:`PluginInfo.contributions`."""
 
     def discover(self) -> Registry:
         """Load every installed plugin, each on its own; returns the registry.
@@ -103,199 +80,69 @@ class Registry:
         entries = sorted(
             importlib.metadata.entry_points(group=GROUP), key=lambda e: (e.name != CORE, e.name)
         )
-        wanted = _wanted_plugins()
-        for entry in entries:
-            if wanted is None or entry.name in wanted:
-                self._load(entry)
         installed = [entry.name for entry in entries]
-        for name in sorted((wanted or set()) - set(installed) - {CORE}):
+        text = os.environ.get("FACKE_PLUGINS")
+        wanted = (
+            installed if text is None else [CORE, *filter(None, map(str.strip, text.split(",")))]
+        )
+        for entry in entries:
+            if entry.name in wanted:
+                self._load(entry)
+        for name in sorted({*wanted} - {*installed, CORE}):
             reason = f"named in FACKE_PLUGINS but not installed.{did_you_mean(name, installed)}"
-            self._failures[name] = PluginFailure(plugin=name, reason=reason)
+            self.failures.append(PluginInfo(name, failure=reason))
         return self
 
     def _load(self, entry: importlib.metadata.EntryPoint) -> None:
-        distribution = entry.dist.name if entry.dist else ""
-        version = entry.dist.version if entry.dist else ""
-        started = time.perf_counter()
+        dist, started = entry.dist, time.perf_counter()
+        info = PluginInfo(entry.name, dist.version if dist else "", dist.name if dist else "")
         try:
             plugin = entry.load()
-            seconds = time.perf_counter() - started
-            self.register(
-                plugin, entry.name, distribution=distribution, version=version, seconds=seconds
-            )
+            self._add(plugin, info._replace(seconds=time.perf_counter() - started))
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             own = isinstance(error, PluginError)
             reason = str(error) if own else f"{type(error).__name__}: {error}".rstrip(": ")
-            name = entry.name
-            if name in self._plugins or name in self._failures:
-                name = f"{name} ({distribution})"
-            self._failures[name] = PluginFailure(
-                plugin=name,
-                reason=reason,
-                distribution=distribution,
-                version=version,
-                seconds=time.perf_counter() - started,
-            )
+            if any(info.name == other.name for other in self.plugins()):
+                info = info._replace(name=f"{info.name} ({info.distribution})")
+            seconds = time.perf_counter() - started
+            self.failures.append(info._replace(failure=reason, seconds=seconds))
 
-    def register(
-        self,
-        plugin: object,
-        name: str | None = None,
-        *,
-        distribution: str = "",
-        version: str = "",
-        seconds: float = 0.0,
-    ) -> None:
+    def register(self, plugin: object, name: str = "", *, version: str = "") -> None:
         """Add one plugin: a module or object with ``@hookimpl`` functions. All or nothing.
 
         Raises:
             PluginError: an unknown hook, a wrong signature, a description of the wrong class, or
                 a name that is taken. The registry is unchanged then.
         """
-        name = str(name or getattr(plugin, "__name__", type(plugin).__name__))
+        name = name or str(getattr(plugin, "__name__", type(plugin).__name__))
+        self._add(plugin, PluginInfo(name, version))
+
+    def _add(self, plugin: object, info: PluginInfo) -> None:
+        name = info.name
         if name in self._plugins:
-            first = self._plugins[name]
+            first = self._plugins[name].distribution
             raise PluginError(
                 f"A plugin named {name!r} is registered already"
-                f"{_from(first.distribution)}. Uninstall one of the two, or rename its entry "
+                f"{first and f' (from {first})'}. Uninstall one of the two, or rename its entry "
                 f"point in the group {GROUP}."
             )
-        trial = checked_manager(plugin, name)
-        specs = collect(trial, name)
-        self._check_owners(specs, name)
-
+        trial = catalogue.checked_manager(plugin, name)
+        found = catalogue.collect(trial, name, self.catalogues)
         self._manager.register(plugin, name)
-        for kind, found in specs.items():
-            for spec_name, spec in found.items():
-                self._specs[kind][spec_name] = spec
-                self._owners[kind, spec_name] = name
-                for target in targets_of(spec):
-                    self._targets[target] = name
-        contributions = {kind: tuple(found) for kind, found in specs.items() if found}
-        events = tuple(hook for hook in EVENTS if getattr(trial.hook, hook).get_hookimpls())
-        if events:
-            contributions["event"] = events
-        self._plugins[name] = PluginInfo(
-            name=name,
-            version=version,
-            distribution=distribution,
-            contributions=contributions,
-            seconds=seconds,
-        )
-
-    def _check_owners(self, specs: Mapping[str, Mapping[str, Any]], plugin: str) -> None:
-        for kind, found in specs.items():
-            for name in found:
-                owner = self._owners.get((kind, name))
-                if owner is not None:
-                    raise PluginError(
-                        f"The plugins {owner!r} and {plugin!r} both offer the {kind} {name!r}. "
-                        f"Uninstall one of them, or leave one out, for example with "
-                        f"FACKE_PLUGINS={owner}."
-                    )
-                if kind == "command" and name in RESERVED_COMMANDS:
-                    raise PluginError(
-                        f"The plugin {plugin!r} offers the command {name!r}, a name that facke "
-                        "keeps for itself. Rename the command in the plugin."
-                    )
-
-    # -- what there is -----------------------------------------------------------------------
-
-    def methods(self) -> tuple[MethodSpec, ...]:
-        """All swap methods, by name."""
-        return tuple(spec for _, spec in sorted(self._specs["method"].items()))
-
-    def encoders(self) -> tuple[EncoderSpec, ...]:
-        """All identity encoders, in registration order."""
-        return tuple(self._specs["encoder"].values())
-
-    def detectors(self) -> tuple[DetectorSpec, ...]:
-        """All face detectors, in registration order: the first usable one is the default."""
-        return tuple(self._specs["detector"].values())
-
-    def metrics(self) -> tuple[MetricSpec, ...]:
-        """All metrics, in registration order."""
-        return tuple(self._specs["metric"].values())
-
-    def commands(self) -> tuple[CommandSpec, ...]:
-        """All commands that plugins add to ``facke``, by name."""
-        return tuple(spec for _, spec in sorted(self._specs["command"].items()))
-
-    def converters(self) -> tuple[ConverterSpec, ...]:
-        """All kinds of checkpoints that can be converted, in registration order."""
-        return tuple(self._specs["converter"].values())
-
-    def recipes(self) -> Mapping[str, Recipe]:
-        """All training recipes that plugins ship, by name."""
-        return dict(sorted(self._specs["recipe"].items()))
-
-    def method(self, name: str) -> MethodSpec:
-        """The method ``name``. Raises UnknownNameError with the nearest name and all of them."""
-        return cast(MethodSpec, self._get("method", name))
-
-    def encoder(self, name: str) -> EncoderSpec:
-        """The identity encoder ``name``. Raises UnknownNameError."""
-        return cast(EncoderSpec, self._get("encoder", name))
-
-    def detector(self, name: str) -> DetectorSpec:
-        """The face detector ``name``. Raises UnknownNameError."""
-        return cast(DetectorSpec, self._get("detector", name))
-
-    def metric(self, name: str) -> MetricSpec:
-        """The metric ``name``. Raises UnknownNameError."""
-        return cast(MetricSpec, self._get("metric", name))
-
-    def command(self, name: str) -> CommandSpec:
-        """The plugin command ``name``. Raises UnknownNameError."""
-        return cast(CommandSpec, self._get("command", name))
-
-    def converter(self, name: str) -> ConverterSpec:
-        """The kind of checkpoint ``name``. Raises UnknownNameError."""
-        return cast(ConverterSpec, self._get("converter", name))
-
-    def recipe(self, name: str) -> Recipe:
-        """The recipe ``name``. Raises UnknownNameError."""
-        return cast(Recipe, self._get("recipe", name))
-
-    def owner(self, kind: str, name: str) -> str:
-        """The plugin that owns a name; ``kind`` as in :attr:`PluginInfo.contributions`."""
-        return self._owners[kind, name]
-
-    @property
-    def failures(self) -> tuple[PluginFailure, ...]:
-        """Plugins that could not be loaded."""
-        return tuple(self._failures.values())
+        for kind, specs in found.items():
+            self.catalogues[kind].add(specs, name)
+            targets = (target for spec in specs.values() for target in catalogue.targets_of(spec))
+            self._targets.update(dict.fromkeys(targets, name))
+        offers = {kind: tuple(specs) for kind, specs in found.items() if specs}
+        if events := tuple(h for h in catalogue.EVENTS if getattr(trial.hook, h).get_hookimpls()):
+            offers["event"] = events
+        self._plugins[name] = info._replace(contributions=offers)
 
     def plugins(self) -> tuple[PluginInfo, ...]:
         """Every discovered plugin, the failed ones last."""
-        failed = (
-            PluginInfo(
-                name=failure.plugin,
-                version=failure.version,
-                distribution=failure.distribution,
-                failure=failure.reason,
-                seconds=failure.seconds,
-            )
-            for failure in self._failures.values()
-        )
-        return (*self._plugins.values(), *failed)
-
-    def _get(self, kind: str, name: str) -> Any:
-        known = self._specs[kind]
-        if name in known:
-            return known[name]
-        message = f"Unknown {kind} {name!r}.{did_you_mean(name, known)}"
-        message += f" Installed: {', '.join(sorted(known)) or 'none'}."
-        if kind == "method" and not known:
-            message += " Methods come with plugins: pip install facke-gan, for example."
-        if self._failures:
-            failed = ", ".join(f"{f.plugin} ({f.reason})" for f in self._failures.values())
-            message += f" Plugins that failed to load: {failed}."
-        raise UnknownNameError(message)
-
-    # -- using it ----------------------------------------------------------------------------
+        return (*self._plugins.values(), *self.failures)
 
     def resolve(self, target: str) -> Any:
         """The object that ``"package.module:attribute"`` names, imported on this first use.
@@ -305,17 +152,16 @@ class Registry:
         """
         plugin = self._targets.get(target)
         whose = f" of the plugin {plugin!r}" if plugin else ""
-        if not TARGET.fullmatch(target):
+        if not catalogue.TARGET.fullmatch(target):
             raise PluginError(f"The target {target!r}{whose} is not 'package.module:attribute'.")
         try:
             return pkgutil.resolve_name(target)
         except Exception as error:
             cause = f"{type(error).__name__}: {error}"
             fix = "Reinstall or update the plugin, or report this to its authors."
-            own = target.partition(".")[0].partition(":")[0]
             if isinstance(error, ModuleNotFoundError) and error.name:
                 package = error.name.partition(".")[0]
-                if package != own:
+                if package not in target.replace(":", ".").split(".")[:1]:
                     fix = f"It needs the Python package {package!r}: install it and try again."
             raise PluginError(f"Cannot load {target!r}{whose}: {cause}. {fix}") from error
 
@@ -328,31 +174,6 @@ class Registry:
         except Exception as error:
             return f"{type(error).__name__}: {error}"
 
-    def resource(self, path: str) -> Path:
-        """The file or folder that ``"package:path/in/package"`` names.
-
-        Raises:
-            PluginError: no such package or file, or the package is zipped.
-        """
-        from importlib import resources
-
-        package, colon, inner = path.partition(":")
-        try:
-            found = resources.files(package).joinpath(*inner.split("/")) if colon else None
-        except Exception as error:
-            raise PluginError(
-                f"The resource {path!r}: cannot import {package!r} "
-                f"({type(error).__name__}: {error}). Reinstall the plugin."
-            ) from error
-        if found is None:
-            raise PluginError(f"The resource {path!r} is not 'package:path/in/package'.")
-        if not isinstance(found, Path) or not found.exists():
-            raise PluginError(
-                f"The resource {path!r} is not there: the package {package!r} is incomplete or "
-                "zipped. Reinstall it, unzipped."
-            )
-        return found
-
     def apply_result(self, result: SwapResult, request: SwapRequest) -> SwapResult:
         """Run the ``facke_result`` hooks in registration order, each on the previous result.
 
@@ -361,8 +182,25 @@ class Registry:
         Raises:
             PluginError: a hook raised, or returned something else; names the plugin.
         """
-        impls = self._manager.hook.facke_result.get_hookimpls()
-        return apply_result(impls, result, request)
+        impls, running = self._manager.hook.facke_result.get_hookimpls(), []
+        for impl in reversed([impl for impl in impls if impl.wrapper]):  # outermost first
+            wrapper = _call(impl, result=result, request=request)
+            with _blaming(impl):
+                next(wrapper)
+            running.append((impl, wrapper))
+        for impl in impls:
+            if not impl.wrapper:
+                result = _changed(impl, result, _call(impl, result=result, request=request))
+        for impl, wrapper in reversed(running):
+            with _blaming(impl):
+                try:
+                    wrapper.send(result)
+                except StopIteration as stop:
+                    value = stop.value
+                else:
+                    raise RuntimeError("its hook wrapper yields twice")
+            result = _changed(impl, result, value)
+        return result
 
     def train_step(self, report: StepReport) -> None:
         """Run the ``facke_train_step`` hooks in registration order.
@@ -371,7 +209,7 @@ class Registry:
             PluginError: a hook raised; names the plugin.
         """
         for impl in self._manager.hook.facke_train_step.get_hookimpls():
-            call(impl, report=report)
+            _call(impl, report=report)
 
 
 @functools.cache
@@ -380,12 +218,32 @@ def default_registry() -> Registry:
     return Registry().discover()
 
 
-def _wanted_plugins() -> set[str] | None:
-    text = os.environ.get("FACKE_PLUGINS")
-    if text is None:
-        return None
-    return {name.strip() for name in text.split(",") if name.strip()} | {CORE}
+# pluggy's own calls give all implementations the same arguments and do not say which one failed
 
 
-def _from(distribution: str) -> str:
-    return f" (from {distribution})" if distribution else ""
+def _call(impl: pluggy.HookImpl, **arguments: Any) -> Any:
+    with _blaming(impl):
+        return impl.function(*(arguments[name] for name in impl.argnames))
+
+
+def _changed(impl: pluggy.HookImpl, before: SwapResult, value: Any) -> SwapResult:
+    if value is None:
+        return before
+    if not isinstance(value, type(before)):
+        raise PluginError(
+            f"The plugin {impl.plugin_name!r}: facke_result must return a SwapResult or None, "
+            f"got {type(value).__name__}. Update or uninstall the plugin."
+        )
+    return value
+
+
+@contextmanager
+def _blaming(impl: pluggy.HookImpl) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise PluginError(
+            f"The plugin {impl.plugin_name!r} failed in its hook {impl.function.__name__}: "
+            f"{type(error).__name__}: {error}. Update or uninstall the plugin, or leave it out "
+            "with FACKE_PLUGINS."
+        ) from error

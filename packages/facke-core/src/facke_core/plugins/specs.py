@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from facke_core.errors import PluginError
@@ -27,22 +26,25 @@ __all__ = [
     "Method",
     "MethodSpec",
     "MetricSpec",
+    "RecipeRef",
 ]
 
 _NAME = re.compile(r"[a-z][a-z0-9-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def _empty() -> Mapping[str, Any]:
-    return MappingProxyType({})
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Named:
+    name: str
+    """``^[a-z][a-z0-9-]*$``, unique among all plugins."""
 
-
-def _check_name(kind: str, name: str) -> None:
-    if not _NAME.fullmatch(name):
-        raise PluginError(
-            f"{kind} name {name!r} is not usable: names are lower-case letters, digits and "
-            "hyphens and start with a letter. Rename it in the plugin."
-        )
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            kind = type(self).__name__.removesuffix("Spec").lower()
+            raise PluginError(
+                f"{kind} name {self.name!r} is not usable: names are lower-case letters, digits "
+                "and hyphens and start with a letter. Rename it in the plugin."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +70,9 @@ class Bundled:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MethodSpec:
+class MethodSpec(_Named):
     """A face-swapping method."""
 
-    name: str
-    """What users call it: ``^[a-z][a-z0-9-]*$``, unique among all plugins."""
     summary: str
     """One line for ``facke methods``."""
     config: str
@@ -82,9 +82,9 @@ class MethodSpec:
     objective: str = ""
     """Target of ``(method, encoder, recipe) -> Objective``; empty: cannot be trained. Further
     arguments are what a recipe can name under ``objective``."""
-    recipes: Mapping[str, str] = field(default_factory=_empty)
+    recipes: Mapping[str, str] = field(default_factory=dict)
     """Name -> resource of a recipe file."""
-    weights: Mapping[str, HubRef | Bundled] = field(default_factory=_empty)
+    weights: Mapping[str, HubRef | Bundled] = field(default_factory=dict)
     """Tag -> where they are; the first is the default. Empty: the method needs none, if
     ``default_config`` says how to build it."""
     default_config: Mapping[str, Any] | None = None
@@ -93,73 +93,50 @@ class MethodSpec:
     license: str = ""
     """SPDX identifier of the default weights' licence."""
 
-    def __post_init__(self) -> None:
-        _check_name("method", self.name)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EncoderSpec:
+class _Part(_Named):
+    summary: str
+    build: str
+    """Target of ``(**settings) -> IdentityEncoder``, or ``FaceDetector``."""
+    available: str = ""
+    """Target of ``() -> str``: an empty string, or why it cannot be used here and the fix."""
+    license: str = ""
+
+
+class EncoderSpec(_Part):
     """An identity encoder."""
 
-    name: str
-    summary: str
-    build: str
-    """Target of ``(**settings) -> IdentityEncoder``."""
-    available: str = ""
-    """Target of ``() -> str``: an empty string, or why it cannot be used here and the fix."""
-    license: str = ""
-
-    def __post_init__(self) -> None:
-        _check_name("encoder", self.name)
+    __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DetectorSpec:
+class DetectorSpec(_Part):
     """A face detector."""
 
-    name: str
-    summary: str
-    build: str
-    """Target of ``(**settings) -> FaceDetector``."""
-    available: str = ""
-    """Target of ``() -> str``: an empty string, or why it cannot be used here and the fix."""
-    license: str = ""
-
-    def __post_init__(self) -> None:
-        _check_name("detector", self.name)
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MetricSpec:
+class MetricSpec(_Named):
     """A metric of ``facke evaluate``: one value per swapped pair."""
 
-    name: str
     summary: str
     build: str
     higher_is_better: bool
 
-    def __post_init__(self) -> None:
-        _check_name("metric", self.name)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CommandSpec:
+class CommandSpec(_Named):
     """A subcommand of ``facke``; ``target`` is a plain function that typer can read."""
 
-    name: str
     target: str
     help: str
 
-    def __post_init__(self) -> None:
-        _check_name("command", self.name)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ConverterSpec:
+class ConverterSpec(_Named):
     """A kind of checkpoint that ``facke weights convert`` reads."""
 
-    name: str
-    """What users call the kind."""
     summary: str
     target: str
     """Target of ``(Checkpoint) -> Converted | None`` (:mod:`facke_core.convert.kinds`): None where
@@ -168,8 +145,14 @@ class ConverterSpec:
     """Whether it is asked about files of a kind that nobody named; not, where its tensors look like
     those of another kind."""
 
-    def __post_init__(self) -> None:
-        _check_name("converter", self.name)
+
+class RecipeRef(NamedTuple):
+    """A recipe that a method ships."""
+
+    name: str
+    method: MethodSpec
+    resource: str
+    """Where its JSON lies."""
 
 
 class Method(NamedTuple):

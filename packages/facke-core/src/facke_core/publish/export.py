@@ -143,7 +143,7 @@ def about(pipeline: SwapPipeline) -> dict[str, str]:
     """What a graph's metadata says of it."""
     spec = pipeline.method.generator.spec
     contract = {
-        "x": f"(B, 3, {spec.image_size}, {spec.image_size}), RGB in [0, 1]",
+        "x": f"(B, 3, {spec.image_size}, {spec.image_size}), {spec.x}",
         "conditions": sorted(spec.conditions),
         "identity_dim": spec.identity_dim,
         "image": "the result, RGB, to be clamped to [0, 1]",
@@ -152,8 +152,6 @@ def about(pipeline: SwapPipeline) -> dict[str, str]:
             "size": pipeline.alignment.size,
         },
     }
-    if "timestep" in spec.conditions:
-        contract["x"] = f"(B, 3, {spec.image_size}, {spec.image_size}), noisy, about [-1, 1]"
     source = pipeline.source
     if source is None:
         return {"facke.contract": json.dumps(contract)}
@@ -181,10 +179,10 @@ def compare(generator: Any, graph: Path, batches: Sequence[int] = BATCHES) -> di
 
 def _quantised(pipeline: SwapPipeline, graph: Path, crops: Tensor) -> Quality:
     """Replace the graph by one in 8 bits; say how good it is."""
-    if set(pipeline.method.generator.spec.conditions) - {"identity"}:
+    if own := pipeline.method.generator.spec.conditions - {"identity"}:
         raise CompatibilityError(
-            "Graphs of diffusion models are not quantised: one network computes all levels of "
-            "noise, and calibration on faces says little of most. Export without `crops`."
+            f"Graphs with the conditions {', '.join(sorted(own))} are not quantised: calibration "
+            "on faces and identities alone says little of them. Export without `crops`."
         )
     if len(crops) < 2:
         raise UsageError(f"`crops` needs at least 2 faces to calibrate on, but got {len(crops)}.")

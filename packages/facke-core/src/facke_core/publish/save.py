@@ -106,7 +106,7 @@ def _with_logs_of(folder: Path, config: WeightsConfig) -> dict[str, Any]:
 
 def author(method: str, registry: Registry) -> str:
     """``facke-gan 0.1.0``: the distribution whose plugin owns the method."""
-    registry.method(method)
-    owner = registry.owner("method", method)
+    spec = registry.methods[method]
+    owner = registry.methods.owners[spec.name]
     info = next(info for info in registry.plugins() if info.name == owner)
     return f"{info.distribution or owner} {info.version}".strip()

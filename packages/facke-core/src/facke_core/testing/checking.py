@@ -16,7 +16,8 @@ from typing import Any, Literal, NamedTuple
 from xml.etree import ElementTree
 
 from facke_core.errors import PluginError, UnavailableError, UnknownNameError, did_you_mean
-from facke_core.plugins.registry import GROUP, PluginInfo, Registry
+from facke_core.plugins.catalogue import PluginInfo
+from facke_core.plugins.registry import GROUP, Registry
 
 __all__ = ["CheckResult", "check_distribution"]
 
@@ -119,7 +120,7 @@ def _small(plugin: str) -> Mapping[str, Mapping[str, Any]]:
 def _command(name: str, registry: Registry) -> CheckResult:
     subject, check = f"command {name}", "its target resolves"
     try:
-        registry.resolve(registry.command(name).target)
+        registry.resolve(registry.commands[name].target)
     except PluginError as error:
         return CheckResult(subject, check, "failed", str(error))
     return CheckResult(subject, check, "passed")

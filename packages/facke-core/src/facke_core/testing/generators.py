@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from facke_core.protocols import Generator
+from facke_core.protocols import ExportableGenerator, Generator
 from facke_core.testing.assertions import (
     change,
     doing,
@@ -159,6 +159,30 @@ class GeneratorChecks(SamplerConformance):
             ),
             "Another image changes nothing. Use x in forward.",
         )
+
+    def test_the_example_inputs_are_inputs(self) -> None:
+        """Graphs are exported with them, and faster backends measured: a wrong one fails there."""
+        generator = self.made().generator
+        if not isinstance(generator, ExportableGenerator):
+            return
+        (call, *_) = self.calls()
+        with torch.no_grad(), doing("example_inputs fails. Correct it."):
+            made = dict(generator.example_inputs(self.inputs().target, rng=rng()))
+        x, names = made.pop("x", self.inputs().target), sorted(generator.spec.conditions)
+        require(
+            sorted(made) == names and all(len(one) == len(x) for one in made.values()),
+            f"example_inputs gives {sorted(made)}; spec.conditions are {names}. Give each of them, "
+            "with one row per picture.",
+        )
+        for name, one in made.items():
+            require(
+                one.shape[1:] == call.conditions[name].shape[1:]
+                and one.dtype == call.conditions[name].dtype,
+                f"example_inputs makes {name!r} as {one.dtype} {tuple(one.shape)}, the sampler as "
+                f"{call.conditions[name].dtype} {tuple(call.conditions[name].shape)}. Make it as "
+                "the sampler does.",
+            )
+        self.generate(Call(x, made))
 
     def test_the_generator_repeats_in_eval(self) -> None:
         """Dropout or noise that is left on in evaluation makes results that nobody can repeat."""

@@ -15,6 +15,7 @@ from torch import nn
 
 from facke_core.building import build_method
 from facke_core.config import from_dict, to_dict
+from facke_core.environment import resource
 from facke_core.errors import ConfigError
 from facke_core.objective import Objective
 from facke_core.pipeline import SwapPipeline
@@ -69,7 +70,7 @@ class MethodConformance(GeneratorChecks, TrainingChecks, SpecChecks):
             return {**(spec.default_config or {}), **(self.tiny or {})}
         for where in spec.weights.values():
             if isinstance(where, Bundled):
-                folder = self.the_registry().resource(where.resource)
+                folder = resource(where.resource)
                 return dict(layout.read_weights_config(folder).generator)
         for name in spec.recipes:
             return dict(self._read(name).generator)
@@ -194,7 +195,7 @@ class MethodConformance(GeneratorChecks, TrainingChecks, SpecChecks):
                 )
                 continue
             with doing(f"The weights {tag!r} cannot be read. Ship them inside the package"):
-                folder = self.the_registry().resource(where.resource)
+                folder = resource(where.resource)
                 config = layout.read_weights_config(folder)
                 self._config(config.generator)
             require(
@@ -215,7 +216,7 @@ class MethodConformance(GeneratorChecks, TrainingChecks, SpecChecks):
             with doing(f"The recipe {name!r} cannot be used. Correct it."):
                 recipe = self._read(name)
                 self._config(recipe.generator)
-                self.the_registry().encoder(str(recipe.identity_encoder.get("name")))
+                self.the_registry().encoders[str(recipe.identity_encoder.get("name"))]
             require(
                 recipe.method == spec.name,
                 f"The recipe {name!r} trains the method {recipe.method!r}. List it there.",

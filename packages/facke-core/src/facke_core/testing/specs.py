@@ -10,7 +10,7 @@ import sys
 from typing import Any, ClassVar
 
 from facke_core.errors import PluginError
-from facke_core.plugins._checks import targets_of
+from facke_core.plugins.catalogue import targets_of
 from facke_core.plugins.registry import GROUP, Registry, default_registry
 from facke_core.testing.assertions import require
 
@@ -47,7 +47,7 @@ class SpecChecks:
 
     def the_spec(self) -> Any:
         """The description that the plugin's hook returned for this name."""
-        return getattr(self.the_registry(), self.kind)(self.the_name())
+        return self.the_registry().catalogues[self.kind][self.the_name()]
 
     def test_the_spec_is_well_formed(self) -> None:
         """`facke methods` and `facke plugins` print summary and licence on one line; whoever
@@ -103,7 +103,7 @@ class SpecChecks:
     def _plugin_module(self) -> str:
         if self.plugin:
             return self.plugin
-        owner = self.the_registry().owner(self.kind, self.the_name())
+        owner = self.the_registry().catalogues[self.kind].owners[self.the_name()]
         for entry in importlib.metadata.entry_points(group=GROUP):
             if entry.name == owner:
                 return entry.module

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from facke_core.config import arguments, from_dict, override, read_json
 from facke_core.data.batches import BatchConfig
+from facke_core.environment import resource
 from facke_core.errors import ConfigError, did_you_mean
 from facke_core.losses.terms import TERMS
 from facke_core.objective import LossTerm
@@ -117,7 +118,7 @@ def _read(name: str, folder: Path, registry: Registry, seen: tuple[Path, ...]) -
     """The content of a recipe, bases resolved."""
     path = folder / name
     if path.suffix != ".json":
-        path = registry.resource(registry.recipe(name).resource)
+        path = resource(registry.recipes[name].resource)
     if path in seen:
         raise ConfigError(f"recipe.base: {' -> '.join(p.name for p in (*seen, path))} is a circle.")
     data = read_json(path)

@@ -165,7 +165,7 @@ def _begin_with(init: str, generator: Generator, registry: Registry) -> str:
 def _objective(
     method: Method, encoder: IdentityEncoder, recipe: Recipe, registry: Registry
 ) -> Objective:
-    spec = registry.method(recipe.method)
+    spec = registry.methods[recipe.method]
     if not spec.objective:
         raise UsageError(f"The method {spec.name!r} cannot be trained: it has no objective.")
     make = registry.resolve(spec.objective)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from facke_core.environment import resource
 from facke_core.errors import FackeError
 from facke_core.plugins.registry import Registry, default_registry
 from facke_core.plugins.specs import Bundled, HubRef, MethodSpec
@@ -56,7 +57,7 @@ def known_weights(
     registry = registry or default_registry()
     cached = {(repo, commit): folder for repo, commit, folder in hub.cached()}
     found = []
-    for spec in registry.methods():
+    for spec in registry.methods.values():
         for tag, where in spec.weights.items():
             found.append(_of_method(spec, tag, where, cached, registry))
     for (repo, commit), folder in cached.items():
@@ -92,7 +93,7 @@ def _of_method(
             return _row(name, unseen, None, "hub", registry, stated)
         return _known(name, folder, "cache", registry, stated)
     try:
-        folder = registry.resource(where.resource)
+        folder = resource(where.resource)
     except FackeError as error:
         return _broken(name, "bundled", error)
     return _known(name, folder, "bundled", registry, stated)

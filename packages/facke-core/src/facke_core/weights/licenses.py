@@ -87,13 +87,14 @@ def parts_of(
     if settings:
         encoder = str(settings.get("name", ""))
         try:
-            spec_license = registry.encoder(encoder).license
+            spec_license = registry.encoders[encoder].license
         except FackeError:  # `verify` and `load` say what is missing
             spec_license = ""
         which = settings.get("model") or settings.get("weights")
         label = f"{encoder} {which}" if which else encoder
         parts.append(Part("encoder", label, str(settings.get("license") or spec_license)))
-    return (*parts, *(Part("detector", one.name, one.license) for one in registry.detectors()))
+    detectors = registry.detectors.values()
+    return (*parts, *(Part("detector", one.name, one.license) for one in detectors))
 
 
 def announce(config: WeightsConfig, *, name: str, revision: str, registry: Registry) -> None:

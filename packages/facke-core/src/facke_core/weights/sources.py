@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from facke_core.environment import resource
 from facke_core.errors import PluginError, UnknownNameError, UsageError, WeightsError, did_you_mean
 from facke_core.plugins.registry import Registry, default_registry
 from facke_core.plugins.specs import Bundled, HubRef, MethodSpec
@@ -102,7 +103,7 @@ def _on_this_machine(
         fetched = hub.fetch(source.origin, [MODEL], local_files_only=local_files_only)
         return replace(source, folder=fetched.folder)
     if isinstance(source.origin, Bundled):
-        return replace(source, folder=registry.resource(source.origin.resource))
+        return replace(source, folder=resource(source.origin.resource))
     return source
 
 
@@ -115,7 +116,7 @@ def _named(text: str, registry: Registry) -> tuple[MethodSpec, str]:
         )
     method, _, tag = text.partition(".")
     try:
-        spec = registry.method(method)
+        spec = registry.methods[method]
     except UnknownNameError as error:
         if Path(text).is_dir():
             raise UnknownNameError(f"{error} For the folder {text!r} write ./{text}.") from error
@@ -181,19 +182,19 @@ def _of_method(
         location = hub.HubLocation(where.repo_id, revision or where.revision)
         source = _on_hub(location, label, local_files_only)
     else:
-        source = _bundled(where, label, revision, registry)
+        source = _bundled(where, label, revision)
     if source.config.method != spec.name:
         raise PluginError(
-            f"The plugin {registry.owner('method', spec.name)!r} gives weights of the method "
+            f"The plugin {registry.methods.owners[spec.name]!r} gives weights of the method "
             f"{source.config.method!r} for {label!r}. Report this to its authors."
         )
     return source
 
 
-def _bundled(where: Bundled, label: str, revision: str | None, registry: Registry) -> Source:
+def _bundled(where: Bundled, label: str, revision: str | None) -> Source:
     if revision:
         raise UsageError(f"{label} lies inside its plugin, so revision={revision!r} cannot be had.")
-    folder = registry.resource(where.resource)
+    folder = resource(where.resource)
     config = layout.read_weights_config(folder)
     return Source(config=config, folder=folder, name=label, revision=_digest(config), origin=where)
 

@@ -1,0 +1,147 @@
+"""What plugins offer, under names that have one owner each, and what it must look like."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import pluggy
+
+from facke_core.errors import PluginError, UnknownNameError, did_you_mean
+from facke_core.plugins import hookspecs
+from facke_core.plugins.specs import RecipeRef
+
+__all__ = ["Catalogue", "PluginInfo"]
+
+TARGET = re.compile(r"[\w.]+:[\w.]+")
+EVENTS = ("facke_result", "facke_train_step")
+_HOOKS = [name for name in vars(hookspecs) if name.startswith("facke_")]
+_TARGET_FIELDS = ("config", "build", "objective", "available", "target")
+Spec = TypeVar("Spec")
+
+
+class PluginInfo(NamedTuple):
+    """One line of ``facke plugins``."""
+
+    name: str
+    version: str = ""
+    distribution: str = ""
+    contributions: Mapping[str, tuple[str, ...]] = {}
+    """Kind (``method``, ``encoder``, ``detector``, ``metric``, ``command``, ``converter``,
+    ``recipe``, ``event``) -> names."""
+    failure: str = ""
+    """Why it could not be loaded; empty if it was."""
+    seconds: float = 0.0
+    """Time that its import took."""
+
+
+class Catalogue(dict[str, Spec]):
+    """Name -> description, of one ``kind``: in registration order, or sorted ``by_name``. A name
+    that is unknown says which is near, what there is, and which plugins ``failed`` to load."""
+
+    def __init__(
+        self,
+        kind: str,
+        spec: type[Spec],
+        hook: str,
+        failed: list[PluginInfo],
+        by_name: bool = False,
+    ) -> None:
+        self.kind, self.spec, self.hook, self.by_name = kind, spec, hook, by_name
+        self.owners: dict[str, str] = {}
+        """Name -> the plugin that offers it."""
+        self._failed = failed
+
+    def add(self, specs: Mapping[str, Spec], owner: str) -> None:
+        """Put descriptions in, which the registry has checked."""
+        merged = {**self, **specs}
+        self.clear()
+        self.update(sorted(merged.items()) if self.by_name else merged)
+        self.owners.update(dict.fromkeys(specs, owner))
+
+    def __missing__(self, name: str) -> Spec:
+        message = f"Unknown {self.kind} {name!r}.{did_you_mean(name, self)}"
+        message += f" Installed: {', '.join(sorted(self)) or 'none'}."
+        if self.kind == "method" and not self:
+            message += " Methods come with plugins: pip install facke-gan, for example."
+        if self._failed:
+            failed = ", ".join(f"{info.name} ({info.failure})" for info in self._failed)
+            message += f" Plugins that failed to load: {failed}."
+        raise UnknownNameError(message)
+
+
+def new_manager() -> pluggy.PluginManager:
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    return manager
+
+
+def checked_manager(plugin: object, name: str) -> pluggy.PluginManager:
+    """A manager with this plugin alone: pluggy leaves half-registered state when it raises."""
+    trial = new_manager()
+    try:
+        trial.register(plugin, name)
+        trial.check_pending()
+    except pluggy.PluginValidationError as error:
+        bad = re.search(r"'(\w+)'", str(error))
+        guess = did_you_mean(bad[1], _HOOKS) if bad and bad[1] not in _HOOKS else ""
+        raise PluginError(
+            f"The plugin {name!r} does not fit facke's hooks: {' '.join(str(error).split())}."
+            f"{guess} The hooks are: {', '.join(_HOOKS)}."
+        ) from error
+    for hook in _HOOKS:
+        impls = getattr(trial.hook, hook).get_hookimpls()
+        own = getattr(plugin, hook, None)
+        if own is not None and own is not getattr(hookspecs, hook) and not impls:
+            raise PluginError(
+                f"The plugin {name!r} defines {hook} without facke_core.hookimpl, so it would "
+                "never be called. Decorate it with @hookimpl."
+            )
+        if any(impl.hookwrapper or (impl.wrapper and hook != "facke_result") for impl in impls):
+            raise PluginError(
+                f"The plugin {name!r} wraps {hook}. Only facke_result can be wrapped, with "
+                "hookimpl(wrapper=True)."
+            )
+    return trial
+
+
+def collect(
+    trial: pluggy.PluginManager, plugin: str, catalogues: Mapping[str, Catalogue[Any]]
+) -> dict[str, dict[str, Any]]:
+    """Kind -> name -> description: all that a plugin offers, nothing of it registered yet."""
+    found: dict[str, dict[str, Any]] = {kind: {} for kind in catalogues}
+
+    def add(catalogue: Catalogue[Any], spec: Any) -> None:
+        what = f"the {catalogue.kind} {spec.name!r}"
+        if spec.name in found[catalogue.kind]:
+            raise PluginError(f"The plugin {plugin!r} offers {what} twice. Rename one of them.")
+        if owner := catalogue.owners.get(spec.name):
+            raise PluginError(
+                f"The plugins {owner!r} and {plugin!r} both offer {what}. Uninstall one of them, "
+                f"or leave one out, for example with FACKE_PLUGINS={owner}."
+            )
+        for target in targets_of(spec):
+            if not TARGET.fullmatch(target):
+                raise PluginError(
+                    f"The plugin {plugin!r}: the target {target!r} of {what} is not "
+                    "'package.module:attribute'."
+                )
+        found[catalogue.kind][spec.name] = spec
+
+    for catalogue in catalogues.values():
+        for returned in getattr(trial.hook, catalogue.hook)() if catalogue.hook else ():
+            for spec in returned if isinstance(returned, Iterable) else [returned]:
+                if not isinstance(spec, catalogue.spec):
+                    raise PluginError(
+                        f"The plugin {plugin!r}: {catalogue.hook}() must return a list of "
+                        f"{catalogue.spec.__name__}, but it holds {spec!r}."
+                    )
+                add(catalogue, spec)
+                for name, resource in getattr(spec, "recipes", {}).items():
+                    add(catalogues["recipe"], RecipeRef(name, spec, resource))
+    return found
+
+
+def targets_of(spec: Any) -> list[str]:
+    return [value for name in _TARGET_FIELDS if (value := getattr(spec, name, ""))]

@@ -1,0 +1,87 @@
+"""The protocol facke2022 repeats the slips that a sampler tells of, and no others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from swappers import SIZE, TEMPLATE, Fixed, dataset, judge
+from torch import Tensor, nn
+
+from facke_core.evaluation import metrics as m
+from facke_core.evaluation.facke2022 import (
+    IMAGENET,
+    Facke2022Report,
+    RescaledSampler,
+    Units,
+    run_facke2022,
+)
+from facke_core.evaluation.runner import Evaluator
+from facke_core.faces.templates import Alignment
+from facke_core.jobs.pairs import pairs_of_dataset
+from facke_core.pipeline import SwapPipeline
+from facke_core.plugins.registry import Registry
+from facke_core.plugins.specs import Method
+from facke_core.types import GeneratorOutput, GeneratorSpec, SwapInputs
+from facke_diffusion.ilvr import ILVRSampler
+
+PAIRS = pairs_of_dataset(dataset(), 6)
+
+
+class Copies(nn.Module):
+    """A generator of a plugin that takes no identity."""
+
+    spec = GeneratorSpec(image_size=SIZE, identity_dim=0, conditions=frozenset())
+
+    def forward(self, x: Tensor) -> GeneratorOutput:
+        return GeneratorOutput(x, {})
+
+
+@dataclass(frozen=True)
+class Plain:
+    supplies: frozenset[str] = frozenset()
+
+    def __call__(
+        self, generator: Any, inputs: SwapInputs, *, rng: torch.Generator | None = None
+    ) -> Tensor:
+        image: Tensor = generator(inputs.target).image
+        return image
+
+
+class Rescaled(Plain):
+    loader_units = Units((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+
+def measured(sampler: Plain) -> Facke2022Report:
+    pipeline = SwapPipeline(
+        Method(Copies().eval(), sampler),
+        identity_encoder=None,
+        detector=Fixed(),
+        alignment=Alignment(template=TEMPLATE, size=SIZE),
+        registry=Registry(),
+    )
+    evaluator = Evaluator(pipeline, [m.id_loss()], judge=judge(), encoder=judge(2))
+    return run_facke2022(evaluator, PAIRS)
+
+
+def test_a_method_without_identity_is_measured_without_the_slips_of_another() -> None:
+    report = measured(Plain())
+    assert report.mean["Recon Loss"] == 0  # a copy of the source in the units of its loader
+    assert report.notes[0] == "the method takes no identity"
+
+
+def test_results_are_normalised_twice_where_the_sampler_says_so() -> None:
+    report = measured(Rescaled())
+    # 4 x - 2 in the loader's units, and 4 (4 x - 2) - 2 after another time: off by |12 x - 8|
+    rows = torch.tensor([pair.source.row for pair in PAIRS.pairs])
+    off = (12 * dataset().images[rows].float() / 255 - 8).abs().mean()
+    assert report.mean["Recon Loss"] == pytest.approx(float(off), rel=1e-4)
+    assert report.notes[0] == "results are normalised twice, as the script does for this method"
+
+
+def test_the_slip_of_the_original_ilvr_is_its_samplers() -> None:
+    sampler = ILVRSampler()
+    assert isinstance(sampler, RescaledSampler)
+    assert sampler.loader_units == Units((0.5, 0.5, 0.5), IMAGENET.mean)
