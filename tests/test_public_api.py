@@ -30,6 +30,9 @@ def offered(tree: ast.Module) -> list[str] | None:
     for node in tree.body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
             return list(ast.literal_eval(node.value))
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "__all__":
+            assert node.value is not None
+            return list(ast.literal_eval(node.value))
     return None
 
 
@@ -61,6 +64,7 @@ def uses(path: Path) -> list[tuple[str, str]]:
 
 
 def test_packages_and_examples_use_of_each_other_only_what_is_offered() -> None:
+    """But the command line: it is pinned to its core exactly, and is core's own front."""
     everything = {name: offered(parsed(path)) or [] for name, path in MODULES.items()}
     files = [*MODULES.values(), *ROOT.glob("examples/*/**/*.py")]
     wrong = [
@@ -68,7 +72,7 @@ def test_packages_and_examples_use_of_each_other_only_what_is_offered() -> None:
         for path in files
         for module, name in uses(path)
         if module in MODULES
-        and module.partition(".")[0] not in path.parts
+        and not {module.partition(".")[0], "facke_cli"} & {*path.parts}
         and not (
             is_public(module) and (name in everything[module] or f"{module}.{name}" in MODULES)
         )
@@ -194,3 +198,16 @@ def test_a_module_that_is_gone_is_breaking() -> None:
     assert TOOL["breaking"]("# a\nx = 1\n\n# b\ny = 1\n", "# a\nx = 1\n") == [
         "b: the module has no public name any more"
     ]
+
+
+def test_what_facke_core_offers_is_offered_once() -> None:
+    """Whoever wants ``SwapInputs`` imports it from ``facke_core``: there is one way to say it."""
+    core = offered(parsed(MODULES["facke_core"])) or []
+    again = [
+        f"{module}.{name}"
+        for module, path in MODULES.items()
+        if module.startswith("facke_core.") and is_public(module)
+        for name in offered(parsed(path)) or []
+        if name in core and module != "facke_core.testing"
+    ]
+    assert again == []

@@ -62,7 +62,16 @@ _SOURCE = '<details class="mkdocstrings-source">'
 
 
 class Public(griffe.Extension):
-    """Takes out of classes what nobody calls but Python."""
+    """Takes out of classes what nobody calls but Python; shows, where it is written, what
+    ``facke_core`` itself offers."""
+
+    def on_package(self, *, pkg: griffe.Module, **kwargs: object) -> None:
+        if pkg.name == "facke_core":
+            for name in pkg.exports or ():
+                member = pkg.members[str(name)]
+                if isinstance(member, griffe.Alias) and member.target_path.startswith(pkg.name):
+                    inside = member.target_path.removeprefix(f"{pkg.name}.")
+                    pkg[inside].public = True
 
     def on_class(self, *, cls: griffe.Class, **kwargs: object) -> None:
         cls.members.pop("__post_init__", None)

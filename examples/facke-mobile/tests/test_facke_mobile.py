@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from facke_core import SwapInputs, default_registry, load, load_encoder
+from facke_core import Recipe, SwapInputs, default_registry, load, load_encoder
 from facke_core.errors import ConfigError
 from facke_core.testing import MethodConformance, faces, identities
 from facke_core.testing.fakes import face_batch
-from facke_core.training.recipe import Recipe, read_recipe
+from facke_core.training.recipe import read_recipe
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 

@@ -17,8 +17,7 @@ from facke_core.types import Step
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from facke_core.protocols import IdentityEncoder
-    from facke_core.training.recipe import Recipe
+    from facke_core import IdentityEncoder, Recipe
 
     from facke_mobile.method import MobileGenerator
 

@@ -22,7 +22,7 @@ from facke_core.faces.templates import template_points
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from facke_core.protocols import FaceDetector
+    from facke_core import FaceDetector
 
 STIFFNESS = 1e-3
 """How much the spline may miss the landmarks, which are noisy, to bend less."""

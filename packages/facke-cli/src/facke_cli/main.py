@@ -25,7 +25,7 @@ from facke_core.errors import (
 from facke_core.plugins.registry import GROUP, Registry, default_registry
 from facke_core.plugins.specs import CommandSpec
 
-__all__ = ["OWN", "installed_packages", "main", "run", "taken_names"]
+__all__ = ["main", "run"]
 
 OWN = {
     "swap": "Put the identity of one face on another picture.",

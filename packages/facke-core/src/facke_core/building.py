@@ -26,14 +26,7 @@ from facke_core.types import Face
 from facke_core.weights import hub
 from facke_core.weights.layout import WeightsConfig
 
-__all__ = [
-    "DEFAULT_ENCODER",
-    "LazyDetector",
-    "build_method",
-    "encoder_settings",
-    "load_encoder",
-    "make_detector",
-]
+__all__ = ["LazyDetector", "build_method", "make_detector"]
 
 DEFAULT_ENCODER = "dlib-resnet29"
 """Name of the encoder that is taken where none is named; it works offline."""

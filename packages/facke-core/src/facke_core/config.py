@@ -21,17 +21,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from facke_core._files import write_bytes
 from facke_core.errors import ConfigError, FackeError, did_you_mean
 
-__all__ = [
-    "arguments",
-    "from_dict",
-    "json_text",
-    "override",
-    "read_json",
-    "to_dict",
-    "updated",
-    "write_json",
-    "write_text",
-]
+__all__ = ["arguments", "from_dict", "read_json", "to_dict", "updated", "write_json"]
 
 T = TypeVar("T")
 

@@ -15,15 +15,7 @@ from facke_core.errors import PluginError, UnavailableError, UsageError
 if TYPE_CHECKING:
     import torch
 
-__all__ = [
-    "available_devices",
-    "cache_folder",
-    "installed",
-    "require",
-    "resolve_device",
-    "resource",
-    "versions",
-]
+__all__ = ["available_devices", "cache_folder", "resolve_device"]
 
 
 def available_devices() -> list[str]:

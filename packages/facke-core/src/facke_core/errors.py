@@ -12,7 +12,6 @@ __all__ = [
     "CompatibilityError",
     "ConfigError",
     "DataError",
-    "FackeError",
     "FackeWarning",
     "ImageError",
     "LicenseWarning",

@@ -19,15 +19,7 @@ from facke_core.images.io import read_image
 from facke_core.pipeline import SwapPipeline
 from facke_core.types import Face
 
-__all__ = [
-    "FigureStyle",
-    "Missing",
-    "Progress",
-    "SwapFigure",
-    "View",
-    "matrix_figure",
-    "methods_figure",
-]
+__all__ = ["FigureStyle", "SwapFigure", "matrix_figure", "methods_figure"]
 
 View = Literal["heads", "photos", "crops"]
 """The part of the pictures that a figure shows. ``heads``: faces are found and swapped in the

@@ -24,9 +24,7 @@ from facke_core.weights.layout import MODEL
 from facke_core.weights.licenses import announce
 from facke_core.weights.sources import Source, locate
 
-__all__ = [
-    "load",
-]
+__all__: list[str] = []
 
 DEFAULT_TEMPLATE = "ffhq"
 """The framing of methods that come without weights."""

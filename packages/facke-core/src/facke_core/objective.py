@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from facke_core.protocols import Loss
 from facke_core.types import FaceBatch, GeneratorOutput, Step
 
-__all__ = ["Forward", "LossTerm", "Objective", "Phase", "StepReport"]
+__all__ = ["Forward", "Phase", "StepReport"]
 
 
 @dataclass(frozen=True, slots=True)

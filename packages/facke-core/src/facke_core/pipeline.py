@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from facke_core.plugins.registry import Registry
     from facke_core.weights.sources import Source
 
-__all__ = ["FaceChoice", "SwapPipeline"]
+__all__ = ["FaceChoice"]
 
 STAGES = ("detect", "align", "encode", "generate", "paste")
 """What a swap spends its time on."""

@@ -25,17 +25,7 @@ if TYPE_CHECKING:
         SwapInputs,
     )
 
-__all__ = [
-    "Discriminator",
-    "ExportableGenerator",
-    "FaceDetector",
-    "Generator",
-    "IdentityEncoder",
-    "Loss",
-    "Sampler",
-    "SeededSampler",
-    "SteeredSampler",
-]
+__all__ = ["SeededSampler", "SteeredSampler"]
 
 
 @runtime_checkable

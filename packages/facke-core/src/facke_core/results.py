@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from facke_core.types import Face, SwapRequest
 
-__all__ = ["StageClock", "SwapResult"]
+__all__: list[str] = []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

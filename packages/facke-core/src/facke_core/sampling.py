@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from facke_core.protocols import Generator, IdentityEncoder, Sampler
     from facke_core.types import SwapInputs
 
-__all__ = ["OnStep", "SinglePass", "check_compatible", "report_step", "watched"]
+__all__ = ["OnStep", "check_compatible", "report_step", "watched"]
 
 OnStep = Callable[[int, int, "Tensor"], None]
 """A function of steps done, steps in all, and the results (B, 3, S, S) in [0, 1] as far as they are

@@ -19,18 +19,7 @@ if TYPE_CHECKING:
 
     from facke_core.faces.templates import Alignment
 
-__all__ = [
-    "AlignedFace",
-    "DiscriminatorOutput",
-    "Face",
-    "FaceBatch",
-    "GeneratorOutput",
-    "GeneratorSpec",
-    "IdentityEncoderSpec",
-    "Step",
-    "SwapInputs",
-    "SwapRequest",
-]
+__all__ = ["Step"]
 
 
 class FaceBatch(NamedTuple):

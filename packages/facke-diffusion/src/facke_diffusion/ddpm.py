@@ -8,15 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from facke_core.types import GeneratorOutput, GeneratorSpec
+from facke_core import GeneratorOutput, GeneratorSpec
 from facke_diffusion import schedule as S
 from facke_diffusion.unet import UNet, UNetConfig
 
-__all__ = [
-    "FFHQ_256",
-    "DDPMConfig",
-    "DDPMGenerator",
-]
+__all__ = ["FFHQ_256", "DDPMConfig", "DDPMGenerator"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

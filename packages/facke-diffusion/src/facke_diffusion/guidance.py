@@ -17,13 +17,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from facke_core.building import load_encoder
+from facke_core import Alignment, IdentityEncoder, SwapInputs, load_encoder
 from facke_core.faces.reframe import retemplate
-from facke_core.faces.templates import Alignment
-from facke_core.protocols import IdentityEncoder
-from facke_core.types import SwapInputs
 
-__all__ = ["IdentityGuide", "embed", "identity_gradient"]
+__all__: list[str] = []
 
 
 class IdentityGuide:

@@ -25,11 +25,10 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
+from facke_core import Method, SwapInputs
 from facke_core.errors import ConfigError, UsageError
 from facke_core.nn.normalize import IMAGENET_MEAN
-from facke_core.plugins.specs import Method
 from facke_core.sampling import report_step
-from facke_core.types import SwapInputs
 from facke_diffusion.ddpm import DDPMConfig, DDPMGenerator
 from facke_diffusion.guidance import IdentityGuide
 from facke_diffusion.low_pass import check_factor, check_size, low_pass
@@ -40,15 +39,7 @@ from facke_diffusion.solvers import ddim_step, ddpm_step, dpmpp_step, levels
 if TYPE_CHECKING:
     from facke_core.evaluation.facke2022 import Units
 
-__all__ = [
-    "VARIANTS",
-    "ILVRSampler",
-    "Variant",
-    "build",
-    "project",
-    "reference_state",
-    "start_state",
-]
+__all__ = ["VARIANTS", "ILVRSampler", "build", "project", "reference_state", "start_state"]
 
 
 class Variant(NamedTuple):

@@ -8,7 +8,7 @@ from facke_core.weights.layout import WeightsConfig
 from facke_diffusion.convert import from_guided_diffusion
 from facke_diffusion.ddpm import FFHQ_256, DDPMConfig
 
-__all__ = ["guided_diffusion"]
+__all__: list[str] = []
 
 _FFHQ = (
     "guided-diffusion, ilvr_adm and P2-weighting are MIT; ffhq_10m.pt and what is fine-tuned from "

@@ -14,25 +14,14 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor
 
-from facke_core.protocols import Loss
+from facke_core import Loss
 from facke_core.types import Step
 from facke_diffusion import schedule as S
 
 if TYPE_CHECKING:
     from facke_diffusion.ddpm import DDPMGenerator
 
-__all__ = [
-    "TERMS",
-    "BoundLoss",
-    "DenoisingLoss",
-    "DenoisingStep",
-    "NoiseLoss",
-    "VarianceLoss",
-    "gaussian_kl",
-    "grey_log_likelihood",
-    "min_snr_weight",
-    "variational_bound",
-]
+__all__ = ["BoundLoss", "NoiseLoss", "VarianceLoss", "gaussian_kl", "min_snr_weight"]
 
 
 @dataclass(kw_only=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from facke_core.errors import CompatibilityError, ConfigError
 
-__all__ = ["check_factor", "check_size", "cubic", "low_pass", "resampling_matrix"]
+__all__ = ["low_pass"]
 
 
 def cubic(x: Tensor) -> Tensor:

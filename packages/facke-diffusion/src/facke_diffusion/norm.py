@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["GROUPS", "GroupNorm"]
+__all__: list[str] = []
 
 GROUPS = 32
 """Number of groups of every group normalisation."""

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import nn
 
+from facke_core import FaceBatch, GeneratorOutput, LossTerm
 from facke_core.errors import ConfigError, UsageError, check_choice
-from facke_core.objective import LossTerm, Phase
-from facke_core.types import FaceBatch, GeneratorOutput, Step
+from facke_core.objective import Phase
+from facke_core.types import Step
 from facke_diffusion import schedule as S
 from facke_diffusion.losses import TERMS, DenoisingLoss, DenoisingStep
 from facke_diffusion.timesteps import SAMPLERS, Uniform
@@ -19,10 +20,7 @@ from facke_diffusion.timesteps import SAMPLERS, Uniform
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from facke_core.objective import Objective
-    from facke_core.plugins.specs import Method
-    from facke_core.protocols import IdentityEncoder
-    from facke_core.training.recipe import Recipe
+    from facke_core import IdentityEncoder, Method, Objective, Recipe
     from facke_diffusion.ddpm import DDPMGenerator
 
 __all__ = ["DenoisingObjective", "objective"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from facke_core import Bundled, ConverterSpec, MethodSpec, hookimpl
 
-__all__ = ["facke_converters", "facke_methods"]
+__all__: list[str] = []
 
 RECIPES = ("ddpm-64", "ddpm-128", "ddpm-256", "ddpm-finetune", "ddpm-mini")
 

@@ -11,15 +11,13 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from facke_core import SwapInputs, SwapPipeline, load
 from facke_core.errors import CompatibilityError
 from facke_core.faces.templates import template_points
 from facke_core.images.io import resize
-from facke_core.loading import load
-from facke_core.pipeline import SwapPipeline
-from facke_core.types import SwapInputs
 from facke_core.weights.sources import Source, locate
 
-__all__ = ["located", "refined"]
+__all__: list[str] = []
 
 
 def refined(method: str, inputs: SwapInputs, *, rng: torch.Generator | None = None) -> Tensor:

@@ -21,19 +21,14 @@ from torch import Tensor
 from facke_core.errors import ConfigError, check_choice
 
 __all__ = [
-    "Kind",
     "Schedule",
     "betas",
     "learned_log_variance",
     "make_schedule",
     "posterior_mean",
-    "predict_eps_from_v",
-    "predict_eps_from_x0",
     "predict_x0_from_eps",
     "predict_x0_from_v",
     "q_sample",
-    "respaced",
-    "subsequence",
     "velocity",
 ]
 

@@ -21,7 +21,7 @@ from facke_diffusion.schedule import (
     subsequence,
 )
 
-__all__ = ["ddim_sigma", "ddim_step", "ddpm_step", "dpmpp_step", "levels"]
+__all__ = ["ddim_step", "ddpm_step", "dpmpp_step"]
 
 
 def levels(schedule: Schedule, steps: int, start: float, *, even: bool) -> Schedule:

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-__all__ = ["SAMPLERS", "LossSecondMoment", "Uniform"]
+__all__: list[str] = []
 
 HISTORY = 10
 """Number of losses that are remembered of each timestep."""

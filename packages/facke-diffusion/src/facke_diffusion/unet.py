@@ -17,16 +17,7 @@ from torch import Tensor, nn
 from facke_core.errors import CompatibilityError, ConfigError, UsageError
 from facke_diffusion.norm import GROUPS, GroupNorm
 
-__all__ = [
-    "MULTIPLIERS",
-    "Attention",
-    "Downsample",
-    "ResBlock",
-    "UNet",
-    "UNetConfig",
-    "Upsample",
-    "timestep_embedding",
-]
+__all__ = ["UNet", "UNetConfig"]
 
 MULTIPLIERS = {
     512: (0.5, 1.0, 1.0, 2.0, 2.0, 4.0, 4.0),

@@ -15,7 +15,7 @@ from facke_core.errors import WeightsError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["from_discriminators", "from_facke", "from_official", "from_official_projected"]
+__all__: list[str] = []
 
 _INDEXED = re.compile(r"(down|up)(\d+)\.(\d+)\.(.+)")
 _ID_CONV = re.compile(r"(\d+)\.(conv[12])\.1\.(.+)")

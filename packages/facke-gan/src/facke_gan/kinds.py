@@ -18,7 +18,7 @@ from facke_gan.convert import (
 )
 from facke_gan.projected import ProjectedDiscriminator
 
-__all__ = ["discriminator", "discriminators", "facke_simswap", "simswap", "simswap_fix"]
+__all__: list[str] = []
 
 _LICENSE = "CC-BY-NC-4.0"
 _OFFICIAL = (

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from facke_core import DiscriminatorOutput
 from facke_core.errors import UnavailableError
 from facke_core.nn.normalize import Normalize
-from facke_core.types import DiscriminatorOutput
 
 __all__ = ["ProjectedDiscriminator"]
 

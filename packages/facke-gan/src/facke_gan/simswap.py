@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facke_core import GeneratorOutput, GeneratorSpec, Method, SinglePass
 from facke_core.errors import ConfigError, did_you_mean
 from facke_core.nn.normalize import Normalize
 from facke_core.nn.stages import (
@@ -25,14 +26,9 @@ from facke_core.nn.stages import (
     to_image,
 )
 from facke_core.nn.veil import Veil
-from facke_core.plugins.specs import Method
-from facke_core.sampling import SinglePass
-from facke_core.types import GeneratorOutput, GeneratorSpec
 
 if TYPE_CHECKING:
-    from facke_core.objective import Objective
-    from facke_core.protocols import IdentityEncoder
-    from facke_core.training.recipe import Recipe
+    from facke_core import IdentityEncoder, Objective, Recipe
 
 __all__ = [
     "FACKE_224",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from facke_core.nn.normalize import Normalize
 
-__all__ = ["IdentityClassifier", "classification_loss"]
+__all__ = ["IdentityClassifier"]
 
 
 class IdentityClassifier(nn.Module):

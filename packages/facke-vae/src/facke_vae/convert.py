@@ -15,7 +15,7 @@ from facke_core.errors import WeightsError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["from_facke"]
+__all__: list[str] = []
 
 _RULES = {
     "M1": [(r"emb\.(\d)\.(.+)", "condition.paint.{0}.{1}", 0)],

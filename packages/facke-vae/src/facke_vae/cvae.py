@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facke_core import GeneratorOutput, GeneratorSpec, Method, SwapInputs
 from facke_core.errors import CompatibilityError, ConfigError, UsageError
 from facke_core.nn.normalize import Normalize
 from facke_core.nn.stages import (
@@ -28,10 +29,8 @@ from facke_core.nn.stages import (
     to_image,
 )
 from facke_core.nn.veil import Veil
-from facke_core.plugins.specs import Method
-from facke_core.types import GeneratorOutput, GeneratorSpec, SwapInputs
 
-__all__ = ["FACKE_224", "CVAEConfig", "CVAEGenerator", "IdentityMap", "LatentSampler", "build"]
+__all__ = ["FACKE_224", "CVAEConfig", "CVAEGenerator", "LatentSampler", "build"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from facke_core.nn.discriminators import MultiScalePatchDiscriminator
 from facke_core.weights.layout import WeightsConfig
 from facke_vae.convert import from_facke
 
-__all__ = ["facke_cvae"]
+__all__: list[str] = []
 
 _PARTS = {
     "M1": "emb.0.weight",

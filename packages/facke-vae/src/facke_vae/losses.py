@@ -11,19 +11,12 @@ from typing import Literal, cast
 import torch
 from torch import Tensor
 
+from facke_core import Loss
 from facke_core.losses.functional import kl_divergence
-from facke_core.protocols import Loss
 from facke_core.types import Step
 from facke_vae.classifier import IdentityClassifier, classification_loss
 
-__all__ = [
-    "TERMS",
-    "ClassFeatureMatching",
-    "ClassificationLoss",
-    "KLLoss",
-    "MeanFeatureMatching",
-    "free_bits_divergence",
-]
+__all__ = ["ClassFeatureMatching", "KLLoss", "MeanFeatureMatching"]
 
 
 def free_bits_divergence(mu: Tensor, log_var: Tensor, free_bits: float) -> Tensor:

@@ -9,18 +9,16 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from facke_core.objective import LossTerm, Phase
-from facke_core.types import FaceBatch, GeneratorOutput, Step
+from facke_core import FaceBatch, GeneratorOutput, LossTerm
+from facke_core.objective import Phase
+from facke_core.types import Step
 from facke_vae.losses import TERMS, ClassFeatureMatching, ClassificationLoss
 
 if TYPE_CHECKING:
-    from facke_core.objective import Objective
-    from facke_core.plugins.specs import Method
-    from facke_core.protocols import IdentityEncoder
-    from facke_core.training.recipe import Recipe
+    from facke_core import IdentityEncoder, Method, Objective, Recipe
     from facke_vae.cvae import CVAEGenerator
 
-__all__ = ["classify", "generate", "objective"]
+__all__ = ["objective"]
 
 
 def generate(

@@ -6,7 +6,7 @@ from typing import Any
 
 from facke_core import Bundled, ConverterSpec, MethodSpec, hookimpl
 
-__all__ = ["facke_converters", "facke_methods"]
+__all__: list[str] = []
 
 NETWORK = {"image_size": 96, "identity_dim": 8, "channels": [4, 8, 8], "num_id_blocks": 1}
 SMALL = ("discriminator.width=4", "batch_size=4", "precision=float32")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from facke_core.errors import UsageError, did_you_mean
 
-__all__ = ["PREFIX", "sample_or_path"]
+__all__ = ["sample_or_path"]
 
 PREFIX = "sample:"
 _FILES = {"collins": "collins.png", "hopper": "hopper.jpg"}

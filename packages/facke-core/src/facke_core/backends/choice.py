@@ -30,16 +30,7 @@ from facke_core.environment import cache_folder, installed, versions
 from facke_core.errors import FackeError, UsageError, check_choice
 from facke_core.protocols import Generator
 
-__all__ = [
-    "BOUND",
-    "Choice",
-    "Measured",
-    "candidates",
-    "choose",
-    "in_turns",
-    "measure",
-    "with_backend",
-]
+__all__ = ["Choice", "Measured", "choose", "measure", "with_backend"]
 
 BACKENDS = ("torch", "onnxruntime", "openvino", "auto")
 BOUND = 2 / 255

@@ -26,16 +26,7 @@ from facke_core.errors import CompatibilityError, UsageError, WeightsError
 from facke_core.protocols import ExportableGenerator
 from facke_core.types import GeneratorOutput
 
-__all__ = [
-    "cached_graph",
-    "max_error",
-    "network_digest",
-    "probe_inputs",
-    "quiet",
-    "run_torch",
-    "write_graph",
-    "writing",
-]
+__all__: list[str] = []
 
 ONE_FILE = 2**31
 """Bytes from which a graph cannot be one file (the limit of protobuf)."""

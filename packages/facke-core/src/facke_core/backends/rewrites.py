@@ -13,16 +13,7 @@ from numpy.typing import NDArray
 
 from facke_core.environment import require
 
-__all__ = [
-    "EXACT",
-    "LOW",
-    "after_doubling",
-    "fold",
-    "four_at_once",
-    "quantised",
-    "round_weights",
-    "winograd",
-]
+__all__: list[str] = []
 
 FEW = 4
 """Up to so many outputs: processors compute 16 at a time."""

@@ -22,7 +22,7 @@ from facke_core.backends import rewrites
 from facke_core.environment import require
 from facke_core.types import GeneratorOutput, GeneratorSpec
 
-__all__ = ["GraphGenerator", "GraphSession", "OnnxRuntimeSession", "OpenVinoSession"]
+__all__: list[str] = []
 
 
 class GraphSession(Protocol):

@@ -24,7 +24,7 @@ from facke_core.errors import VerificationError, WeightsError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Contents", "open_checkpoint"]
+__all__: list[str] = []
 
 DTYPES = {
     "DoubleStorage": ("float64", 8),

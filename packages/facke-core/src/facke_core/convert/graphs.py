@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-__all__ = ["insightface", "read_graph"]
+__all__: list[str] = []
 
 MAX_BYTES = 2**30
 MAX_OTHER = 2 * 2**20

@@ -19,15 +19,7 @@ from facke_core.weights.layout import WeightsConfig, check_fit
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = [
-    "AS_SIMSWAP",
-    "Checkpoint",
-    "Converted",
-    "State",
-    "arcface",
-    "cosface",
-    "fits",
-]
+__all__ = ["AS_SIMSWAP", "Checkpoint", "Converted", "State", "fits"]
 
 State = Mapping[str, "Tensor"]
 """A state dict: name -> tensor."""

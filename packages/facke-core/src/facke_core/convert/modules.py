@@ -12,7 +12,7 @@ from facke_core.errors import VerificationError, WeightsError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["state_of"]
+__all__: list[str] = []
 
 MAX_TENSORS = 20_000
 _MAX_INNER, _MAX_NAME = 16, 500

@@ -34,7 +34,7 @@ from facke_core.weights.pinned import pinned
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Report", "convert"]
+__all__ = ["convert"]
 
 AUTO = "auto"
 """Stands for the kind that names and shapes tell."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from mmap import mmap
 from typing import IO, Any, cast
 
-__all__ = ["Global", "Record", "Storage", "StoredTensor", "Window", "read_pickle"]
+__all__: list[str] = []
 
 MAX_BYTES = 32 * 2**20
 """Largest size of one pickle. Tensors lie beside it; a network of 800 tensors needs less than

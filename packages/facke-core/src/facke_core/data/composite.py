@@ -16,7 +16,7 @@ from torch import Tensor
 
 from facke_core.data.mesh import REGIONS
 
-__all__ = ["composite", "match_contrast", "oval", "thin_plate_grid"]
+__all__ = ["composite"]
 
 EXPRESSION = 0.35
 """Share of the donor's geometry that eyes and lips take, as their shape is expression as well."""

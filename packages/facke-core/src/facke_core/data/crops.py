@@ -45,17 +45,7 @@ from facke_core.errors import ConfigError, DataError
 from facke_core.identity.digest import encoder_digest
 from facke_core.protocols import IdentityEncoder
 
-__all__ = [
-    "FORMAT",
-    "IDENTITY",
-    "INDEX",
-    "INFO",
-    "UNFINISHED",
-    "CropSet",
-    "check_encoder",
-    "prepare_call",
-    "write_tables",
-]
+__all__ = ["CropSet"]
 
 FORMAT = 2
 """Version of the layout of a crop set."""

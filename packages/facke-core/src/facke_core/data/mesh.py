@@ -7,7 +7,7 @@ the picture is mirrored.
 
 from __future__ import annotations
 
-__all__ = ["MIRROR", "OVAL_RING", "POINTS", "REGIONS"]
+__all__ = ["OVAL_RING", "POINTS"]
 
 # (image-left, image-right) pairs, then points on the axis, by region
 _OVAL = [

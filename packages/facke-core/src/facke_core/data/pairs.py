@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 from facke_core.errors import DataError, FackeWarning
 
-__all__ = ["CropPair", "PairConfig", "PairSampler", "People"]
+__all__ = ["PairConfig", "PairSampler"]
 
 
 class CropPair(NamedTuple):

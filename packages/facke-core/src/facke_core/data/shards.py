@@ -22,20 +22,7 @@ from torch import Tensor
 from facke_core._files import replacing
 from facke_core.data.tensors import Column, read_tensors, write_tensors
 
-__all__ = [
-    "SUFFIX",
-    "CropSource",
-    "Shard",
-    "Store",
-    "StoredPictures",
-    "TarShard",
-    "TensorShard",
-    "digits_for",
-    "key_rows",
-    "shard_path",
-    "shards_of",
-    "write_shard",
-]
+__all__: list[str] = []
 
 Store = Literal["tensors", "webdataset"]
 """The form of the shards: memory-mapped safetensors, or WebDataset tars of PNGs."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from facke_core._files import replacing
 
-__all__ = ["Column", "read_tensors", "write_tensors"]
+__all__: list[str] = []
 
 _NAMES = {torch.int64: "I64", torch.float32: "F32", torch.uint8: "U8"}
 

@@ -17,7 +17,7 @@ from facke_core.images.io import read_image
 from facke_core.jobs.pairs import PictureRef, Progress, SamePair
 from facke_core.pipeline import SwapPipeline
 
-__all__ = ["calibrate"]
+__all__: list[str] = []
 
 
 def calibrate(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["STAGES", "alone", "encoder_share"]
+__all__: list[str] = []
 
 STAGES = ("read", "detect", "align", "encode", "generate", "paste", "judge", "measure")
 """Names of the stages. ``encode``: identities for the generator. ``judge``: all other vectors."""

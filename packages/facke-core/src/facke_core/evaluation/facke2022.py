@@ -29,16 +29,7 @@ from facke_core.jobs.pairs import PairSet, Progress, SwapPair
 from facke_core.losses.functional import identity_loss
 from facke_core.nn.normalize import IMAGENET_MEAN, IMAGENET_STD
 
-__all__ = [
-    "IMAGENET",
-    "NAMES",
-    "Facke2022Report",
-    "RescaledSampler",
-    "Units",
-    "as_published",
-    "batch_values",
-    "run_facke2022",
-]
+__all__ = ["Facke2022Report", "Units", "run_facke2022"]
 
 BATCH = 32
 NAMES = ("ID Loss", "ID Retrieval", "Recon Loss")

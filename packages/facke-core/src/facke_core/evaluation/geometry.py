@@ -19,7 +19,7 @@ from torch import Tensor
 from facke_core.data.mesh import POINTS, REGIONS
 from facke_core.types import Face
 
-__all__ = ["Pose", "angle_between", "expression", "head_pose", "mean_face"]
+__all__ = ["Pose", "expression", "head_pose"]
 
 _FIVE = [POINTS.index(point) for point in (468, 473, 1, 61, 291)]
 """Irises, nose tip, mouth corners: what every detector finds."""

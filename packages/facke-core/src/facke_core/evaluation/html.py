@@ -24,7 +24,7 @@ from facke_core.evaluation.runner import Evaluator
 from facke_core.images.io import resize, to_pil
 from facke_core.jobs.pairs import PairSet
 
-__all__ = ["Case", "Cases", "cases_of", "page", "write_html"]
+__all__ = ["write_html"]
 
 SHOWN = 4
 """Number of pairs that are shown at each end."""

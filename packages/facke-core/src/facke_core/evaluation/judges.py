@@ -22,16 +22,7 @@ from facke_core.plugins.registry import Registry
 from facke_core.protocols import IdentityEncoder, SteeredSampler
 from facke_core.types import Face
 
-__all__ = [
-    "NO_JUDGE",
-    "NO_TRAINER",
-    "Recogniser",
-    "check_judge",
-    "load_recogniser",
-    "parse_encoder",
-    "same_network",
-    "trainer_of",
-]
+__all__ = ["Recogniser", "load_recogniser"]
 
 NO_JUDGE = (
     "no judge was given: a face recogniser that had no part in the training. "

@@ -21,14 +21,9 @@ from facke_core.losses.functional import identity_loss, reconstruction_l1
 from facke_core.types import AlignedFace, Face
 
 __all__ = [
-    "EDGE",
-    "MAX_PSNR",
-    "AnyMetric",
-    "Frechet",
     "Identities",
     "Metric",
     "Need",
-    "PerPair",
     "SetMetric",
     "SwappedPairs",
     "background",
@@ -40,9 +35,7 @@ __all__ = [
     "id_retrieval_l2",
     "pose_error",
     "psnr",
-    "rank_of_source",
     "recon_l1",
-    "recon_l1_imagenet",
     "retrieval_top1",
     "retrieval_top5",
     "ssim",

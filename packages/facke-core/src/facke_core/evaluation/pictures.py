@@ -28,7 +28,7 @@ from facke_core.pipeline import SwapPipeline
 from facke_core.results import StageClock
 from facke_core.types import AlignedFace, Face
 
-__all__ = ["KnownFace", "Loaded", "PictureStore", "unpacked"]
+__all__: list[str] = []
 
 ROOM = 512 * 2**20
 """Most bytes of photos and crops that are kept."""

@@ -14,19 +14,7 @@ from facke_core.errors import DataError
 from facke_core.evaluation.rows import Row, rounded
 from facke_core.evaluation.statistics import Estimate, estimate
 
-__all__ = [
-    "Difference",
-    "EvaluationReport",
-    "MetricInfo",
-    "diff",
-    "document",
-    "notes_of",
-    "read_reports",
-    "shown_estimate",
-    "summarise",
-    "table_of",
-    "write_reports",
-]
+__all__ = ["EvaluationReport", "MetricInfo", "diff", "read_reports", "write_reports"]
 
 FORMAT = 1
 """Version of the JSON document."""

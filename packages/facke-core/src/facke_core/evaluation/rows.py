@@ -19,7 +19,7 @@ from facke_core.config import read_json, write_json, write_text
 from facke_core.errors import DataError, UsageError
 from facke_core.jobs import engines
 
-__all__ = ["RUN", "Row", "RowFiles", "pack", "rounded", "unpack"]
+__all__: list[str] = []
 
 RUN = "run.json"
 """What the rows of a folder belong to."""

@@ -38,7 +38,7 @@ from facke_core.pipeline import SwapPipeline
 from facke_core.plugins.registry import Registry, default_registry
 from facke_core.weights.sources import Source
 
-__all__ = ["Compute", "EvaluationSpec", "Evaluator", "environment", "make_metrics"]
+__all__ = ["EvaluationSpec", "Evaluator"]
 
 Compute = Callable[[Mapping[str, Any], Sequence[range]], Iterable[tuple[range, Mapping[str, Any]]]]
 """A function of a protocol and shards, which yields each shard with what

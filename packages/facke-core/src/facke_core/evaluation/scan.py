@@ -14,7 +14,7 @@ from facke_core.evaluation.statistics import Estimate
 from facke_core.jobs.pairs import PairSet, Progress
 from facke_core.weights.checkpoints import complete
 
-__all__ = ["ScanReport", "Values", "metrics", "scan", "thinned", "winners"]
+__all__ = ["ScanReport", "scan"]
 
 T = TypeVar("T")
 RETRIEVAL, RECON, SUM = "id-retrieval", "recon-l1-imagenet", "sum"

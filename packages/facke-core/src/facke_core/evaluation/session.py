@@ -29,10 +29,7 @@ from facke_core.pipeline import SwapPipeline
 from facke_core.results import StageClock
 from facke_core.types import Face
 
-__all__ = [
-    "FACES",
-    "EvaluationSession",
-]
+__all__: list[str] = []
 
 _PHOTO = frozenset({"photo", "faces", "judge"})
 """Needs that include the finished photo; the last two also the face in it."""

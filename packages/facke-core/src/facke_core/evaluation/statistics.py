@@ -12,15 +12,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = [
-    "LEVEL",
-    "REPLICATES",
-    "Estimate",
-    "Numbers",
-    "estimate",
-    "frechet_distance",
-    "verification_auc",
-]
+__all__ = ["Estimate", "estimate", "frechet_distance", "verification_auc"]
 
 REPLICATES = 1000
 """Number of draws of the bootstrap."""

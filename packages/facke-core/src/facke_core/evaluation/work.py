@@ -12,7 +12,7 @@ from facke_core.errors import DataError
 from facke_core.evaluation.runner import EvaluationSpec
 from facke_core.plugins.registry import Registry, default_registry
 
-__all__ = ["EvaluationWork"]
+__all__: list[str] = []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

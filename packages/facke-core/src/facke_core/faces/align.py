@@ -29,7 +29,6 @@ from facke_core.types import AlignedFace, Face
 __all__ = [
     "align",
     "alignment_matrix",
-    "choose_template",
     "invert_affine",
     "similarity_transform",
     "transform_points",

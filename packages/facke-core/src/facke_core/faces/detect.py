@@ -29,15 +29,7 @@ from facke_core.types import Face
 if TYPE_CHECKING:
     pass
 
-__all__ = [
-    "MediaPipeDetector",
-    "YuNetDetector",
-    "build_mediapipe",
-    "build_yunet",
-    "fetch_yunet",
-    "mediapipe_available",
-    "yunet_available",
-]
+__all__ = ["MediaPipeDetector", "YuNetDetector", "fetch_yunet"]
 
 Pixels = np.ndarray[Any, Any]
 

@@ -17,7 +17,7 @@ from facke_core.faces.align import invert_affine, transform_points, warp
 from facke_core.images.io import resize
 from facke_core.types import AlignedFace
 
-__all__ = ["face_mask", "match_color", "paste", "resized"]
+__all__ = ["face_mask", "match_color", "paste"]
 
 FEATHER = 0.16
 """Width of the fade, as a share of the face's width; it ends at the outline of the face."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from facke_core.faces.templates import Alignment, Size, frontal, height_width, template_points
 
-__all__ = ["Points", "reframe", "resample", "retemplate", "stretch", "upright_map"]
+__all__ = ["reframe", "retemplate"]
 
 Points = tuple[tuple[float, float], ...]
 """Five points (x, y) in pixels of a crop."""

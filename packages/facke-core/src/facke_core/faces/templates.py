@@ -12,17 +12,7 @@ from torch import Tensor
 
 from facke_core.errors import UnknownNameError, UsageError, did_you_mean
 
-__all__ = [
-    "TEMPLATES",
-    "TEMPLATE_SETS",
-    "Alignment",
-    "Size",
-    "Template",
-    "frontal",
-    "height_width",
-    "template_points",
-    "templates_of",
-]
+__all__ = ["TEMPLATES", "TEMPLATE_SETS", "Template", "template_points"]
 
 Size = int | tuple[int, int]
 """Side of a square crop, or (height, width)."""

@@ -12,7 +12,7 @@ from facke_core.identity.frozen import FrozenEncoder
 from facke_core.nn.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from facke_core.types import IdentityEncoderSpec
 
-__all__ = ["NORMALIZE", "CropEncoder", "choose"]
+__all__ = ["CropEncoder"]
 
 RESIZE = ("antialias", "nearest", "bicubic")
 NORMALIZE = {

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from facke_core.protocols import IdentityEncoder
 
-__all__ = ["encoder_digest"]
+__all__: list[str] = []
 
 LOCATIONS = ("model", "weights", "revision", "local_files_only")
 """Settings that say where the weights lie. What they are is in the tensors."""

@@ -29,19 +29,7 @@ from facke_core.faces.templates import template_points
 from facke_core.identity.frozen import FrozenEncoder
 from facke_core.types import IdentityEncoderSpec
 
-__all__ = [
-    "FILE",
-    "SIZE",
-    "TEMPLATE",
-    "DlibEncoder",
-    "DlibResNet29",
-    "available",
-    "build",
-    "load_state",
-    "mean_descriptor",
-    "read_dat",
-    "weights_file",
-]
+__all__ = ["DlibEncoder", "DlibResNet29"]
 
 FILE = "dlib_face_recognition_resnet_model_v1.dat"
 SHA256 = "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from facke_core.errors import WeightsError
 
-__all__ = ["InsightFaceResNet", "insightface_layout", "is_insightface"]
+__all__: list[str] = []
 
 _CHANNELS = (64, 128, 256, 512)
 

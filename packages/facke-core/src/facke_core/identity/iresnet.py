@@ -21,17 +21,7 @@ from facke_core.types import IdentityEncoderSpec
 from facke_core.weights.layout import fill
 from facke_core.weights.pinned import encoder_tensors
 
-__all__ = [
-    "SPHERE_LAYERS",
-    "ArcFaceResNet",
-    "CosFaceSphere",
-    "arcface_layout",
-    "arcface_network",
-    "build_arcface",
-    "build_cosface",
-    "cosface_layout",
-    "cosface_network",
-]
+__all__ = ["ArcFaceResNet", "CosFaceSphere"]
 
 SPHERE_LAYERS = {20: (1, 2, 4, 1), 64: (3, 7, 16, 3)}
 """Number in the name of a sphere network -> its blocks per layer."""

@@ -15,7 +15,7 @@ from facke_core.types import IdentityEncoderSpec
 from facke_core.weights.layout import MODEL
 from facke_core.weights.pinned import encoder_folder
 
-__all__ = ["build"]
+__all__: list[str] = []
 
 
 def build(

@@ -18,15 +18,7 @@ import PIL.Image
 
 from facke_core.errors import FackeError, ImageError
 
-__all__ = [
-    "MAX_PIXELS",
-    "WRITABLE",
-    "check_input",
-    "check_output",
-    "check_pixels",
-    "explaining",
-    "open_image",
-]
+__all__: list[str] = []
 
 MAX_PIXELS = 100_000_000
 """Most pixels of a picture; larger ones are refused by their header, before decoding."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from facke_core.errors import UsageError
 
-__all__ = ["GAP", "face_matrix", "picture_grid"]
+__all__ = ["face_matrix", "picture_grid"]
 
 GAP = 4
 """White pixels between cells."""

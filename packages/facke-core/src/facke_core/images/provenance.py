@@ -18,7 +18,7 @@ from facke_core.errors import ImageError
 if TYPE_CHECKING:
     from facke_core.types import SwapRequest
 
-__all__ = ["SOURCE_TYPE", "disclosure", "parse_packet", "read_disclosure"]
+__all__ = ["disclosure", "read_disclosure"]
 
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 """The IPTC's digital source type of a result."""

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from facke_core import errors
 from facke_core.errors import FackeError, UnavailableError, UsageError
 
-__all__ = ["Do", "Engine", "Part", "RayEngine", "Work", "here"]
+__all__ = ["Engine", "RayEngine", "Work", "here"]
 
 Part = range
 """Numbers of pairs."""

@@ -20,19 +20,7 @@ if TYPE_CHECKING:
 
     from facke_core.data.crops import CropSet
 
-__all__ = [
-    "PairSet",
-    "PictureRef",
-    "Progress",
-    "Rule",
-    "SamePair",
-    "SwapPair",
-    "noise",
-    "pairs_from",
-    "pairs_of_dataset",
-    "read_pairs",
-    "read_same",
-]
+__all__ = ["PairSet", "PictureRef", "SwapPair", "pairs_of_dataset", "read_pairs"]
 
 Rule = Literal["facke", "paper", "weighted"]
 DRAWN = 1000

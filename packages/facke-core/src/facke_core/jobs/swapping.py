@@ -23,7 +23,7 @@ from facke_core.jobs.pairs import PairSet, Progress, SwapPair, read_pairs
 from facke_core.plugins.registry import Registry, default_registry
 from facke_core.weights.sources import Source, locate
 
-__all__ = ["RUN", "SWAPS", "Swap", "SwapWork", "swap_pairs"]
+__all__ = ["SwapWork", "swap_pairs"]
 
 RUN = "run.json"
 """What the pictures of a folder belong to."""

@@ -22,10 +22,7 @@ from facke_core.nn.normalize import IMAGENET_STD
 from facke_core.protocols import Discriminator
 
 __all__ = [
-    "FeatureLayers",
-    "GanMode",
     "ScaleWise",
-    "Units",
     "feature_matching",
     "gan_fake",
     "gan_generator",

@@ -17,7 +17,6 @@ from facke_core.protocols import Loss
 from facke_core.types import Step
 
 __all__ = [
-    "TERMS",
     "FeatureMatchingLoss",
     "GanLoss",
     "GradientPenalty",
@@ -25,7 +24,6 @@ __all__ = [
     "LowPassLoss",
     "ReconstructionLoss",
     "face_weight",
-    "perturb",
 ]
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-__all__ = ["Conv2d", "Size"]
+__all__: list[str] = []
 
 Size = tuple[int, ...]
 """Stride or padding per dimension, as torch's layers keep it."""

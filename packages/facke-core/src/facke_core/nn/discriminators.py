@@ -18,7 +18,7 @@ from facke_core.nn.conv import Conv2d
 from facke_core.nn.normalize import Normalize
 from facke_core.types import DiscriminatorOutput
 
-__all__ = ["MultiScalePatchDiscriminator", "Norm", "Normalization", "PatchDiscriminator"]
+__all__ = ["MultiScalePatchDiscriminator", "PatchDiscriminator"]
 
 Norm = Literal["batch", "spectral", "none"]
 """The normalisation of a patch discriminator's layers."""

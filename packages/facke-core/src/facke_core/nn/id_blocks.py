@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from facke_core.nn.adain import AdaIN
 
-__all__ = ["IDBlock", "Padding"]
+__all__ = ["IDBlock"]
 
 Padding = Literal["reflect", "zeros"]
 """The padding of a convolution: the mirrored image, or zeros."""

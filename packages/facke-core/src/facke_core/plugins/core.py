@@ -5,7 +5,7 @@ from __future__ import annotations
 from facke_core.plugins.hookspecs import hookimpl
 from facke_core.plugins.specs import ConverterSpec, DetectorSpec, EncoderSpec, MetricSpec
 
-__all__ = ["facke_converters", "facke_face_detectors", "facke_identity_encoders", "facke_metrics"]
+__all__: list[str] = []
 
 
 @hookimpl

@@ -28,7 +28,16 @@ if TYPE_CHECKING:
     from facke_core.results import SwapResult
     from facke_core.types import SwapRequest
 
-__all__ = ["PROJECT", "hookimpl", "hookspec"]
+__all__ = [
+    "facke_commands",
+    "facke_converters",
+    "facke_face_detectors",
+    "facke_identity_encoders",
+    "facke_methods",
+    "facke_metrics",
+    "facke_result",
+    "facke_train_step",
+]
 
 PROJECT = "facke"
 hookspec = pluggy.HookspecMarker(PROJECT)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from facke_core.results import SwapResult
     from facke_core.types import SwapRequest
 
-__all__ = ["GROUP", "Registry", "default_registry"]
+__all__: list[str] = []
 
 GROUP = "facke.plugins"
 CORE = "facke-core"

@@ -16,18 +16,7 @@ from facke_core.errors import PluginError
 if TYPE_CHECKING:
     from facke_core.protocols import Generator, Sampler
 
-__all__ = [
-    "Bundled",
-    "CommandSpec",
-    "ConverterSpec",
-    "DetectorSpec",
-    "EncoderSpec",
-    "HubRef",
-    "Method",
-    "MethodSpec",
-    "MetricSpec",
-    "RecipeRef",
-]
+__all__ = ["RecipeRef"]
 
 _NAME = re.compile(r"[a-z][a-z0-9-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")

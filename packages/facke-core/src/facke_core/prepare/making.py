@@ -30,7 +30,7 @@ from facke_core.prepare.photos import Album, Photograph, file_keys, shown
 from facke_core.prepare.portraits import UNREADABLE, Done, Job, Preparation, answer, start_worker
 from facke_core.prepare.summary import PrepareSummary, write_csv
 
-__all__ = ["Making"]
+__all__: list[str] = []
 
 _AHEAD = 4
 """Number of jobs per worker that wait or run."""

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from facke_core.errors import DataError, did_you_mean
 
-__all__ = ["Album", "Photograph", "file_key", "file_keys", "find_photos", "shown"]
+__all__: list[str] = []
 
 COLOUR_WEIGHT = 3.0
 """Weight in the draws of a coloured picture, relative to one without colours, where a manifest

@@ -29,18 +29,7 @@ from facke_core.images.io import read_image, resize
 from facke_core.prepare.photos import file_key
 from facke_core.protocols import FaceDetector, IdentityEncoder
 
-__all__ = [
-    "REASONS",
-    "UNREADABLE",
-    "Array",
-    "Done",
-    "Job",
-    "Portrait",
-    "Portraits",
-    "Preparation",
-    "answer",
-    "start_worker",
-]
+__all__: list[str] = []
 
 MIN_EYE_DISTANCE = 18
 """Least distance of the eyes in pixels of the photograph; below, a crop would be mostly

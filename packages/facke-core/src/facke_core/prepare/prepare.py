@@ -24,7 +24,7 @@ from facke_core.prepare.photos import Album, find_photos
 from facke_core.prepare.portraits import Preparation
 from facke_core.prepare.summary import PrepareSummary
 
-__all__ = ["OnProgress", "Settings", "prepare"]
+__all__ = ["prepare"]
 
 DEFAULT_SIZE = 128
 DEFAULT_TEMPLATE = "simswap_frontal"

@@ -11,7 +11,7 @@ from pathlib import Path
 from facke_core._files import write_bytes
 from facke_core.prepare.photos import Album, shown
 
-__all__ = ["CSV", "PrepareSummary", "write_csv"]
+__all__ = ["PrepareSummary"]
 
 CSV = "pictures.csv"
 

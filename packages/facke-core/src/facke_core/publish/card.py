@@ -15,7 +15,7 @@ from facke_core.weights.layout import PLOT, logs_of
 if TYPE_CHECKING:
     from facke_core.weights.layout import WeightsConfig
 
-__all__ = ["license_lines", "model_card", "table"]
+__all__ = ["model_card"]
 
 _USE = """## Use
 

@@ -28,7 +28,7 @@ from facke_core.errors import CompatibilityError, UsageError, VerificationError,
 from facke_core.pipeline import SwapPipeline
 from facke_core.weights.layout import MODEL, config_digest
 
-__all__ = ["Exported", "Quality", "about", "compare", "export", "quantise", "rows"]
+__all__ = ["Exported", "export"]
 
 TOLERANCE = 1e-4
 """Largest error of an exported graph, where 1 is the range from black to white."""

@@ -42,16 +42,7 @@ from facke_core.types import SwapInputs
 from facke_core.weights import layout
 from facke_core.weights.layout import GOLDEN, MODEL, FileInfo, WeightsConfig
 
-__all__ = [
-    "STEPS",
-    "Replay",
-    "Verified",
-    "make_golden",
-    "replay",
-    "try_golden",
-    "verify",
-    "write_golden",
-]
+__all__ = ["replay", "verify"]
 
 TOLERANCE = 0.002
 """Largest difference of a value in [0, 1]: half of what one step of an 8-bit picture is."""

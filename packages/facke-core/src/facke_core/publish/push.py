@@ -20,7 +20,7 @@ from facke_core.weights.hub import HubLocation, explaining
 from facke_core.weights.layout import FOREIGN, GOLDEN, WeightsConfig
 from facke_core.weights.sources import locate
 
-__all__ = ["Pushed", "layout_files", "push"]
+__all__ = ["Pushed", "push"]
 
 _NO_XET = (
     "This Hub may not speak Xet, the protocol that large files go by where the package hf_xet is "

@@ -23,7 +23,7 @@ from facke_core.publish.golden import try_golden
 from facke_core.weights import layout
 from facke_core.weights.layout import MODEL, FormatInfo, WeightsConfig
 
-__all__ = ["author", "save"]
+__all__: list[str] = []
 
 
 def save(

@@ -10,20 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = [
-    "awaken",
-    "change",
-    "doing",
-    "frozen",
-    "is_frozen",
-    "largest_change",
-    "leaves_alone",
-    "leaves_randomness_alone",
-    "own_randomness",
-    "require",
-    "rng",
-    "rows",
-]
+__all__: list[str] = []
 
 
 def require(condition: object, message: str) -> None:

@@ -19,7 +19,7 @@ from facke_core.errors import PluginError, UnavailableError, UnknownNameError, d
 from facke_core.plugins.catalogue import PluginInfo
 from facke_core.plugins.registry import GROUP, Registry
 
-__all__ = ["CheckResult", "check_distribution"]
+__all__: list[str] = []
 
 _SUITES = {
     "method": "MethodConformance",

@@ -25,7 +25,7 @@ from facke_core.testing.assertions import (
 from facke_core.testing.specs import SpecChecks
 from facke_core.types import Face
 
-__all__ = ["DetectorConformance", "portrait"]
+__all__: list[str] = []
 
 LANDMARKS = ((107.1, 100.4), (150.1, 103.0), (126.6, 130.5), (106.1, 139.2), (149.0, 140.1))
 """Eyes, nose and mouth corners (x, y) in pixels of ``portrait.jpg``, image-left first."""

@@ -24,7 +24,7 @@ from facke_core.testing.fakes import faces
 from facke_core.testing.specs import SpecChecks
 from facke_core.types import IdentityEncoderSpec
 
-__all__ = ["EncoderConformance"]
+__all__: list[str] = []
 
 
 class EncoderConformance(SpecChecks):

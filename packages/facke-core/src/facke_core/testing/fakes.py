@@ -12,7 +12,7 @@ from facke_core.faces.templates import Alignment, template_points
 from facke_core.identity.frozen import FrozenEncoder
 from facke_core.types import Face, FaceBatch, IdentityEncoderSpec
 
-__all__ = ["TinyDetector", "TinyEncoder", "alignment", "face_batch", "faces", "identities"]
+__all__ = ["face_batch"]
 
 
 def faces(count: int = 3, size: int = 64, seed: int = 0) -> Tensor:

@@ -24,7 +24,7 @@ from facke_core.testing.assertions import (
 from facke_core.testing.samplers import SamplerConformance
 from facke_core.types import GeneratorOutput, GeneratorSpec, SwapInputs
 
-__all__ = ["Call", "GeneratorChecks"]
+__all__: list[str] = []
 
 
 class Call(NamedTuple):

@@ -37,7 +37,7 @@ from facke_core.testing.training import TrainingChecks
 from facke_core.weights import layout
 from facke_core.weights.layout import MODEL, WeightsConfig
 
-__all__ = ["MethodConformance"]
+__all__: list[str] = []
 
 
 class MethodConformance(GeneratorChecks, TrainingChecks, SpecChecks):

@@ -30,7 +30,7 @@ from facke_core.testing.fakes import faces, identities
 from facke_core.testing.specs import SpecChecks
 from facke_core.types import AlignedFace, Face
 
-__all__ = ["SIZE", "MetricConformance", "chosen", "pairs", "perfect"]
+__all__: list[str] = []
 
 COUNT = 6
 """Number of pairs."""

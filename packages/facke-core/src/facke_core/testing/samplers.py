@@ -30,7 +30,7 @@ from facke_core.testing.assertions import (
 from facke_core.testing.fakes import TinyEncoder, alignment, faces
 from facke_core.types import SwapInputs
 
-__all__ = ["SamplerConformance"]
+__all__: list[str] = []
 
 MOST_CLIPPED = 0.5
 """Largest share of a result's values that may be exactly 0 or 1."""

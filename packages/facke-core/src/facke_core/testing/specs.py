@@ -14,7 +14,7 @@ from facke_core.plugins.catalogue import targets_of
 from facke_core.plugins.registry import GROUP, Registry, default_registry
 from facke_core.testing.assertions import require
 
-__all__ = ["SpecChecks", "heavy_imports"]
+__all__: list[str] = []
 
 # fmt: off
 HEAVY = [

@@ -24,7 +24,7 @@ from facke_core.testing.fakes import TinyEncoder, face_batch
 from facke_core.testing.losses import check_permutes, value_of
 from facke_core.types import FaceBatch, GeneratorOutput, Step
 
-__all__ = ["Bench", "TrainingChecks"]
+__all__: list[str] = []
 
 
 class Bench(NamedTuple):

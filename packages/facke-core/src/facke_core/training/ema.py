@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import nn
 
-__all__ = ["EMA"]
+__all__: list[str] = []
 
 
 class EMA:

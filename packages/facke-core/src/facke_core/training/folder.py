@@ -25,7 +25,7 @@ from facke_core.types import SwapRequest
 from facke_core.weights import checkpoints
 from facke_core.weights.layout import LOG, WeightsConfig
 
-__all__ = ["RECIPE", "RunFolder"]
+__all__: list[str] = []
 
 RECIPE = "recipe.json"
 BEST = "best.json"

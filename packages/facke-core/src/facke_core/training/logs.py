@@ -19,7 +19,7 @@ from facke_core.errors import FackeWarning, ImageError
 from facke_core.images.io import write_image
 from facke_core.weights.layout import LOG
 
-__all__ = ["RunLog"]
+__all__: list[str] = []
 
 TENSORBOARD = "tensorboard"
 PREVIEWS = "previews"

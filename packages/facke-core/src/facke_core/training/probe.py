@@ -23,7 +23,7 @@ from facke_core.losses.functional import reconstruction_l1
 from facke_core.protocols import Generator, IdentityEncoder, Sampler
 from facke_core.types import SwapInputs
 
-__all__ = ["Faces", "ProbeConfig", "ProbeReport", "SwapProbe", "choose_panel"]
+__all__ = ["ProbeConfig", "ProbeReport"]
 
 BATCH = 8
 """Pairs that are swapped at a time."""

@@ -18,7 +18,7 @@ from facke_core.plugins.registry import Registry
 from facke_core.protocols import Loss
 from facke_core.training.probe import ProbeConfig
 
-__all__ = ["OptimizerConfig", "Recipe", "TermConfig", "read_recipe", "terms"]
+__all__ = ["OptimizerConfig", "TermConfig", "read_recipe", "terms"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

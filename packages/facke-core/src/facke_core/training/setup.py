@@ -29,7 +29,7 @@ from facke_core.weights.layout import MODEL, WeightsConfig, fill, read_tensors
 from facke_core.weights.licenses import announce
 from facke_core.weights.sources import locate
 
-__all__ = ["TrainSettings", "Training", "prepare"]
+__all__ = ["TrainSettings"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from torch import nn
 from facke_core.objective import Forward, LossTerm, Phase
 from facke_core.types import FaceBatch, GeneratorOutput, Step
 
-__all__ = ["SwapObjective", "generate"]
+__all__ = ["SwapObjective"]
 
 
 def generate(

@@ -27,7 +27,7 @@ from facke_core.training.recipe import Recipe
 from facke_core.types import FaceBatch, GeneratorOutput
 from facke_core.weights.checkpoints import STATE, digest, read_state
 
-__all__ = ["Trainer", "make_accelerator"]
+__all__: list[str] = []
 
 _PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 

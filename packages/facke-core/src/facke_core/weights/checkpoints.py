@@ -16,15 +16,7 @@ from facke_core._files import leftovers
 from facke_core.config import read_json
 from facke_core.errors import ConfigError, FackeWarning, TrainingError
 
-__all__ = [
-    "FOLDER",
-    "STATE",
-    "complete",
-    "digest",
-    "name",
-    "newest_sound",
-    "read_state",
-]
+__all__ = ["complete", "newest_sound"]
 
 FOLDER = "checkpoints"
 STATE = "state.json"

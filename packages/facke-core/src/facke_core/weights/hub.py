@@ -29,22 +29,7 @@ from facke_core.weights import layout
 if TYPE_CHECKING:
     from facke_core.weights.layout import WeightsConfig
 
-__all__ = [
-    "BESIDE",
-    "PREFIX",
-    "HubFiles",
-    "HubLocation",
-    "beside",
-    "cached",
-    "check_new",
-    "copy_layout",
-    "explaining",
-    "fetch",
-    "first_line",
-    "in_layout",
-    "parse_reference",
-    "pull",
-]
+__all__ = ["HubLocation", "fetch", "pull"]
 
 PREFIX = "hf:"
 BESIDE = (

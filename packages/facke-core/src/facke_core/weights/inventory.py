@@ -16,7 +16,7 @@ from facke_core.weights.layout import WeightsConfig, read_weights_config
 from facke_core.weights.licenses import Part
 from facke_core.weights.sources import locate
 
-__all__ = ["KnownWeights", "known_weights", "not_allowed"]
+__all__ = ["KnownWeights", "known_weights"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,29 +24,13 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 __all__ = [
-    "CARD",
     "CONFIG",
-    "EVALUATION",
-    "FOREIGN",
-    "GOLDEN",
-    "LOG",
     "MODEL",
-    "PLOT",
     "FileInfo",
-    "FormatInfo",
     "WeightsConfig",
-    "check_file",
-    "check_files",
-    "check_fit",
-    "config_digest",
     "fill",
-    "logs_of",
-    "parse_weights_config",
     "read_tensors",
     "read_weights_config",
-    "refuse_foreign",
-    "sha256_of",
-    "write_tensors",
 ]
 
 FORMAT = 1

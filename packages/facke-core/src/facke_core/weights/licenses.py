@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from facke_core.plugins.registry import Registry
     from facke_core.weights.layout import WeightsConfig
 
-__all__ = ["CLASSES", "Part", "announce", "at_least", "classify", "first_time", "parts_of"]
+__all__ = ["CLASSES", "classify"]
 
 CLASSES = ("permissive", "copyleft", "non-commercial", "research-only", "unknown")
 """From the least to the most care."""

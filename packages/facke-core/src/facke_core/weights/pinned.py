@@ -14,7 +14,7 @@ from facke_core.weights.layout import MODEL, refuse_foreign
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["encoder_folder", "encoder_tensors", "pinned"]
+__all__ = ["encoder_tensors"]
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 

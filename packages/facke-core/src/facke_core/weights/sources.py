@@ -16,7 +16,7 @@ from facke_core.plugins.specs import Bundled, HubRef, MethodSpec
 from facke_core.weights import checkpoints, hub, layout
 from facke_core.weights.layout import MODEL, WeightsConfig
 
-__all__ = ["Source", "hub_location", "locate"]
+__all__ = ["Source", "locate"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from facke_core.nn.normalize import Normalize
 
-__all__ = ["CLASSES", "SIZE", "FaceParser", "load_parser"]
+__all__ = ["FaceParser", "load_parser"]
 
 # fmt: off
 CLASSES = (

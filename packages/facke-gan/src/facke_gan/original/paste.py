@@ -13,7 +13,7 @@ from torch import Tensor
 
 from facke_core.faces.align import invert_affine, warp
 
-__all__ = ["blend_by_classes", "class_planes", "paste_original", "soft_erosion"]
+__all__ = ["blend_by_classes", "paste_original", "soft_erosion"]
 
 FACE_CLASSES = (1, 2, 3, 4, 5, 6, 10, 12, 13)
 """Classes of a CelebAMask-HQ parsing that count as face: skin, brows, eyes, glasses, nose, lips."""
