@@ -227,9 +227,11 @@ def _call(impl: pluggy.HookImpl, **arguments: Any) -> Any:
 
 
 def _changed(impl: pluggy.HookImpl, before: SwapResult, value: Any) -> SwapResult:
+    from facke_core.results import SwapResult
+
     if value is None:
         return before
-    if not isinstance(value, type(before)):
+    if not isinstance(value, SwapResult):
         raise PluginError(
             f"The plugin {impl.plugin_name!r}: facke_result must return a SwapResult or None, "
             f"got {type(value).__name__}. Update or uninstall the plugin."
