@@ -172,3 +172,11 @@ def test_core_and_the_plugins_name_no_option_of_the_command_line(tmp_path: Path)
         (tmp_path / f"m{number}.py").write_text(text)
     (tmp_path / "sound.py").write_text("'a -- b --- c-- d e--f'  # --out")
     assert len(with_options(tmp_path)) == len(planted)
+
+
+def test_the_plugin_machinery_stays_small() -> None:
+    assert sum(HOUSE["machinery"]().values()) <= 500
+
+
+def test_the_public_surface_stays_small() -> None:
+    assert HOUSE["public_names"]() <= 350

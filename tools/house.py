@@ -105,9 +105,25 @@ def upward(graph: Mapping[str, set[str]]) -> list[tuple[str, str]]:
 
 
 def machinery() -> dict[str, int]:
-    """File of the plugin machinery -> its lines."""
+    """File of the plugin machinery -> its lines, with docstrings and blank ones."""
     files = (CORE / "plugins" / f"{name}.py" for name in MACHINERY)
-    return {file.name: len(file.read_text("utf-8").splitlines()) for file in files if file.exists()}
+    return {file.name: len(file.read_text("utf-8").splitlines()) for file in files}
+
+
+def machinery_code() -> int:
+    """Lines of the plugin machinery that hold code: no docstring, no comment, not blank."""
+    count = 0
+    for name in MACHINERY:
+        text = (CORE / "plugins" / f"{name}.py").read_text("utf-8")
+        documentation: set[int] = set()
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+                documentation |= {*range(node.lineno, (node.end_lineno or node.lineno) + 1)}
+        count += sum(
+            bool(line.strip()) and not line.lstrip().startswith("#") and at not in documentation
+            for at, line in enumerate(text.splitlines(), 1)
+        )
+    return count
 
 
 def public_names() -> int:
@@ -136,7 +152,7 @@ def main() -> None:
     print(f"{len(rings)} circles", *("  " + " <-> ".join(ring) for ring in rings), sep="\n")
     print(f"{len(up)} arrows of core run up", *(f"  {a} -> {b}" for a, b in up), sep="\n")
     lines = machinery()
-    print(f"{sum(lines.values())} lines of plugin machinery: {lines}")
+    print(f"{sum(lines.values())} lines of plugin machinery, {machinery_code()} of code: {lines}")
     print(f"{public_names()} public names")
 
 

@@ -15,7 +15,8 @@ from facke_core.losses.terms import GanLoss, IdentityLoss, ReconstructionLoss
 from facke_core.objective import LossTerm
 from facke_core.plugins.hookspecs import hookimpl
 from facke_core.plugins.registry import Registry
-from facke_core.plugins.specs import DetectorSpec, EncoderSpec, Method, MethodSpec, MetricSpec
+from facke_core.plugins.specs import DetectorSpec, EncoderSpec, MethodSpec, MetricSpec
+from facke_core.protocols import Method
 from facke_core.sampling import SinglePass
 from facke_core.testing.fakes import TinyEncoder
 from facke_core.training.swapping import SwapObjective, generate

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from facke_core.losses.terms import GanLoss
 from facke_core.objective import LossTerm
-from facke_core.plugins.specs import Bundled, Method
+from facke_core.protocols import Method
+from facke_core.references import Bundled
 from facke_core.sampling import SinglePass
 from facke_core.testing import (
     DetectorConformance,

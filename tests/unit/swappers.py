@@ -19,7 +19,7 @@ from facke_core.evaluation.runner import Evaluator
 from facke_core.faces.templates import Alignment, template_points
 from facke_core.pipeline import SwapPipeline
 from facke_core.plugins.registry import Registry
-from facke_core.plugins.specs import Method
+from facke_core.protocols import Method
 from facke_core.types import Face, GeneratorOutput, GeneratorSpec, IdentityEncoderSpec, SwapInputs
 
 SIZE = 32

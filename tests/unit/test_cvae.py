@@ -20,8 +20,7 @@ from facke_core.losses.terms import ReconstructionLoss
 from facke_core.objective import Objective
 from facke_core.pipeline import SwapPipeline
 from facke_core.plugins.registry import default_registry
-from facke_core.plugins.specs import Method
-from facke_core.protocols import Generator
+from facke_core.protocols import Generator, Method
 from facke_core.sampling import check_compatible
 from facke_core.training.recipe import Recipe, read_recipe
 from facke_core.training.trainer import Trainer

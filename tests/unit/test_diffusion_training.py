@@ -20,8 +20,7 @@ from facke_core.data.crops import CropSet
 from facke_core.errors import ConfigError, FackeError, UsageError
 from facke_core.loading import load
 from facke_core.plugins.registry import default_registry
-from facke_core.plugins.specs import Method
-from facke_core.protocols import IdentityEncoder
+from facke_core.protocols import IdentityEncoder, Method
 from facke_core.sampling import SinglePass
 from facke_core.training.recipe import Recipe, read_recipe
 from facke_core.training.run import train

@@ -23,7 +23,7 @@ from facke_core.faces.templates import Alignment
 from facke_core.jobs.pairs import pairs_of_dataset
 from facke_core.pipeline import SwapPipeline
 from facke_core.plugins.registry import Registry
-from facke_core.plugins.specs import Method
+from facke_core.protocols import Method
 from facke_core.types import GeneratorOutput, GeneratorSpec, SwapInputs
 from facke_diffusion.ilvr import ILVRSampler
 

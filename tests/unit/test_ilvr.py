@@ -23,8 +23,7 @@ from facke_core.errors import (
 )
 from facke_core.faces.templates import Alignment
 from facke_core.pipeline import SwapPipeline
-from facke_core.plugins.specs import Method
-from facke_core.protocols import Generator, Sampler, SteeredSampler
+from facke_core.protocols import Generator, Method, Sampler, SteeredSampler
 from facke_core.sampling import check_compatible, watched
 from facke_core.types import GeneratorOutput, GeneratorSpec, IdentityEncoderSpec, SwapInputs
 from facke_diffusion import guidance, ilvr, refine

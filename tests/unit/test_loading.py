@@ -31,7 +31,7 @@ from facke_core.publish._curves import write_logs
 from facke_core.publish.card import model_card
 from facke_core.publish.save import save
 from facke_core.types import GeneratorOutput, GeneratorSpec, IdentityEncoderSpec, SwapInputs
-from facke_core.weights import hub, layout
+from facke_core.weights import hub, layout, sources
 from facke_core.weights.layout import (
     CONFIG,
     GOLDEN,
@@ -310,10 +310,10 @@ def test_located_weights_of_a_plugin_lie_where_the_plugin_does(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry = make_registry(weights={"one": Bundled("pkg:w")})
-    monkeypatch.setattr(registry, "resource", lambda path: folder)
+    monkeypatch.setattr(sources, "resource", lambda path: folder)
     source = locate("tiny", registry=registry)
     elsewhere = folder.rename(tmp_path / "another environment")
-    monkeypatch.setattr(registry, "resource", lambda path: elsewhere)
+    monkeypatch.setattr(sources, "resource", lambda path: elsewhere)
     loaded = load(source, registry=registry).source
     assert loaded is not None
     assert loaded.folder == elsewhere

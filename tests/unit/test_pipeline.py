@@ -19,7 +19,7 @@ from facke_core.faces.templates import Alignment, template_points
 from facke_core.images.provenance import read_disclosure
 from facke_core.pipeline import SwapPipeline
 from facke_core.plugins.registry import Registry
-from facke_core.plugins.specs import Method
+from facke_core.protocols import Method
 from facke_core.results import SwapResult
 from facke_core.sampling import SinglePass, check_compatible
 from facke_core.types import Face, GeneratorOutput, GeneratorSpec, IdentityEncoderSpec, SwapInputs
@@ -223,7 +223,7 @@ def test_a_saved_result_says_what_it_is(
     detector: Detector, tmp_path: Path, red: Tensor, group: Tensor
 ) -> None:
     source: Any = SimpleNamespace(
-        config=SimpleNamespace(method="tint"), weights="tint.best", revision="abc"
+        config=SimpleNamespace(method="tint"), name="tint.best", revision="abc"
     )
     result = make(detector, source=source)(red, group, seed=5)
     result.save(str(tmp_path / "out.png"))

@@ -20,16 +20,15 @@ from facke_core.errors import FackeError
 from facke_core.plugins.hookspecs import hookimpl
 from facke_core.plugins.registry import Registry, default_registry
 from facke_core.plugins.specs import (
-    Bundled,
     CommandSpec,
     ConverterSpec,
     DetectorSpec,
     EncoderSpec,
-    HubRef,
-    Method,
     MethodSpec,
     MetricSpec,
 )
+from facke_core.protocols import Method
+from facke_core.references import Bundled, HubRef
 
 if TYPE_CHECKING:
     from facke_core.building import load_encoder

@@ -20,8 +20,8 @@ from facke_core.errors import (
     did_you_mean,
 )
 from facke_core.plugins.registry import Registry, default_registry
-from facke_core.plugins.specs import Method
-from facke_core.protocols import FaceDetector, IdentityEncoder
+from facke_core.protocols import FaceDetector, IdentityEncoder, Method
+from facke_core.references import unavailable
 from facke_core.types import Face
 from facke_core.weights import hub
 from facke_core.weights.layout import WeightsConfig
@@ -107,7 +107,7 @@ def load_encoder(
     registry = registry or default_registry()
     settings = encoder_settings(name)
     spec = registry.encoders[settings.pop("name")]
-    reason = registry.availability(spec)
+    reason = unavailable(spec.available)
     if reason:
         raise UnavailableError(f"The encoder {spec.name!r} cannot be used here: {reason}")
     build = registry.resolve(spec.build)
@@ -178,10 +178,10 @@ def make_detector(
     from facke_core.plugins.registry import default_registry
 
     registry = registry or default_registry()
-    specs = [registry.detectors[one] for one in ([name] if name else registry.detectors)]
+    specs = [registry.detectors[key] for key in ([name] if name else registry.detectors)]
     reasons = []
     for spec in specs:
-        reason = registry.availability(spec)
+        reason = unavailable(spec.available)
         if not reason:
             detector: FaceDetector = registry.resolve(spec.build)(**settings)
             return detector

@@ -6,11 +6,10 @@ import importlib
 import importlib.util
 import os
 import sys
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from facke_core.errors import PluginError, UnavailableError, UsageError
+from facke_core.errors import UnavailableError, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -119,27 +118,3 @@ def versions(*modules: str) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return by_module
-
-
-def resource(path: str) -> Path:
-    """The file or folder that ``"package:path/in/package"`` names.
-
-    Raises:
-        PluginError: no such package or file, or the package is zipped.
-    """
-    package, colon, inner = path.partition(":")
-    try:
-        found = resources.files(package).joinpath(*inner.split("/")) if colon else None
-    except Exception as error:
-        raise PluginError(
-            f"The resource {path!r}: cannot import {package!r} "
-            f"({type(error).__name__}: {error}). Reinstall the plugin."
-        ) from error
-    if found is None:
-        raise PluginError(f"The resource {path!r} is not 'package:path/in/package'.")
-    if not isinstance(found, Path) or not found.exists():
-        raise PluginError(
-            f"The resource {path!r} is not there: the package {package!r} is incomplete or "
-            "zipped. Reinstall it, unzipped."
-        )
-    return found

@@ -18,8 +18,7 @@ from facke_core.faces.reframe import retemplate
 from facke_core.faces.templates import Alignment
 from facke_core.images.io import ImageLike, Photo, read_image, resize
 from facke_core.plugins.registry import default_registry
-from facke_core.plugins.specs import Method
-from facke_core.protocols import FaceDetector, IdentityEncoder, Sampler, SeededSampler
+from facke_core.protocols import FaceDetector, IdentityEncoder, Method, Sampler, SeededSampler
 from facke_core.results import StageClock, SwapResult
 from facke_core.sampling import check_compatible
 from facke_core.types import AlignedFace, Face, SwapInputs, SwapRequest

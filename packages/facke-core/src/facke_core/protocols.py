@@ -1,4 +1,4 @@
-"""The five protocols of facke, and the face detector's.
+"""The five protocols of facke, the face detector's, and a method as generator and sampler.
 
 ``forward`` is part of a protocol beside ``__call__``, because ``nn.Module.__call__`` is
 ``Callable[..., Any]``: a protocol with ``__call__`` alone would accept every module.
@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         SwapInputs,
     )
 
-__all__ = ["SeededSampler", "SteeredSampler"]
+__all__ = ["ExportableGenerator", "SeededSampler", "SteeredSampler"]
 
 
 @runtime_checkable
@@ -163,3 +163,10 @@ class FaceDetector(Protocol):
         ...
 
     def __call__(self, photo: Tensor) -> list[Face]: ...
+
+
+class Method(NamedTuple):
+    """A built method: a generator and the procedure that infers with it."""
+
+    generator: Generator
+    sampler: Sampler[Any]

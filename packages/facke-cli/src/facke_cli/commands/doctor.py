@@ -11,10 +11,9 @@ import typer
 
 from facke_cli.console import emit, table, write
 from facke_cli.options import AsJson
-from facke_core.environment import resource
 from facke_core.errors import FackeError, UnavailableError
 from facke_core.plugins.registry import Registry, default_registry
-from facke_core.plugins.specs import Bundled, HubRef
+from facke_core.references import Bundled, HubRef, resource, unavailable
 from facke_core.weights.layout import CONFIG, MODEL, read_weights_config, sha256_of
 
 __all__ = ["doctor"]
@@ -196,7 +195,7 @@ def _parts(registry: Registry, part: str) -> list[Check]:
 
     checks, usable = [], False
     for spec in registry.catalogues[part].values():
-        reason = registry.availability(spec)
+        reason = unavailable(spec.available)
         if not reason:
             try:
                 build = registry.resolve(spec.build)

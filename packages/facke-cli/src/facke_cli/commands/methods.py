@@ -6,10 +6,10 @@ from typing import Any
 
 from facke_cli.console import emit, say, table, write
 from facke_cli.options import AsJson
-from facke_core.environment import resource
 from facke_core.errors import FackeError
 from facke_core.plugins.registry import Registry, default_registry
-from facke_core.plugins.specs import Bundled, MethodSpec
+from facke_core.plugins.specs import MethodSpec
+from facke_core.references import Bundled, resource
 from facke_core.weights.layout import read_weights_config
 
 __all__ = ["methods"]

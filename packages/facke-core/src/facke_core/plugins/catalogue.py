@@ -11,10 +11,10 @@ import pluggy
 from facke_core.errors import PluginError, UnknownNameError, did_you_mean
 from facke_core.plugins import hookspecs
 from facke_core.plugins.specs import RecipeRef
+from facke_core.references import TARGET
 
 __all__ = ["Catalogue", "PluginInfo"]
 
-TARGET = re.compile(r"[\w.]+:[\w.]+")
 EVENTS = ("facke_result", "facke_train_step")
 _HOOKS = [name for name in vars(hookspecs) if name.startswith("facke_")]
 _TARGET_FIELDS = ("config", "build", "objective", "available", "target")
@@ -22,42 +22,32 @@ Spec = TypeVar("Spec")
 
 
 class PluginInfo(NamedTuple):
-    """One line of ``facke plugins``."""
+    """One line of ``facke plugins``: what a plugin contributes (kind, such as ``method`` or
+    ``event`` -> names), how many seconds its import took, and why it failed if it did."""
 
     name: str
     version: str = ""
     distribution: str = ""
     contributions: Mapping[str, tuple[str, ...]] = {}
-    """Kind (``method``, ``encoder``, ``detector``, ``metric``, ``command``, ``converter``,
-    ``recipe``, ``event``) -> names."""
     failure: str = ""
-    """Why it could not be loaded; empty if it was."""
     seconds: float = 0.0
-    """Time that its import took."""
 
 
 class Catalogue(dict[str, Spec]):
-    """Name -> description, of one ``kind``: in registration order, or sorted ``by_name``. A name
-    that is unknown says which is near, what there is, and which plugins ``failed`` to load."""
+    """Name -> description, of one ``kind``: methods, commands and recipes by name, the others in
+    registration order. An unknown name says which is near, and which plugins ``failed``."""
 
-    def __init__(
-        self,
-        kind: str,
-        spec: type[Spec],
-        hook: str,
-        failed: list[PluginInfo],
-        by_name: bool = False,
-    ) -> None:
-        self.kind, self.spec, self.hook, self.by_name = kind, spec, hook, by_name
+    def __init__(self, kind: str, spec: type[Spec], hook: str, failed: list[PluginInfo]) -> None:
+        self.kind, self.spec, self.hook, self._failed = kind, spec, hook, failed
         self.owners: dict[str, str] = {}
         """Name -> the plugin that offers it."""
-        self._failed = failed
 
     def add(self, specs: Mapping[str, Spec], owner: str) -> None:
         """Put descriptions in, which the registry has checked."""
         merged = {**self, **specs}
         self.clear()
-        self.update(sorted(merged.items()) if self.by_name else merged)
+        by_name = self.kind in ("method", "command", "recipe")
+        self.update(sorted(merged.items()) if by_name else merged)
         self.owners.update(dict.fromkeys(specs, owner))
 
     def __missing__(self, name: str) -> Spec:
@@ -71,15 +61,10 @@ class Catalogue(dict[str, Spec]):
         raise UnknownNameError(message)
 
 
-def new_manager() -> pluggy.PluginManager:
-    manager = pluggy.PluginManager(hookspecs.PROJECT)
-    manager.add_hookspecs(hookspecs)
-    return manager
-
-
-def checked_manager(plugin: object, name: str) -> pluggy.PluginManager:
-    """A manager with this plugin alone: pluggy leaves half-registered state when it raises."""
-    trial = new_manager()
+def checked_hooks(plugin: object, name: str) -> dict[str, list[pluggy.HookImpl]]:
+    """Let pluggy look at a plugin, in a manager of its own: hook -> its implementations."""
+    trial = pluggy.PluginManager("facke")
+    trial.add_hookspecs(hookspecs)
     try:
         trial.register(plugin, name)
         trial.check_pending()
@@ -90,8 +75,8 @@ def checked_manager(plugin: object, name: str) -> pluggy.PluginManager:
             f"The plugin {name!r} does not fit facke's hooks: {' '.join(str(error).split())}."
             f"{guess} The hooks are: {', '.join(_HOOKS)}."
         ) from error
-    for hook in _HOOKS:
-        impls = getattr(trial.hook, hook).get_hookimpls()
+    hooks = {hook: getattr(trial.hook, hook).get_hookimpls() for hook in _HOOKS}
+    for hook, impls in hooks.items():
         own = getattr(plugin, hook, None)
         if own is not None and own is not getattr(hookspecs, hook) and not impls:
             raise PluginError(
@@ -103,11 +88,11 @@ def checked_manager(plugin: object, name: str) -> pluggy.PluginManager:
                 f"The plugin {name!r} wraps {hook}. Only facke_result can be wrapped, with "
                 "hookimpl(wrapper=True)."
             )
-    return trial
+    return hooks
 
 
 def collect(
-    trial: pluggy.PluginManager, plugin: str, catalogues: Mapping[str, Catalogue[Any]]
+    hooks: Mapping[str, list[pluggy.HookImpl]], plugin: str, catalogues: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
     """Kind -> name -> description: all that a plugin offers, nothing of it registered yet."""
     found: dict[str, dict[str, Any]] = {kind: {} for kind in catalogues}
@@ -130,7 +115,8 @@ def collect(
         found[catalogue.kind][spec.name] = spec
 
     for catalogue in catalogues.values():
-        for returned in getattr(trial.hook, catalogue.hook)() if catalogue.hook else ():
+        for impl in hooks.get(catalogue.hook, ()):
+            returned = impl.function()
             for spec in returned if isinstance(returned, Iterable) else [returned]:
                 if not isinstance(spec, catalogue.spec):
                     raise PluginError(

@@ -1,11 +1,6 @@
-"""The hooks of facke. All are optional; each takes and returns values, nothing is registered by
-side effect. Implement them in the module that your ``facke.plugins`` entry point names::
+"""The hooks of facke: all are optional, all return values. ``docs/hooks.md`` has examples.
 
-    from facke_core import MethodSpec, hookimpl
-
-    @hookimpl
-    def facke_methods():
-        return [MethodSpec(name="demo", summary="...", config="demo:Config", build="demo:build")]
+Implement them with :data:`hookimpl` in the module that your ``facke.plugins`` entry point names.
 """
 
 from __future__ import annotations
@@ -17,70 +12,51 @@ import pluggy
 
 if TYPE_CHECKING:
     from facke_core.objective import StepReport
-    from facke_core.plugins.specs import (
-        CommandSpec,
-        ConverterSpec,
-        DetectorSpec,
-        EncoderSpec,
-        MethodSpec,
-        MetricSpec,
-    )
+    from facke_core.plugins import specs
     from facke_core.results import SwapResult
     from facke_core.types import SwapRequest
 
-__all__ = [
-    "facke_commands",
-    "facke_converters",
-    "facke_face_detectors",
-    "facke_identity_encoders",
-    "facke_methods",
-    "facke_metrics",
-    "facke_result",
-    "facke_train_step",
-]
+__all__: list[str] = []
 
-PROJECT = "facke"
-hookspec = pluggy.HookspecMarker(PROJECT)
-hookimpl = pluggy.HookimplMarker(PROJECT)
+hookspec = pluggy.HookspecMarker("facke")
+hookimpl = pluggy.HookimplMarker("facke")
 
 
 @hookspec
-def facke_methods() -> Iterable[MethodSpec]:  # type: ignore[empty-body]
+def facke_methods() -> Iterable[specs.MethodSpec]:  # type: ignore[empty-body]
     """Describe the swap methods of this plugin."""
 
 
 @hookspec
-def facke_identity_encoders() -> Iterable[EncoderSpec]:  # type: ignore[empty-body]
+def facke_identity_encoders() -> Iterable[specs.EncoderSpec]:  # type: ignore[empty-body]
     """Describe the identity encoders of this plugin."""
 
 
 @hookspec
-def facke_face_detectors() -> Iterable[DetectorSpec]:  # type: ignore[empty-body]
+def facke_face_detectors() -> Iterable[specs.DetectorSpec]:  # type: ignore[empty-body]
     """Describe the face detectors of this plugin, best first."""
 
 
 @hookspec
-def facke_metrics() -> Iterable[MetricSpec]:  # type: ignore[empty-body]
+def facke_metrics() -> Iterable[specs.MetricSpec]:  # type: ignore[empty-body]
     """Describe the metrics of this plugin."""
 
 
 @hookspec
-def facke_commands() -> Iterable[CommandSpec]:  # type: ignore[empty-body]
+def facke_commands() -> Iterable[specs.CommandSpec]:  # type: ignore[empty-body]
     """Describe the subcommands that this plugin adds to ``facke``."""
 
 
 @hookspec
-def facke_converters() -> Iterable[ConverterSpec]:  # type: ignore[empty-body]
+def facke_converters() -> Iterable[specs.ConverterSpec]:  # type: ignore[empty-body]
     """Describe the kinds of checkpoints that this plugin can read."""
 
 
 @hookspec
 def facke_result(result: SwapResult, request: SwapRequest) -> SwapResult | None:
-    """Called with every full-picture result: watermark, sign or record it.
+    """Watermark, sign or record a full-picture result; return a changed one, or None to leave it.
 
-    Return a changed result, or None to leave it as it is. Called in registration order, each
-    implementation seeing what the one before returned.
-    """
+    Called in registration order; each implementation sees what the one before returned."""
 
 
 @hookspec

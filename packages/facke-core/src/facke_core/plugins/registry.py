@@ -1,15 +1,10 @@
-"""What is installed: plugins, the names they own, and how to get from a name to an object.
-
-Nothing heavy is imported here. A plugin that cannot be loaded is kept with the reason in
-:attr:`Registry.failures`; every other plugin keeps working.
-"""
+"""What is installed: plugins and the names they own. Nothing heavy is imported here."""
 
 from __future__ import annotations
 
 import functools
 import importlib.metadata
 import os
-import pkgutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,17 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from facke_core.errors import PluginError, did_you_mean
-from facke_core.plugins import catalogue
+from facke_core.plugins import catalogue, specs
 from facke_core.plugins.catalogue import Catalogue, PluginInfo
-from facke_core.plugins.specs import (
-    CommandSpec,
-    ConverterSpec,
-    DetectorSpec,
-    EncoderSpec,
-    MethodSpec,
-    MetricSpec,
-    RecipeRef,
-)
+from facke_core.references import resolve
 
 if TYPE_CHECKING:
     from facke_core.objective import StepReport
@@ -45,52 +32,42 @@ class Registry:
     """Plugins and the names they own. An ordinary object: tests make their own."""
 
     def __init__(self) -> None:
-        self._manager = catalogue.new_manager()
+        self._impls: dict[str, list[pluggy.HookImpl]] = {hook: [] for hook in catalogue.EVENTS}
         self._targets: dict[str, str] = {}
         self._plugins: dict[str, PluginInfo] = {}
         self.failures: list[PluginInfo] = []
-        """Plugins that could not be loaded."""
-        failed = self.failures
-        self.methods = Catalogue("method", MethodSpec, "facke_methods", failed, by_name=True)
-        """Swap methods, by name; so are commands and recipes."""
-        self.encoders = Catalogue("encoder", EncoderSpec, "facke_identity_encoders", failed)
-        """Identity encoders, in registration order; so are detectors, metrics and converters."""
-        self.detectors = Catalogue("detector", DetectorSpec, "facke_face_detectors", failed)
-        """Face detectors: the first usable one is the default."""
-        self.metrics = Catalogue("metric", MetricSpec, "facke_metrics", failed)
-        self.commands = Catalogue("command", CommandSpec, "facke_commands", failed, by_name=True)
-        """Commands that plugins add to ``facke``."""
-        self.converters = Catalogue("converter", ConverterSpec, "facke_converters", failed)
-        """Kinds of checkpoints that can be converted."""
-        self.recipes = Catalogue("recipe", RecipeRef, "", failed, by_name=True)
-        """Training recipes that methods ship."""
+        """Plugins that could not be loaded, with the reason; every other one keeps working."""
+        failed = self.failures  # which the catalogues name when they do not know a name
+        self.methods = Catalogue("method", specs.MethodSpec, "facke_methods", failed)
+        self.encoders = Catalogue("encoder", specs.EncoderSpec, "facke_identity_encoders", failed)
+        self.detectors = Catalogue("detector", specs.DetectorSpec, "facke_face_detectors", failed)
+        self.metrics = Catalogue("metric", specs.MetricSpec, "facke_metrics", failed)
+        self.commands = Catalogue("command", specs.CommandSpec, "facke_commands", failed)
+        self.converters = Catalogue("converter", specs.ConverterSpec, "facke_converters", failed)
+        self.recipes = Catalogue("recipe", specs.RecipeRef, "", failed)
         self.catalogues: Mapping[str, Catalogue[Any]] = {
-            one.kind: one for one in vars(self).values() if isinstance(one, Catalogue)
+            names.kind: names for names in vars(self).values() if isinstance(names, Catalogue)
         }
         """By kind, as in :attr:`PluginInfo.contributions`."""
 
     def discover(self) -> Registry:
         """Load every installed plugin, each on its own; returns the registry.
 
-        Entry points of the group ``facke.plugins``, facke-core first, the others by name.
-        ``FACKE_PLUGINS=facke-gan,facke-vae`` restricts it to those (and facke-core). Whatever a
-        plugin raises on import or registration, ``SystemExit`` included, is kept in
-        :attr:`failures`; only ``KeyboardInterrupt`` passes.
+        facke-core comes first, the others by name; ``FACKE_PLUGINS=facke-gan,facke-vae`` restricts
+        it to those (and facke-core). What a plugin raises, even ``SystemExit``, is kept.
         """
         entries = sorted(
             importlib.metadata.entry_points(group=GROUP), key=lambda e: (e.name != CORE, e.name)
         )
         installed = [entry.name for entry in entries]
-        text = os.environ.get("FACKE_PLUGINS")
-        wanted = (
-            installed if text is None else [CORE, *filter(None, map(str.strip, text.split(",")))]
-        )
+        named = os.environ.get("FACKE_PLUGINS", ",".join(installed)).split(",")
+        wanted = [CORE, *filter(None, map(str.strip, named))]
         for entry in entries:
             if entry.name in wanted:
                 self._load(entry)
         for name in sorted({*wanted} - {*installed, CORE}):
-            reason = f"named in FACKE_PLUGINS but not installed.{did_you_mean(name, installed)}"
-            self.failures.append(PluginInfo(name, failure=reason))
+            why = f"named in FACKE_PLUGINS but not installed.{did_you_mean(name, installed)}"
+            self.failures.append(PluginInfo(name, failure=why))
         return self
 
     def _load(self, entry: importlib.metadata.EntryPoint) -> None:
@@ -106,8 +83,8 @@ class Registry:
             reason = str(error) if own else f"{type(error).__name__}: {error}".rstrip(": ")
             if any(info.name == other.name for other in self.plugins()):
                 info = info._replace(name=f"{info.name} ({info.distribution})")
-            seconds = time.perf_counter() - started
-            self.failures.append(info._replace(failure=reason, seconds=seconds))
+            info = info._replace(failure=reason, seconds=time.perf_counter() - started)
+            self.failures.append(info)
 
     def register(self, plugin: object, name: str = "", *, version: str = "") -> None:
         """Add one plugin: a module or object with ``@hookimpl`` functions. All or nothing.
@@ -116,8 +93,8 @@ class Registry:
             PluginError: an unknown hook, a wrong signature, a description of the wrong class, or
                 a name that is taken. The registry is unchanged then.
         """
-        name = name or str(getattr(plugin, "__name__", type(plugin).__name__))
-        self._add(plugin, PluginInfo(name, version))
+        own = str(getattr(plugin, "__name__", type(plugin).__name__))
+        self._add(plugin, PluginInfo(name or own, version))
 
     def _add(self, plugin: object, info: PluginInfo) -> None:
         name = info.name
@@ -128,16 +105,17 @@ class Registry:
                 f"{first and f' (from {first})'}. Uninstall one of the two, or rename its entry "
                 f"point in the group {GROUP}."
             )
-        trial = catalogue.checked_manager(plugin, name)
-        found = catalogue.collect(trial, name, self.catalogues)
-        self._manager.register(plugin, name)
-        for kind, specs in found.items():
-            self.catalogues[kind].add(specs, name)
-            targets = (target for spec in specs.values() for target in catalogue.targets_of(spec))
+        hooks = catalogue.checked_hooks(plugin, name)
+        found = catalogue.collect(hooks, name, self.catalogues)
+        for kind, offered in found.items():
+            self.catalogues[kind].add(offered, name)
+            targets = (target for spec in offered.values() for target in catalogue.targets_of(spec))
             self._targets.update(dict.fromkeys(targets, name))
-        offers = {kind: tuple(specs) for kind, specs in found.items() if specs}
-        if events := tuple(h for h in catalogue.EVENTS if getattr(trial.hook, h).get_hookimpls()):
+        offers = {kind: tuple(names) for kind, names in found.items() if names}
+        if events := tuple(hook for hook in catalogue.EVENTS if hooks[hook]):
             offers["event"] = events
+            for hook in events:
+                self._impls[hook] += hooks[hook]
         self._plugins[name] = info._replace(contributions=offers)
 
     def plugins(self) -> tuple[PluginInfo, ...]:
@@ -145,98 +123,63 @@ class Registry:
         return (*self._plugins.values(), *self.failures)
 
     def resolve(self, target: str) -> Any:
-        """The object that ``"package.module:attribute"`` names, imported on this first use.
-
-        Raises:
-            PluginError: it cannot be imported; names the plugin, the target and the cause.
-        """
+        """Import what ``"package.module:attribute"`` names (:func:`facke_core.references.resolve`);
+        PluginError names the plugin whose target it is."""
         plugin = self._targets.get(target)
-        whose = f" of the plugin {plugin!r}" if plugin else ""
-        if not catalogue.TARGET.fullmatch(target):
-            raise PluginError(f"The target {target!r}{whose} is not 'package.module:attribute'.")
-        try:
-            return pkgutil.resolve_name(target)
-        except Exception as error:
-            cause = f"{type(error).__name__}: {error}"
-            fix = "Reinstall or update the plugin, or report this to its authors."
-            if isinstance(error, ModuleNotFoundError) and error.name:
-                package = error.name.partition(".")[0]
-                if package not in target.replace(":", ".").split(".")[:1]:
-                    fix = f"It needs the Python package {package!r}: install it and try again."
-            raise PluginError(f"Cannot load {target!r}{whose}: {cause}. {fix}") from error
-
-    def availability(self, spec: EncoderSpec | DetectorSpec) -> str:
-        """An empty string where ``spec`` can be used here, else the reason and the fix."""
-        if not spec.available:
-            return ""
-        try:
-            return str(self.resolve(spec.available)())
-        except Exception as error:
-            return f"{type(error).__name__}: {error}"
+        return resolve(target, whose=f" of the plugin {plugin!r}" if plugin else "")
 
     def apply_result(self, result: SwapResult, request: SwapRequest) -> SwapResult:
-        """Run the ``facke_result`` hooks in registration order, each on the previous result.
-
-        Hook wrappers (``hookimpl(wrapper=True)``) enclose that chain and see its final result.
+        """Run the ``facke_result`` hooks in registration order, each on the previous result; hook
+        wrappers (``hookimpl(wrapper=True)``) enclose that chain and see its final result.
 
         Raises:
             PluginError: a hook raised, or returned something else; names the plugin.
         """
-        impls, running = self._manager.hook.facke_result.get_hookimpls(), []
-        for impl in reversed([impl for impl in impls if impl.wrapper]):  # outermost first
-            wrapper = _call(impl, result=result, request=request)
-            with _blaming(impl):
-                next(wrapper)
-            running.append((impl, wrapper))
-        for impl in impls:
-            if not impl.wrapper:
-                result = _changed(impl, result, _call(impl, result=result, request=request))
-        for impl, wrapper in reversed(running):
-            with _blaming(impl):
-                try:
-                    wrapper.send(result)
-                except StopIteration as stop:
-                    value = stop.value
-                else:
-                    raise RuntimeError("its hook wrapper yields twice")
-            result = _changed(impl, result, value)
-        return result
+        impls = sorted(self._impls["facke_result"], key=lambda impl: bool(impl.wrapper))
+        return _through(impls, result, request)
 
     def train_step(self, report: StepReport) -> None:
-        """Run the ``facke_train_step`` hooks in registration order.
-
-        Raises:
-            PluginError: a hook raised; names the plugin.
-        """
-        for impl in self._manager.hook.facke_train_step.get_hookimpls():
+        """Run the ``facke_train_step`` hooks; PluginError names the plugin of one that raises."""
+        for impl in self._impls["facke_train_step"]:
             _call(impl, report=report)
 
 
 @functools.cache
 def default_registry() -> Registry:
-    """The registry of everything installed, discovered once per process."""
+    """Discover everything installed, once per process."""
     return Registry().discover()
 
 
-# pluggy's own calls give all implementations the same arguments and do not say which one failed
+def _through(impls: list[pluggy.HookImpl], result: SwapResult, request: SwapRequest) -> SwapResult:
+    """What the last of these hooks makes of what the ones before it made. (pluggy's own calls give
+    all the same result, and do not say which one failed.)"""
+    if not impls:
+        return result
+    *before, impl = impls
+    if not impl.wrapper:
+        result = _through(before, result, request)
+    changed = _call(impl, result=result, request=request)
+    if impl.wrapper:
+        with _blaming(impl):
+            next(changed)
+        result, wrapper, changed = _through(before, result, request), changed, None
+        with _blaming(impl):
+            try:
+                wrapper.send(result)
+                raise RuntimeError("its hook wrapper yields twice")
+            except StopIteration as stop:
+                changed = stop.value
+    if not isinstance(changed, type(result) | None):
+        raise PluginError(
+            f"The plugin {impl.plugin_name!r}: facke_result must return a SwapResult or None, "
+            f"got {type(changed).__name__}. Update or uninstall the plugin."
+        )
+    return changed or result
 
 
 def _call(impl: pluggy.HookImpl, **arguments: Any) -> Any:
     with _blaming(impl):
         return impl.function(*(arguments[name] for name in impl.argnames))
-
-
-def _changed(impl: pluggy.HookImpl, before: SwapResult, value: Any) -> SwapResult:
-    from facke_core.results import SwapResult
-
-    if value is None:
-        return before
-    if not isinstance(value, SwapResult):
-        raise PluginError(
-            f"The plugin {impl.plugin_name!r}: facke_result must return a SwapResult or None, "
-            f"got {type(value).__name__}. Update or uninstall the plugin."
-        )
-    return value
 
 
 @contextmanager

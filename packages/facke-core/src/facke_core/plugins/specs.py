@@ -1,25 +1,17 @@
-"""What plugins return from their hooks: descriptions with string targets, nothing imported.
-
-A *target* is ``"package.module:attribute"``, resolved on first use only
-(:meth:`facke_core.Registry.resolve`). A *resource* is ``"package:path/in/package"``.
-"""
+"""What plugins return from their hooks: descriptions, with *targets* and *resources* that are
+strings (:mod:`facke_core.references`); nothing is imported."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from facke_core.errors import PluginError
-
-if TYPE_CHECKING:
-    from facke_core.protocols import Generator, Sampler
+from facke_core.references import Bundled, HubRef
 
 __all__ = ["RecipeRef"]
-
-_NAME = re.compile(r"[a-z][a-z0-9-]*")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,34 +20,12 @@ class _Named:
     """``^[a-z][a-z0-9-]*$``, unique among all plugins."""
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
+        if not re.fullmatch(r"[a-z][a-z0-9-]*", self.name):
             kind = type(self).__name__.removesuffix("Spec").lower()
             raise PluginError(
                 f"{kind} name {self.name!r} is not usable: names are lower-case letters, digits "
                 "and hyphens and start with a letter. Rename it in the plugin."
             )
-
-
-@dataclass(frozen=True, slots=True)
-class HubRef:
-    """A repository on the Hugging Face Hub at one commit."""
-
-    repo_id: str
-    revision: str
-
-    def __post_init__(self) -> None:
-        if not _COMMIT.fullmatch(self.revision):
-            raise PluginError(
-                f"HubRef({self.repo_id!r}): revision {self.revision!r} is not a 40-digit commit. "
-                "Branches move; pin the commit that was tested."
-            )
-
-
-@dataclass(frozen=True, slots=True)
-class Bundled:
-    """Weights that lie inside a plugin's own wheel: ``"facke_gan:weights/simswap-mini"``."""
-
-    resource: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,13 +66,9 @@ class _Part(_Named):
 class EncoderSpec(_Part):
     """An identity encoder."""
 
-    __slots__ = ()
-
 
 class DetectorSpec(_Part):
     """A face detector."""
-
-    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,16 +102,8 @@ class ConverterSpec(_Named):
 
 
 class RecipeRef(NamedTuple):
-    """A recipe that a method ships."""
+    """A recipe that a method ships, and where its JSON lies."""
 
     name: str
     method: MethodSpec
     resource: str
-    """Where its JSON lies."""
-
-
-class Method(NamedTuple):
-    """A built method: a generator and the procedure that infers with it."""
-
-    generator: Generator
-    sampler: Sampler[Any]

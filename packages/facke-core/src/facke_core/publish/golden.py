@@ -37,7 +37,7 @@ from facke_core.config import from_dict, to_dict, updated, write_json
 from facke_core.errors import FackeError, FackeWarning, VerificationError, WeightsError
 from facke_core.faces.templates import Alignment
 from facke_core.plugins.registry import Registry, default_registry
-from facke_core.plugins.specs import Method
+from facke_core.protocols import Method
 from facke_core.types import SwapInputs
 from facke_core.weights import layout
 from facke_core.weights.layout import GOLDEN, MODEL, FileInfo, WeightsConfig

@@ -16,7 +16,7 @@ from facke_core.config import to_dict, write_json
 from facke_core.errors import UsageError, WeightsError
 from facke_core.pipeline import SwapPipeline
 from facke_core.plugins.registry import Registry, default_registry
-from facke_core.plugins.specs import Method
+from facke_core.protocols import Method
 from facke_core.publish._curves import curves_beside
 from facke_core.publish.card import model_card
 from facke_core.publish.golden import try_golden

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from facke_core.protocols import FaceDetector
+from facke_core.references import unavailable
 from facke_core.testing.assertions import (
     doing,
     leaves_alone,
@@ -52,7 +53,7 @@ class DetectorConformance(SpecChecks):
     def make(self) -> FaceDetector:
         """The detector under test; skips where it cannot be used."""
         spec = self.the_spec()
-        reason = self.the_registry().availability(spec)
+        reason = unavailable(spec.available)
         if reason:
             pytest.skip(f"{spec.name} cannot be used here: {reason}")
         with doing("The detector cannot be built. Correct the target DetectorSpec.build."):

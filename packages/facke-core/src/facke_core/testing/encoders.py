@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from facke_core.building import load_encoder
 from facke_core.protocols import IdentityEncoder
+from facke_core.references import unavailable
 from facke_core.testing.assertions import (
     doing,
     largest_change,
@@ -46,7 +47,7 @@ class EncoderConformance(SpecChecks):
     def make(self) -> IdentityEncoder:
         """The encoder under test; skips where it cannot be used."""
         spec = self.the_spec()
-        reason = self.the_registry().availability(spec)
+        reason = unavailable(spec.available)
         if reason:
             pytest.skip(f"{spec.name} cannot be used here: {reason}")
         with doing("The target EncoderSpec.build cannot be read. Correct it."):

@@ -15,12 +15,13 @@ from torch import nn
 
 from facke_core.building import build_method
 from facke_core.config import from_dict, to_dict
-from facke_core.environment import resource
 from facke_core.errors import ConfigError
 from facke_core.objective import Objective
 from facke_core.pipeline import SwapPipeline
-from facke_core.plugins.specs import Bundled, HubRef, Method, MethodSpec
+from facke_core.plugins.specs import MethodSpec
+from facke_core.protocols import Method
 from facke_core.publish.save import save
+from facke_core.references import Bundled, HubRef, resource
 from facke_core.testing.assertions import (
     awaken,
     change,

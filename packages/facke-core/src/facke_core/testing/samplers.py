@@ -11,8 +11,7 @@ from torch import Tensor
 
 from facke_core.config import updated
 from facke_core.errors import CompatibilityError, ConfigError, FackeError
-from facke_core.plugins.specs import Method
-from facke_core.protocols import Sampler, SeededSampler
+from facke_core.protocols import Method, Sampler, SeededSampler
 from facke_core.sampling import check_compatible
 from facke_core.testing.assertions import (
     awaken,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from facke_core.objective import Objective, Phase
-from facke_core.plugins.specs import Method
+from facke_core.protocols import Method
 from facke_core.testing.assertions import (
     change,
     doing,

@@ -14,8 +14,7 @@ import torch
 from facke_core._files import leftovers
 from facke_core.config import to_dict, write_json
 from facke_core.plugins.registry import Registry
-from facke_core.plugins.specs import Method
-from facke_core.protocols import Generator
+from facke_core.protocols import Generator, Method
 from facke_core.publish._curves import write_logs
 from facke_core.publish.save import save
 from facke_core.training.logs import RunLog

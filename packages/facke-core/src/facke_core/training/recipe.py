@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 from facke_core.config import arguments, from_dict, override, read_json
 from facke_core.data.batches import BatchConfig
-from facke_core.environment import resource
 from facke_core.errors import ConfigError, did_you_mean
 from facke_core.losses.terms import TERMS
 from facke_core.objective import LossTerm
 from facke_core.plugins.registry import Registry
 from facke_core.protocols import Loss
+from facke_core.references import resource
 from facke_core.training.probe import ProbeConfig
 
 __all__ = ["OptimizerConfig", "TermConfig", "read_recipe", "terms"]

@@ -18,8 +18,7 @@ from facke_core.environment import resolve_device
 from facke_core.errors import ConfigError, DataError, UsageError, did_you_mean
 from facke_core.objective import Objective
 from facke_core.plugins.registry import Registry
-from facke_core.plugins.specs import Method
-from facke_core.protocols import Generator, IdentityEncoder
+from facke_core.protocols import Generator, IdentityEncoder, Method
 from facke_core.training.folder import RunFolder
 from facke_core.training.probe import SwapProbe
 from facke_core.training.recipe import Recipe, read_recipe

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from facke_core.environment import resource
 from facke_core.errors import FackeError
 from facke_core.plugins.registry import Registry, default_registry
-from facke_core.plugins.specs import Bundled, HubRef, MethodSpec
+from facke_core.plugins.specs import MethodSpec
+from facke_core.references import Bundled, HubRef, resource
 from facke_core.weights import hub, licenses
 from facke_core.weights.layout import WeightsConfig, read_weights_config
 from facke_core.weights.licenses import Part

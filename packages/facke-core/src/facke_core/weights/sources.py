@@ -9,10 +9,10 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from facke_core.environment import resource
 from facke_core.errors import PluginError, UnknownNameError, UsageError, WeightsError, did_you_mean
 from facke_core.plugins.registry import Registry, default_registry
-from facke_core.plugins.specs import Bundled, HubRef, MethodSpec
+from facke_core.plugins.specs import MethodSpec
+from facke_core.references import Bundled, HubRef, resource
 from facke_core.weights import checkpoints, hub, layout
 from facke_core.weights.layout import MODEL, WeightsConfig
 
