@@ -122,24 +122,24 @@ def versions(*modules: str) -> dict[str, str]:
 
 
 def resource(path: str) -> Path:
-    """The file or folder that ``"package:path/in/package"`` names.
+    """Return the file or folder that ``"package:path/in/package"`` names.
 
     Raises:
         PluginError: no such package or file, or the package is zipped.
     """
     package, colon, inner = path.partition(":")
     try:
-        found = resources.files(package).joinpath(*inner.split("/")) if colon else None
+        place = resources.files(package).joinpath(*inner.split("/")) if colon else None
     except Exception as error:
         raise PluginError(
             f"The resource {path!r}: cannot import {package!r} "
             f"({type(error).__name__}: {error}). Reinstall the plugin."
         ) from error
-    if found is None:
+    if place is None:
         raise PluginError(f"The resource {path!r} is not 'package:path/in/package'.")
-    if not isinstance(found, Path) or not found.exists():
+    if not isinstance(place, Path) or not place.exists():
         raise PluginError(
             f"The resource {path!r} is not there: the package {package!r} is incomplete or "
             "zipped. Reinstall it, unzipped."
         )
-    return found
+    return place
