@@ -20,16 +20,11 @@ HEADLESS = re.compile(r"(As|By|In|Of|See|So|Where|With)\b")
 EMPTY_NAMES = {"found", "one"}
 """Names of local variables that say nothing."""
 UNFINISHED = (
-    "facke_cli/",
-    "facke_core/_files.py",
-    "facke_core/backends/",
-    "facke_core/evaluation/facke2022.py",
-    "facke_core/jobs/",
-    "facke_core/loading.py",
-    "facke_core/plugins/",
-    "facke_core/publish/",
-    "facke_core/training/",
-    "facke_core/weights/",
+    "facke_core/backends/rewrites.py",
+    "facke_core/backends/runtimes.py",
+    "facke_core/plugins/catalogue.py",
+    "facke_core/plugins/registry.py",
+    "facke_core/plugins/specs.py",
 )
 """Folders and modules that are not checked yet. Take one out when it has been rewritten."""
 CHECKED = {name: path for name, path in SOURCES.items() if not name.startswith(UNFINISHED)}

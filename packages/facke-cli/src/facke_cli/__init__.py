@@ -1,1 +1,1 @@
-"""The facke command line."""
+"""The command line of facke."""

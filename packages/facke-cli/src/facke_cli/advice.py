@@ -21,16 +21,16 @@ from typing import Any
 __all__ = ["command_of", "in_options", "speak_for"]
 
 CALLS = {"convert": "weights convert", "prepare": "prepare"}
-"""Functions of core -> the commands that call them."""
+"""Function of core -> the command that calls it."""
 LOAD = "facke swap SOURCE TARGET -o OUT.png --weights"
-"""What one does with weights on the command line."""
+"""The command that uses weights as ``load`` does."""
 
 _TERM = re.compile(r"`([^`\n]+)`")
 _spoken_for: dict[str, Any] = {}
 
 
 def command_of(name: str, function: Callable[..., Any]) -> Any:
-    """The command that typer makes of a function."""
+    """Return the command that typer makes of a function."""
     import typer
 
     # plain help and errors: rich ones cost more than the rest of a short command
@@ -52,19 +52,19 @@ def speak_for(command: Any = None, function: Callable[..., Any] | None = None) -
 
 
 def in_options(text: str) -> str:
-    """``text`` with the arguments that it names as options of the running command."""
+    """Return ``text`` with the arguments that it names as options of the running command."""
     return _TERM.sub(lambda match: _said(match[1]) or match[0], text)
 
 
 def _named(command: Any, module: str) -> dict[str, Any]:
-    """Argument of core -> the command's parameter."""
-    own = {one.name: one for one in command.params if one.param_type_name == "option"}
+    """Map arguments of core to the command's parameters."""
+    own = {each.name: each for each in command.params if each.param_type_name == "option"}
     terms: Mapping[str, str] = getattr(sys.modules.get(module), "TERMS", {})
     return own | {core: own[name] for core, name in terms.items()}
 
 
 def _said(term: str) -> str:
-    """A term in options; empty if that cannot be."""
+    """Say a term in options; return an empty string if that cannot be."""
     if term.isidentifier():
         return _option(_spoken_for[term]) if term in _spoken_for else ""
     try:
@@ -75,14 +75,14 @@ def _said(term: str) -> str:
 
 
 def _of_arguments(call: ast.Call) -> str:
-    """What ``call`` is given: arguments with names, or one call."""
+    """Say what ``call`` is given in options: arguments with names, or one call."""
     if not call.args:
         return _keywords(call.keywords, _spoken_for)
     inner = call.args[0]
     if len(call.args) > 1 or not (isinstance(inner, ast.Call) and isinstance(inner.func, ast.Name)):
         return ""
     name = inner.func.id
-    places = [_word(one) for one in inner.args]
+    places = [_word(value) for value in inner.args]
     if name == "load":
         return " ".join([LOAD, *places])
     if name not in CALLS:
@@ -109,19 +109,19 @@ def _option(parameter: Any) -> str:
 
 
 def _option_with(parameter: Any, value: ast.expr) -> list[str]:
-    """The option and its value, as often as it takes."""
+    """Return the option and its value, as often as it takes."""
     option = _option(parameter)
     if parameter.is_flag:
         return [option]
     if isinstance(value, ast.Constant) and value.value is ...:
         return [option, parameter.metavar or parameter.name.upper()]
     if parameter.multiple and isinstance(value, ast.List):
-        return [word for one in value.elts for word in (option, _word(one))]
+        return [word for element in value.elts for word in (option, _word(element))]
     return [option, _word(value)]
 
 
 def _word(value: ast.expr) -> str:
-    """A value as a shell takes it; a name stands for itself."""
+    """Write a value as a shell takes it; a name stands for itself."""
     if isinstance(value, ast.Name):
         return value.id
     plain = ast.literal_eval(value)

@@ -15,7 +15,7 @@ __all__ = ["STDOUT", "Show", "bars_on_terminals", "emit", "progress", "say", "ta
 STDOUT = "-"
 """This word in the place of a file's name means the standard output."""
 SECONDS = 5.0
-"""So much time passes between two lines of progress."""
+"""Time between two lines of progress, in seconds."""
 Show = Callable[[str, int, int], None]
 """It is called with what is done, how much of it is done, and how much there is."""
 

@@ -206,8 +206,8 @@ def _is_own(name: str) -> bool:
 
 
 def taken_names(registry: Registry) -> dict[str, str]:
-    """Plugin -> what is wrong with a command of it that has the name of one of facke's own, which
-    is the one that runs."""
+    """Find plugins' commands that have the name of one of facke's own, which is the one that runs;
+    plugin -> what is wrong."""
     faults: dict[str, str] = {}
     for name, plugin in registry.commands.owners.items():
         if _is_own(name):

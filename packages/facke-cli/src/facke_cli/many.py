@@ -1,4 +1,4 @@
-"""``facke swap --pairs``."""
+"""The command ``facke swap --pairs``."""
 
 from __future__ import annotations
 

@@ -8,6 +8,16 @@ use (PEP 562). The usual way in::
     swapper = load("simswap")
     result = swapper("source.jpg", "target.jpg")
     result.save("out.png")
+
+What is offered here, in three groups:
+
+- to swap: :func:`load` gives a :class:`SwapPipeline`, which gives a :class:`SwapResult`;
+  :func:`load_encoder`; :func:`save`; every error is a :class:`FackeError`.
+- to write a method: the protocols :class:`Generator`, :class:`Sampler`, :class:`IdentityEncoder`,
+  :class:`Discriminator`, :class:`Loss` and :class:`FaceDetector`, and the values that they take and
+  give; to train it, :class:`Objective`, :class:`LossTerm`, :class:`Recipe`, :class:`Trainer`.
+- to make it a plugin: ``hookimpl``, and the descriptions :class:`MethodSpec`, :class:`EncoderSpec`
+  and so on, which a :class:`Registry` holds.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
 
 @contextmanager
 def replacing(path: Path, *, size: int | None = None) -> Iterator[Path]:
-    """Write the path that is given: it becomes the file ``path`` at the end, or goes on an error.
+    """Give a path to write to: it becomes the file ``path`` at the end, or goes on an error.
 
     It has the same name, in another folder. What else is written into that folder, such as the
     tensors of a large ONNX graph, comes to lie beside ``path``.
@@ -79,7 +79,7 @@ def replacing(path: Path, *, size: int | None = None) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Fill the folder that is given: it becomes ``path`` at the end, or goes on an error.
+    """Give a folder to fill: it becomes ``path`` at the end, or goes on an error.
 
     Args:
         path: where to. Folders above it are made.
@@ -94,9 +94,9 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     with _beside(path) as part:
         part.mkdir()
         yield part
-        for one in (*part.rglob("*"), part):
-            if not one.is_symlink() and (one.is_file() or one.is_dir()):
-                _flush(one)
+        for entry in (*part.rglob("*"), part):
+            if not entry.is_symlink() and (entry.is_file() or entry.is_dir()):
+                _flush(entry)
         if replace and path.is_dir():
             shutil.copymode(path, part)
             _exchange(part, path)
@@ -106,22 +106,27 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def leftovers(folder: Path, *, remove: bool = False) -> list[str]:
-    """The names of what writers who were killed left unfinished in ``folder``."""
-    found = []
+    """Return the names of what writers who were killed left unfinished in ``folder``.
+
+    Args:
+        folder: where to look; folders inside it are not searched.
+        remove: take it away, too. What is complete, and was to replace a folder, takes its place.
+    """
+    unfinished = []
     for hidden in folder.glob(f"{PREFIX}*"):
         with suppress(OSError):  # its writers have just ended
             for left in filter(_dead, list(hidden.iterdir())):
-                found += [part.name for part in left.iterdir() if part.name != left.name]
+                unfinished += [part.name for part in left.iterdir() if part.name != left.name]
                 if remove:
                     _remove(left)
             if remove:
                 hidden.rmdir()
-    return sorted(found)
+    return sorted(unfinished)
 
 
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
-    """A path of the same name on the same file system, for this writer alone."""
+    """Give a path of the same name on the same file system, for this writer alone."""
     # one hidden folder for each place: what dead writers left is found without listing a folder
     # that may hold a hundred thousand pictures
     digest = hashlib.sha256(f"{_USER} ".encode() + os.fsencode(path.name)).hexdigest()
@@ -150,11 +155,12 @@ def _beside(path: Path) -> Iterator[Path]:
 
 
 def _name() -> str:
+    """Make a name that tells which process of which machine writes there."""
     return f"{_HOST}-{os.getpid()}-{os.urandom(4).hex()}"
 
 
 def _dead(left: Path) -> bool:
-    """Whether the writer of a folder with such a name is gone."""
+    """Tell whether the writer of a folder with such a name is gone."""
     host, _, rest = left.name.partition("-")
     pid = int(rest.partition("-")[0]) if host == _HOST else 0
     if pid == os.getpid():  # another one may have had our number
@@ -169,6 +175,7 @@ def _dead(left: Path) -> bool:
 
 
 def _remove(left: Path) -> None:
+    """Take away what a dead writer left, or finish what it had all but finished."""
     with suppress(OSError):  # another writer does the same
         new = next((part for part in left.iterdir() if part.name != left.name), left)
         path = left.parent.parent / new.name

@@ -90,14 +90,20 @@ def load_encoder(
     local_files_only: bool = False,
     registry: Registry | None = None,
 ) -> IdentityEncoder:
-    """Build an identity encoder: frozen, in float32. Torch's random state stays as it was.
+    """Build an identity encoder: frozen, in float32. Torch's random state stays as it was::
+
+        encoder = load_encoder("dlib-resnet29")
+        identity = encoder(crops)  # (B, 3, H, W), RGB in [0, 1] -> (B, 128), unit norm
 
     Args:
         name: a registered encoder (``"dlib-resnet29"``), ``"hf:org/repo@COMMIT"`` for a timm
             encoder on the Hub, or ``{"name": ..., **settings}`` as in ``config.json``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         local_files_only: never contact the Hub.
-        registry: where names are looked up.
+        registry: where names are looked up; default: everything installed.
+
+    Returns:
+        The encoder. Crops should be aligned to the template that its ``spec`` names.
 
     Raises:
         UnknownNameError: no such encoder.

@@ -29,9 +29,17 @@ __all__ = [
 
 
 class FackeError(Exception):
-    """Base of all errors a user can meet. ``exit_code`` is what the command line returns."""
+    """Base of all errors a user can meet. Its text says what was wrong, why, and what to do next::
+
+    try:
+        swapper("source.jpg", "target.jpg")
+    except FackeError as error:
+        print(error)
+    """
 
     exit_code = 2
+    """What the command line returns: 2 for wrong usage or bad input, 3 for a failed verification, 4
+    where something is missing."""
 
 
 class UsageError(FackeError):
@@ -97,7 +105,7 @@ class LicenseWarning(FackeWarning):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`` Did you mean 'simswap'?`` with a leading space, or an empty string."""
+    """Return `` Did you mean 'simswap'?`` with a leading space, or an empty string."""
     import difflib
 
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
@@ -105,7 +113,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def check_choice(what: str, value: str, known: Iterable[str]) -> None:
-    """Raise UsageError unless ``value`` is one of ``known``."""
+    """Raise UsageError unless ``value`` is one of ``known``; ``what`` begins its text."""
     known = list(known)
     if value not in known:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""From a name to a pipeline, and back to a folder: ``load``, ``load_encoder``, ``save``."""
+"""``load`` makes a pipeline from a name; :mod:`facke_core.publish.save` writes one to a folder."""
 
 from __future__ import annotations
 
@@ -41,7 +41,13 @@ def load(
     local_files_only: bool = False,
     registry: Registry | None = None,
 ) -> SwapPipeline:
-    """Build a face-swapping pipeline.
+    """Build a face-swapping pipeline from the name of a method or of weights.
+
+    Weights on the Hub are fetched into its cache. Every file is compared with its digest, and
+    nothing in it is executed. Torch's random state stays as it was::
+
+        swapper = load("simswap", device="auto")
+        swapper("source.jpg", "target.jpg").save("out.png")
 
     Args:
         name: a registered method with its default weights (``"simswap"``) or others of its own
@@ -58,6 +64,9 @@ def load(
         sampler: settings that override the sampler's, e.g. ``{"steps": 25}``.
         local_files_only: never contact the Hub.
         registry: where names are looked up; default: everything installed.
+
+    Returns:
+        A pipeline: ``pipeline(source, target)`` gives a :class:`~facke_core.results.SwapResult`.
 
     Raises:
         UnknownNameError: no such method, encoder or tag.

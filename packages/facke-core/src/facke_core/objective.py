@@ -17,18 +17,22 @@ __all__ = ["Forward", "Phase", "StepReport"]
 
 @dataclass(frozen=True, slots=True)
 class LossTerm:
-    """A term of a phase: ``weight`` times the mean of ``loss`` over the samples where
-    ``batch.<where>`` holds.
+    """A term of a phase: ``weight`` times the mean of ``loss`` over some or all samples.
 
-    The weight rises linearly from 0 at step ``start`` to its full value ``ramp`` steps later; the
-    loss is not computed before ``start``.
+    The weight rises linearly from 0 before step ``start`` to its full value ``ramp`` steps later;
+    the loss is not computed before ``start``.
     """
 
     loss: Loss
     weight: float = 1.0
+    """The factor at full strength."""
     where: str | None = None
+    """Name of the mask of :class:`~facke_core.types.FaceBatch` whose samples count, such as
+    ``same_identity``; None: all of them."""
     start: int = 0
+    """The first step, counted from 0, at which the term counts."""
     ramp: int = 0
+    """Steps from then until the weight is full; 0: it is at once."""
 
     def weight_at(self, step: int) -> float:
         """The weight at a step, counted from 0."""
@@ -80,11 +84,15 @@ class Phase:
 
 @runtime_checkable
 class Objective(Protocol):
-    """A method as the trainer sees it."""
+    """A method as the trainer sees it: named modules, and the phases of a step that train them.
+
+    :class:`facke_core.training.swapping.SwapObjective` is one for generators of one pass, with or
+    without a discriminator.
+    """
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:
-        """Name -> module; ``generator`` is the one that is averaged and saved."""
+        """Name -> module; ``generator`` is the one whose moving average is saved as weights."""
         ...
 
     @property

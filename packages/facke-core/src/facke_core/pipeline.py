@@ -36,10 +36,15 @@ FaceChoice = Literal["largest", "all"] | int
 
 
 class SwapPipeline:
-    """Puts the identity of one photo on the face of another. Made by :func:`facke_core.load`.
+    """A pipeline puts the identity of one photo on the face of another. :func:`facke_core.load`
+    makes it::
 
-    Every stage is a public method and can be used alone. Photos and results are on the CPU; the
-    networks run on ``device`` in the dtype of the generator's parameters.
+        swapper = load("simswap")
+        result = swapper("source.jpg", "target.jpg", face="all", seed=0)
+
+    Every stage is a public method and can be used alone. Photos and results are RGB in [0, 1] on
+    the CPU; the networks run on ``device`` in the dtype of the generator's parameters. Noise is
+    drawn from a generator that each call makes from its seed.
 
     Args:
         method: generator and sampler.

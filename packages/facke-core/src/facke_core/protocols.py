@@ -1,5 +1,6 @@
 """The five protocols of facke, the face detector's, and a method as generator and sampler.
 
+Nothing needs to be inherited; a class of any origin that has these members will do.
 ``forward`` is part of a protocol beside ``__call__``, because ``nn.Module.__call__`` is
 ``Callable[..., Any]``: a protocol with ``__call__`` alone would accept every module.
 ``isinstance`` against these only looks for the attributes; the conformance tests are the proof.
@@ -30,10 +31,16 @@ __all__ = ["ExportableGenerator", "SeededSampler", "SteeredSampler"]
 
 @runtime_checkable
 class Generator(Protocol):
-    """Maps an image, clean or noised, and its conditions to an estimate of the swapped crop.
+    """A network that maps an image, clean or noised, and conditions to an estimate of the swap.
 
     ``x`` is (B, 3, S, S), in the range that the method's sampler gives it; the conditions are those
-    that ``spec`` names, by keyword.
+    that ``spec`` names, by keyword, each with B rows. This one copies its input::
+
+        class Copy(nn.Module):
+            spec = GeneratorSpec(image_size=128, identity_dim=0, conditions=frozenset())
+
+            def forward(self, x: Tensor) -> GeneratorOutput:
+                return GeneratorOutput(image=x, aux={})
     """
 
     @property
@@ -45,7 +52,9 @@ class Generator(Protocol):
         """Compute what ``__call__`` returns."""
         ...
 
-    def __call__(self, x: Tensor, *args: Any, **conditions: Any) -> GeneratorOutput: ...
+    def __call__(self, x: Tensor, *args: Any, **conditions: Any) -> GeneratorOutput:
+        """Estimate the results (B, 3, S, S), on the device of ``x``."""
+        ...
 
 
 @runtime_checkable
@@ -62,10 +71,12 @@ class ExportableGenerator(Protocol):
 
 @runtime_checkable
 class IdentityEncoder(Protocol):
-    """Maps crops (B, 3, H, W) in [0, 1], any H and W, to unit embeddings (B, D).
+    """A network that maps crops (B, 3, H, W), RGB in [0, 1], to unit embeddings (B, D).
 
-    It is frozen: parameters carry no gradient, ``train()`` changes nothing, and gradients reach the
-    input.
+    Two crops show one person where the cosine of their embeddings is high. Crops of any H and W are
+    taken, aligned to the template that ``spec`` names; the encoder resizes and normalises them
+    itself. It is frozen: parameters carry no gradient, ``train()`` changes nothing, and gradients
+    reach the input.
     """
 
     @property
@@ -77,12 +88,14 @@ class IdentityEncoder(Protocol):
         """Compute what ``__call__`` returns."""
         ...
 
-    def __call__(self, face: Tensor) -> Tensor: ...
+    def __call__(self, face: Tensor) -> Tensor:
+        """Embed crops (B, 3, H, W): (B, D), unit norm, on the device of the encoder."""
+        ...
 
 
 @runtime_checkable
 class Discriminator(Protocol):
-    """Maps images (B, 3, S, S) in [0, 1] to logits and features per scale."""
+    """A network that maps images (B, 3, S, S), RGB in [0, 1], to logits and features per scale."""
 
     @property
     def num_scales(self) -> int:
@@ -93,7 +106,9 @@ class Discriminator(Protocol):
         """Compute what ``__call__`` returns."""
         ...
 
-    def __call__(self, image: Tensor) -> DiscriminatorOutput: ...
+    def __call__(self, image: Tensor) -> DiscriminatorOutput:
+        """Judge images, with gradients to them and to the parameters."""
+        ...
 
 
 G_contra = TypeVar("G_contra", bound=Generator, contravariant=True)
@@ -103,8 +118,10 @@ G_contra = TypeVar("G_contra", bound=Generator, contravariant=True)
 class Sampler(Protocol[G_contra]):
     """The inference procedure: from a generator and inputs to results (B, 3, S, S) in [0, 1].
 
-    Noise is drawn from ``rng`` only. A sampler that needs ``rng`` raises
-    :class:`~facke_core.errors.UsageError` without it.
+    It calls the generator once (:class:`~facke_core.sampling.SinglePass`) or step by step, and
+    brings images to the generator's range and back. A frozen dataclass makes its fields settings:
+    ``load(..., sampler={"steps": 25})``. Noise is drawn from ``rng`` only, so one seed gives one
+    result. A sampler that needs ``rng`` raises :class:`~facke_core.errors.UsageError` without it.
     """
 
     @property
@@ -114,7 +131,9 @@ class Sampler(Protocol[G_contra]):
 
     def __call__(
         self, generator: G_contra, inputs: SwapInputs, *, rng: torch.Generator | None = None
-    ) -> Tensor: ...
+    ) -> Tensor:
+        """Swap: the results (B, 3, S, S), RGB in [0, 1]."""
+        ...
 
 
 @runtime_checkable
@@ -142,7 +161,14 @@ class SteeredSampler(Protocol):
 class Loss(Protocol):
     """A function of a step with one float32 value per sample, (B,); the trainer averages.
 
-    Noise is drawn from the step's ``rng`` only.
+    What it reads is in the :class:`~facke_core.types.Step`: the batch, the generator's output, the
+    modules. Noise is drawn from the step's ``rng`` only. This one is an L1 reconstruction::
+
+        class L1:
+            name = "l1"
+
+            def __call__(self, step: Step) -> Tensor:
+                return (step.output.image - step.batch.reference).abs().flatten(1).mean(1)
     """
 
     @property
@@ -150,19 +176,27 @@ class Loss(Protocol):
         """The name in logs and reports."""
         ...
 
-    def __call__(self, step: Step) -> Tensor: ...
+    def __call__(self, step: Step) -> Tensor:
+        """Compute the values (B,), with gradients to the output."""
+        ...
 
 
 @runtime_checkable
 class FaceDetector(Protocol):
-    """Finds the faces in a photo (3, H, W), RGB in [0, 1]; largest first."""
+    """A detector that finds the faces in a photo (3, H, W), RGB in [0, 1].
+
+    Its largest face comes first; the list is empty where there is none. Landmarks are five points
+    in the order of :class:`~facke_core.types.Face`.
+    """
 
     @property
     def threshold(self) -> float:
         """The lowest score of a face, 0 to 1."""
         ...
 
-    def __call__(self, photo: Tensor) -> list[Face]: ...
+    def __call__(self, photo: Tensor) -> list[Face]:
+        """Find the faces whose score is at least :attr:`threshold`, largest first."""
+        ...
 
 
 class Method(NamedTuple):

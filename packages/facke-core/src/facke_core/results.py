@@ -20,26 +20,35 @@ __all__: list[str] = []
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SwapResult:
-    """A finished swap."""
+    """A finished swap: the picture, and how it came about::
+
+    result = swapper("source.jpg", "target.jpg", seed=0)
+    result.save("out.png")  # or result.to_pil(), or the tensor result.image
+    """
 
     image: Tensor
-    """Picture (3, H, W) float32 RGB in [0, 1], of the size of the target photo."""
+    """Picture (3, H, W) float32 RGB in [0, 1] on the CPU, of the size of the target photo."""
     faces: tuple[Face, ...]
-    """The target faces that were swapped."""
+    """The target faces that were swapped, largest first; none where crops were swapped."""
     seconds: Mapping[str, float]
     """Wall time per stage, in seconds: detect, align, encode, generate, paste, total."""
     request: SwapRequest
+    """Method, weights, seed and settings, as the metadata of a saved picture discloses them."""
     alpha: Tensor | None = None
     """Transparency (1, H, W) of the target in [0, 1], kept as it was."""
 
     def to_pil(self) -> Any:
-        """An 8-bit ``PIL.Image`` (RGB, or RGBA when the target had transparency)."""
+        """Return an 8-bit ``PIL.Image`` (RGB, or RGBA when the target had transparency)."""
         from facke_core.images.io import to_pil
 
         return to_pil(self.image, self.alpha)
 
     def save(self, path: str, *, overwrite: bool = False) -> None:
         """Write the picture with its disclosure metadata (:mod:`facke_core.images.provenance`).
+
+        Args:
+            path: where to; its ending chooses the format.
+            overwrite: replace a file that is there.
 
         Raises:
             ImageError: it cannot be written, or is there already and ``overwrite`` is False.

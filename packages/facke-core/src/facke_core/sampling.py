@@ -28,7 +28,11 @@ _on_step: ContextVar[OnStep | None] = ContextVar("on_step", default=None)
 
 @dataclass(frozen=True, slots=True)
 class SinglePass:
-    """A sampler that calls the generator once, on the target crops; ``rng`` is left alone."""
+    """A sampler that calls the generator once, on the target crops, as GANs and autoencoders are
+    used. It draws no noise and leaves ``rng`` alone::
+
+        Method(generator, SinglePass())
+    """
 
     @property
     def supplies(self) -> frozenset[str]:
@@ -38,7 +42,8 @@ class SinglePass:
     def __call__(
         self, generator: Generator, inputs: SwapInputs, *, rng: torch.Generator | None = None
     ) -> Tensor:
-        """The results (B, 3, S, S), clamped to [0, 1]."""
+        """Return the results (B, 3, S, S), clamped to [0, 1]; the generator gets ``identity`` where
+        its ``spec`` names that condition."""
         takes_identity = "identity" in generator.spec.conditions
         conditions = {"identity": inputs.identity} if takes_identity else {}
         return generator(inputs.target, **conditions).image.clamp(0, 1)

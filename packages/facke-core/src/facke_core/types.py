@@ -23,7 +23,7 @@ __all__ = ["Step"]
 
 
 class FaceBatch(NamedTuple):
-    """The B samples of a training step. All images are RGB in [0, 1]."""
+    """The B samples of a training step. All images are float32 RGB in [0, 1]."""
 
     source: Tensor
     """Crops (B, 3, S, S) that give the identity."""
@@ -42,7 +42,8 @@ class FaceBatch(NamedTuple):
 
 
 class SwapInputs(NamedTuple):
-    """The B swaps that a sampler is asked for. All images are RGB in [0, 1]."""
+    """The B swaps that a sampler is asked for, on the device of the generator. All images are RGB
+    in [0, 1]."""
 
     source: Tensor
     """Crops (B, 3, S, S) that give the identity."""
@@ -56,7 +57,7 @@ class SwapInputs(NamedTuple):
 
 
 class GeneratorOutput(NamedTuple):
-    """The output of a generator for B crops."""
+    """The output of a generator for B crops, with gradients to its parameters in training."""
 
     image: Tensor
     """Results (B, 3, S, S) in [0, 1], or estimates of them from a noisy state."""
@@ -71,12 +72,16 @@ class DiscriminatorOutput(NamedTuple):
     logits: list[Tensor]
     """Verdicts per scale, (B, 1, h, w), unbounded: higher means real."""
     features: list[list[Tensor]]
-    """Features per scale, shallow to deep, without the logits."""
+    """Features (B, C, h, w) per scale, shallow to deep, without the logits; for feature matching.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeneratorSpec:
-    """The shapes and conditions of a generator."""
+    """The shapes and conditions of a generator, as its ``spec``::
+
+    GeneratorSpec(image_size=224, identity_dim=512, conditions=frozenset({"identity"}))
+    """
 
     image_size: int
     """Side S of the crops in pixels."""
@@ -91,9 +96,10 @@ class GeneratorSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdentityEncoderSpec:
-    """The input and output of an identity encoder."""
+    """The input and output of an identity encoder, as its ``spec``."""
 
     name: str
+    """Name in messages and reports."""
     embedding_dim: int
     """Length D of the embeddings."""
     input_size: tuple[int, int]
@@ -108,7 +114,8 @@ class IdentityEncoderSpec:
 
 
 class Face(NamedTuple):
-    """One detected face, in pixels of the photo with centres at integers."""
+    """One detected face. Coordinates are pixels of the photo: x to the right, y down, and the
+    centre of the first pixel is (0, 0)."""
 
     box: Tensor
     """Edges (4,) float32: x0, y0, x1, y1."""
@@ -121,12 +128,12 @@ class Face(NamedTuple):
 
 
 class AlignedFace(NamedTuple):
-    """A face brought to a template."""
+    """A face brought to a template, with the map that leads back to the photo."""
 
     crop: Tensor
     """Crop (3, S, S) float32 in [0, 1]."""
     matrix: Tensor
-    """Affine map (2, 3) float32 from photo to crop pixels."""
+    """Affine map (2, 3) float32 from (x, y, 1) in photo pixels to (x, y) in crop pixels."""
     face: Face
     """The face in the photo."""
 
@@ -136,13 +143,17 @@ class SwapRequest:
     """The facts about a swap that results disclose and ``facke_result`` hooks read."""
 
     method: str
+    """Name of the method."""
     weights: str
+    """What the weights are called: ``simswap.mini``, ``hf:org/repo``, or the name of a folder,
+    never a path. Empty for a method without weights."""
     revision: str
-    """Commit of the weights on the Hub, or the first 12 digits of their SHA-256."""
+    """Commit of the weights on the Hub, or the first 12 digits of their SHA-256; empty without
+    weights."""
     seed: int | None
     """Seed of the noise; None where none was given and nothing was drawn."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of the sampler."""
+    """Settings of the sampler, the defaults included."""
     backend: str = "torch float32"
     """Runtime and number format of the generator."""
 

@@ -1,4 +1,4 @@
-"""``facke doctor``."""
+"""The command ``facke doctor``."""
 
 from __future__ import annotations
 

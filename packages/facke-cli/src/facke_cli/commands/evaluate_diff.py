@@ -1,4 +1,4 @@
-"""``facke evaluate diff``."""
+"""The command ``facke evaluate diff``."""
 
 from __future__ import annotations
 

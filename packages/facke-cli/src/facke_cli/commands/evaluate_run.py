@@ -1,4 +1,4 @@
-"""``facke evaluate run``, which is also meant by ``facke evaluate WEIGHTS...``."""
+"""The command ``facke evaluate run``, which is also meant by ``facke evaluate WEIGHTS...``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``facke evaluate scan``."""
+"""The command ``facke evaluate scan``."""
 
 from __future__ import annotations
 

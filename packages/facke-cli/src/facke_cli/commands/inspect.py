@@ -1,4 +1,4 @@
-"""``facke inspect``."""
+"""The command ``facke inspect``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``facke matrix``."""
+"""The command ``facke matrix``."""
 
 from __future__ import annotations
 

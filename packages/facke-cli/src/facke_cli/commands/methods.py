@@ -1,4 +1,4 @@
-"""``facke methods``."""
+"""The command ``facke methods``."""
 
 from __future__ import annotations
 

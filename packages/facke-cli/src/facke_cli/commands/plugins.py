@@ -1,4 +1,4 @@
-"""``facke plugins``."""
+"""The command ``facke plugins``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``facke plugins check``."""
+"""The command ``facke plugins check``."""
 
 from __future__ import annotations
 

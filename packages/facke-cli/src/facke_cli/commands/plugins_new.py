@@ -1,4 +1,4 @@
-"""``facke plugins new``."""
+"""The command ``facke plugins new``."""
 
 from __future__ import annotations
 

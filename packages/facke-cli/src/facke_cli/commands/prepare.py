@@ -1,4 +1,4 @@
-"""``facke prepare``."""
+"""The command ``facke prepare``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``facke swap``."""
+"""The command ``facke swap``."""
 
 from __future__ import annotations
 
@@ -133,8 +133,8 @@ def swap(
             },
         )
         work: dict[str, Any] = {"face": which, "sampler": settings, "seed": seed, "device": device}
-        found = find(method, weights, default_registry())
-        swap_many(found, pairs, output, work, ray, resume=resume, as_json=as_json, quiet=quiet)
+        located = find(method, weights, default_registry())
+        swap_many(located, pairs, output, work, ray, resume=resume, as_json=as_json, quiet=quiet)
         return
     if source is None or target is None:
         raise UsageError("Give SOURCE and TARGET, or --pairs FILE.csv. See: facke swap --help")
@@ -144,22 +144,22 @@ def swap(
     _check_files(pictures, output, overwrite=overwrite)
     if previews:
         check_previews(previews)
-    found = find(method, weights, default_registry())
+    located = find(method, weights, default_registry())
 
     from facke_core.loading import load
 
     pipeline = load(
-        found, device=device, dtype=_torch_dtype(dtype), backend=backend, sampler=settings
+        located, device=device, dtype=_torch_dtype(dtype), backend=backend, sampler=settings
     )
     if pipeline.choice.fresh and not quiet:
         say(_measured(pipeline.choice))
-    with watching(quiet=quiet, previews=previews, xmp=_disclosure(found, seed)):
+    with watching(quiet=quiet, previews=previews, xmp=_disclosure(located, seed)):
         if crop:
             result = pipeline.swap_files(*pictures, seed=seed)
         else:
             result = pipeline(*pictures, seed=seed, face=which)
     result.save(str(output), overwrite=overwrite)
-    _report(result, pipeline, found, output, as_json=as_json, quiet=quiet)
+    _report(result, pipeline, located, output, as_json=as_json, quiet=quiet)
 
 
 def _refuse(option: str, others: Mapping[str, Any]) -> None:
@@ -187,7 +187,7 @@ def _which_face(text: str) -> Literal["largest", "all"] | int:
 
 
 def _check_files(pictures: tuple[Path, Path], output: Path, *, overwrite: bool) -> None:
-    """Everything that can be known to fail before torch is imported."""
+    """Raise what can be known to fail about files before torch is imported."""
     from facke_core.images.files import check_input, check_output
 
     check_output(output, overwrite=overwrite)
@@ -201,7 +201,11 @@ def _check_files(pictures: tuple[Path, Path], output: Path, *, overwrite: bool) 
 
 
 def find(method: str | None, weights: str | None, registry: Registry) -> Source:
-    """The weights that ``--method`` and ``--weights`` mean together."""
+    """Locate the weights that ``--method`` and ``--weights`` mean together.
+
+    Raises:
+        FackeError: they cannot be located, or are weights of another method.
+    """
     if method is not None:
         registry.methods[method]
     chosen = method or DEFAULT_METHOD
@@ -211,13 +215,13 @@ def find(method: str | None, weights: str | None, registry: Registry) -> Source:
         # a tag, alone or as reports print it: "mini" or "simswap.mini"
         tag = weights.removeprefix(f"{chosen}.")
         name = f"{chosen}.{tag}" if _TAG.fullmatch(tag) else weights
-    found = locate(name, registry=registry)
-    if method is not None and found.config.method != method:
+    located = locate(name, registry=registry)
+    if method is not None and located.config.method != method:
         raise UsageError(
-            f"{weights} are weights of the method {found.config.method!r}, not of {method!r}. "
+            f"{weights} are weights of the method {located.config.method!r}, not of {method!r}. "
             "Leave --method out, or give other weights."
         )
-    return found
+    return located
 
 
 def _torch_dtype(name: str) -> Any:
@@ -227,8 +231,8 @@ def _torch_dtype(name: str) -> Any:
 
 
 def _measured(choice: Choice) -> str:
-    """Why ``auto`` took what it took, in one line."""
-    error = max((255 * one.max_error for one in choice.measured if _is(one, choice)), default=0.0)
+    """Say why ``auto`` took what it took, in one line."""
+    error = max((255 * way.max_error for way in choice.measured if _is(way, choice)), default=0.0)
     return (
         f"backend auto: {choice}, {choice.ratio:.1f} times as fast as torch float32, largest error "
         f"{error:.2f}/255; {len(choice.measured)} ways were measured, and the choice is remembered"

@@ -1,4 +1,4 @@
-"""``facke train``."""
+"""The command ``facke train``."""
 
 from __future__ import annotations
 

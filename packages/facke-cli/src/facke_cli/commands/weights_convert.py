@@ -1,4 +1,4 @@
-"""``facke weights convert``."""
+"""The command ``facke weights convert``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``facke weights export``."""
+"""The command ``facke weights export``."""
 
 from __future__ import annotations
 

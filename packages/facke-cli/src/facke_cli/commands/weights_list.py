@@ -1,4 +1,4 @@
-"""``facke weights list``."""
+"""The command ``facke weights list``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``facke weights pull``."""
+"""The command ``facke weights pull``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``facke weights push``."""
+"""The command ``facke weights push``."""
 
 from __future__ import annotations
 

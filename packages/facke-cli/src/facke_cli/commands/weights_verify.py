@@ -1,4 +1,4 @@
-"""``facke weights verify``."""
+"""The command ``facke weights verify``."""
 
 from __future__ import annotations
 

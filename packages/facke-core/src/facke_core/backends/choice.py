@@ -1,5 +1,5 @@
-"""Which runtime computes a generator: the one that was asked for, or the fastest that is exact
-enough here."""
+"""The choice of the runtime that computes a generator: the one that was asked for, or the fastest
+that is exact enough here."""
 
 from __future__ import annotations
 
@@ -41,29 +41,35 @@ TURN = 3
 """Runs per turn that count. One more, before them, does not: it finds in the processor's caches
 what another way left there."""
 PROBES = 3
+"""Faces on which the error is measured."""
 Way = TypeVar("Way")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """What one way to compute costs."""
+    """What one way to compute costs, in time and in exactness."""
 
     backend: str
+    """``torch``, ``onnxruntime`` or ``openvino``."""
     dtype: str
+    """The number format: ``float32``, ``bfloat16`` or ``float16``."""
     seconds: float
-    """Median of the runs on one face."""
+    """Median of the runs on one face, in seconds."""
     max_error: float
-    """Against torch in float32, where 1 is the range from black to white."""
+    """Largest error against torch in float32, where 1 is the range from black to white."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """What computes a generator."""
+    """What computes a generator, as a text ``openvino bfloat16``."""
 
     backend: str
+    """``torch``, ``onnxruntime`` or ``openvino``."""
     dtype: str
+    """The number format: ``float32``, ``bfloat16`` or ``float16``."""
     measured: tuple[Measured, ...] = ()
-    """Of ``auto``: torch in float32 first, then everything else that was tried."""
+    """Measurements of ``auto``: torch in float32 first, then everything else that was tried; none
+    for a runtime that was asked for."""
     fresh: bool = False
     """Whether it was measured just now."""
 
@@ -73,9 +79,9 @@ class Choice:
     @property
     def ratio(self) -> float:
         """How many times faster than torch in float32 it was; 1 where nothing was measured."""
-        for one in self.measured:
-            if (one.backend, one.dtype) == (self.backend, self.dtype):
-                return self.measured[0].seconds / one.seconds
+        for way in self.measured:
+            if (way.backend, way.dtype) == (self.backend, self.dtype):
+                return self.measured[0].seconds / way.seconds
         return 1.0
 
 
@@ -86,13 +92,16 @@ def with_backend(
     device: torch.device,
     dtype: torch.dtype | None = None,
 ) -> tuple[Generator, Choice]:
-    """A generator on ``device``, computed by ``backend``.
+    """Put a generator on ``device``, to be computed by ``backend``.
 
     Args:
         generator: in float32; a torch generator is moved and cast in place.
         backend: of :data:`BACKENDS`.
         device: the graphs run on a CPU only.
         dtype: what to compute in; None: float32, or with ``auto`` what is fastest.
+
+    Returns:
+        The generator to call, and what computes it.
 
     Raises:
         UsageError: an unknown backend, or one that does not know the dtype or the device.
@@ -117,10 +126,15 @@ def with_backend(
 
 
 def choose(generator: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> Choice:
-    """The fastest way to compute a generator here with an error of at most :data:`BOUND`.
+    """Choose the fastest way to compute a generator here with an error of at most :data:`BOUND`.
 
-    Measured on seeded inputs, once for each network, device, number of threads and set of
-    versions, and then remembered in facke's cache.
+    All ways are measured on seeded inputs, once for each network, device, number of threads and set
+    of versions; the result is remembered in facke's cache.
+
+    Args:
+        generator: in float32.
+        device: where it is to be computed.
+        dtype: leave out ways in another number format.
     """
     path = cache_folder() / "backends" / f"{_situation(generator, device)}.json"
     measured = _remembered(path)
@@ -129,20 +143,26 @@ def choose(generator: nn.Module, device: torch.device, dtype: torch.dtype | None
         measured = measure(generator, device)
         _remember(path, measured)
     held = [
-        one
-        for one in measured
-        if one.max_error <= BOUND and (dtype is None or one.dtype == _name(dtype))
+        way
+        for way in measured
+        if way.max_error <= BOUND and (dtype is None or way.dtype == _name(dtype))
     ]
-    best = min(held, key=lambda one: one.seconds, default=measured[0])
+    best = min(held, key=lambda way: way.seconds, default=measured[0])
     return Choice(backend=best.backend, dtype=best.dtype, measured=measured, fresh=fresh)
 
 
 def measure(
     generator: nn.Module, device: torch.device, *, rounds: int = ROUNDS, probes: int = PROBES
 ) -> tuple[Measured, ...]:
-    """Time and error of every way to compute a generator here, torch in float32 first.
+    """Measure time and error of every way to compute a generator here, torch in float32 first.
 
     What cannot compute this generator is left out.
+
+    Args:
+        generator: in float32.
+        device: where it is to be computed.
+        rounds: how often each way gets its turn of :data:`TURN` runs on one face.
+        probes: faces on which the error is measured.
     """
     inputs = {k: v.to(device) for k, v in probe_inputs(generator, probes).items()}
     one_face = {k: v[:1] for k, v in inputs.items()}
@@ -153,9 +173,9 @@ def measure(
         try:
             copied = copy.deepcopy(generator) if choice.backend == "torch" else generator
             computed = _computed(copied, choice, device)
-            found = run_torch(computed, _cast(computed, inputs))
-            reference = reference or found
-            errors[choice] = max_error(found, reference)
+            result = run_torch(computed, _cast(computed, inputs))
+            reference = reference or result
+            errors[choice] = max_error(result, reference)
             run_torch(computed, _cast(computed, one_face))
         except (FackeError, RuntimeError):
             if not reference:  # torch itself cannot
@@ -179,8 +199,8 @@ def measure(
 
 
 def in_turns(ways: Mapping[Way, Callable[[], object]], rounds: int) -> dict[Way, float]:
-    """Median seconds of each way, which take turns, so that other work on the machine disturbs all
-    of them; every turn is a run that does not count, and :data:`TURN` that do."""
+    """Measure the median seconds of each way. They take turns, so that other work on the machine
+    disturbs all of them; every turn is a run that does not count, and :data:`TURN` that do."""
     seconds: dict[Way, list[float]] = {way: [] for way in ways}
     for _ in range(rounds):
         for way, run in ways.items():
@@ -189,11 +209,11 @@ def in_turns(ways: Mapping[Way, Callable[[], object]], rounds: int) -> dict[Way,
                 start = time.perf_counter()
                 run()
                 seconds[way].append(time.perf_counter() - start)
-    return {way: statistics.median(found) for way, found in seconds.items()}
+    return {way: statistics.median(runs) for way, runs in seconds.items()}
 
 
 def candidates(device: torch.device) -> list[Choice]:
-    """Everything that can be tried on ``device`` with what is installed, the reference first."""
+    """List what can be tried on ``device`` with what is installed, the reference first."""
     ways = [("torch", "float32"), ("torch", "bfloat16")]
     if device.type == "cuda":
         ways.append(("torch", "float16"))
@@ -234,7 +254,7 @@ def _check(choice: Choice, device: torch.device) -> None:
 
 
 def _cast(generator: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Inputs as a pipeline gives them: in the dtype of a torch generator, float32 to others."""
+    """Cast inputs as a pipeline does: to the dtype of a torch generator, to float32 for others."""
     dtype = torch.float32
     if isinstance(generator, nn.Module):
         dtype = next((p.dtype for p in generator.parameters()), dtype)
@@ -248,7 +268,7 @@ def _run(generator: Any, inputs: Mapping[str, Tensor], device: torch.device) -> 
 
 
 def _situation(generator: nn.Module, device: torch.device) -> str:
-    """What the choice depends on, as a name for a file."""
+    """Name what the choice depends on, in 32 digits for a file."""
     import platform
 
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
@@ -271,7 +291,7 @@ def _remembered(path: Path) -> tuple[Measured, ...]:
 
 
 def _remember(path: Path, measured: tuple[Measured, ...]) -> None:
-    text = json.dumps({"measured": [asdict(one) for one in measured]}, indent=2)
+    text = json.dumps({"measured": [asdict(way) for way in measured]}, indent=2)
     with writing(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 

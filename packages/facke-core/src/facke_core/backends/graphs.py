@@ -1,4 +1,4 @@
-"""A generator as an ONNX graph in one file, with any batch size, kept in facke's cache.
+"""Graphs: a generator as ONNX in one file, with any batch size, kept in facke's cache.
 
 Inputs are ``x`` (B, 3, S, S) and the generator's conditions by their names, such as ``identity``
 (B, D). Outputs are ``image`` (B, 3, S, S) and whatever else the generator returns, by the names of
@@ -31,7 +31,7 @@ __all__: list[str] = []
 ONE_FILE = 2**31
 """Bytes from which a graph cannot be one file (the limit of protobuf)."""
 OPSETS = range(18, 24)
-"""What torch writes; see :func:`write_graph`."""
+"""The versions of ONNX's operators that torch writes; see :func:`write_graph`."""
 
 
 class _Flat(nn.Module):
@@ -50,9 +50,9 @@ class _Flat(nn.Module):
 
 
 def probe_inputs(generator: Any, batch: int, *, seed: int = 0) -> dict[str, Tensor]:
-    """Seeded inputs of a generator on the CPU, float32 or integers: pictures with smooth areas and
-    detail, unit identities, and whatever else the generator shows by
-    :class:`~facke_core.protocols.ExportableGenerator`.
+    """Make inputs of a generator by name, on the CPU, float32 or integers: pictures with smooth
+    areas and detail, unit identities, and whatever else the generator shows by
+    :class:`~facke_core.protocols.ExportableGenerator`. They follow from ``seed`` alone.
 
     Raises:
         CompatibilityError: the generator takes a condition that it does not show.
@@ -85,16 +85,16 @@ def probe_inputs(generator: Any, batch: int, *, seed: int = 0) -> dict[str, Tens
 
 
 def run_torch(generator: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``image`` and the rest of what the generator returns, by name."""
+    """Run a generator without gradients; return ``image`` and the rest of its output, by name."""
     with torch.inference_mode():
         output = generator(inputs["x"], **{k: v for k, v in inputs.items() if k != "x"})
     return {"image": output.image, **output.aux}
 
 
 def max_error(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
-    """Of the image: the largest absolute difference, as a share of the range from black to
-    white."""
-    a, b = (one["image"].float().cpu().clamp(0, 1) for one in (found, expected))
+    """Return the largest absolute difference of the images, as a share of the range from black to
+    white; infinite where there is a NaN."""
+    a, b = (output["image"].float().cpu().clamp(0, 1) for output in (found, expected))
     error = float((a - b).abs().max())
     return error if error == error else float("inf")  # not a number
 
@@ -156,7 +156,7 @@ def write_graph(
 
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """:func:`~facke_core._files.replacing`, with the folder, and with an error for users.
+    """Do what :func:`~facke_core._files.replacing` does, make the folder, and tell users of errors.
 
     Raises:
         WeightsError: it cannot be written.
@@ -174,7 +174,7 @@ def writing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without what exporters tell their developers."""
+    """Silence what exporters tell their developers, while inside."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -186,7 +186,7 @@ def quiet() -> Iterator[None]:
 
 
 def network_digest(generator: nn.Module) -> str:
-    """SHA-256 of a network's kind, settings and numbers."""
+    """Return the SHA-256 of a network's kind, settings and numbers, in hexadecimal digits."""
     digest = hashlib.sha256(
         f"{type(generator).__qualname__} {getattr(generator, 'config', '')}".encode()
     )
@@ -198,10 +198,12 @@ def network_digest(generator: nn.Module) -> str:
 
 
 def cached_graph(generator: nn.Module) -> Path:
-    """The graph of a generator in facke's cache, exported on first use.
+    """Return the graph of a generator in facke's cache, exported on first use.
 
-    Named by the digest of the network and the versions of what writes graphs. Raises what
-    :func:`write_graph` does.
+    It is named by the digest of the network and the versions of what writes graphs.
+
+    Raises:
+        UnavailableError, CompatibilityError, WeightsError: see :func:`write_graph`.
     """
     writers = {**versions("torch", "onnx", "onnxscript"), "facke": __version__}
     text = f"{network_digest(generator)} {sorted(writers.items())}"

@@ -1,7 +1,8 @@
-"""The arithmetic of Facke's own benchmark, so that its tables can be read.
+"""The protocol ``facke2022``: the arithmetic of Facke's own benchmark, to read its tables by.
 
-Its script adds the *mean* of each batch and divides by the number of *images*: every value is too
-small by the batch size, which is 32 in all its command lines. Reconstruction is measured in
+Its script (``benchmark.py`` of Ailon-Island/Facke) adds the *mean* of each batch and divides by the
+number of *images*: every value is too small by the batch size, which is 32 in all its command
+lines. Reconstruction is measured in
 normalised units, and with the judge's embedding of the source in the place of the identity that the
 generator was trained on. Results that are in the loader's units already, as those of diffusion, are
 normalised once more before anything is measured: samplers of such methods say so themselves
@@ -36,24 +37,25 @@ NAMES = ("ID Loss", "ID Retrieval", "Recon Loss")
 
 
 class Units(NamedTuple):
-    """How a loader of the original normalises RGB in [0, 1]."""
+    """The mean and standard deviation per channel by which a loader of the original normalises RGB
+    in [0, 1]."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
     def enter(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] -> these units."""
+        """Bring images (B, 3, H, W) in [0, 1] to these units: ``(image - mean) / std``."""
         mean, std = (image.new_tensor(v).view(1, 3, 1, 1) for v in self)
         return (image - mean) / std
 
     def leave(self, image: Tensor) -> Tensor:
-        """The inverse of :meth:`enter`."""
+        """Bring images (B, 3, H, W) in these units back to [0, 1]: ``image * std + mean``."""
         mean, std = (image.new_tensor(v).view(1, 3, 1, 1) for v in self)
         return image * std + mean
 
 
 IMAGENET = Units(IMAGENET_MEAN, IMAGENET_STD)
-"""Of every method but those with a :class:`RescaledSampler`."""
+"""The units of every method but those with a :class:`RescaledSampler`."""
 
 
 @runtime_checkable
@@ -63,7 +65,7 @@ class RescaledSampler(Protocol):
 
     @property
     def loader_units(self) -> Units:
-        """By which that loader normalises, slips included."""
+        """The units to which that loader normalises, slips included."""
         ...
 
 
@@ -77,7 +79,7 @@ def batch_values(
     judge_source: Tensor,
     judge_result: Tensor,
 ) -> dict[str, Tensor]:
-    """The three metrics of one batch as the script computes them, one value per sample (B,).
+    """Compute the three metrics of one batch as the script does, one value per sample (B,).
 
     Args:
         source: (B, 3, H, W) in the loader's units.
@@ -97,7 +99,7 @@ def batch_values(
 
 
 def as_published(values: Sequence[float], batch_size: int = BATCH) -> float:
-    """Sum of the batch means, divided by the number of images."""
+    """Return the sum of the batch means, divided by the number of images."""
     batches = [values[i : i + batch_size] for i in range(0, len(values), batch_size)]
     return math.fsum(math.fsum(batch) / len(batch) for batch in batches) / len(values)
 
@@ -107,15 +109,22 @@ class Facke2022Report:
     """The three metrics of the paper's Table 1, in its scale and as means."""
 
     name: str
+    """What the weights are called."""
     images: int
+    """Pairs that were measured."""
     batch_size: int = BATCH
+    """Pairs per batch, by which the values as published are too small."""
     as_published: Mapping[str, float | None]
+    """Metric -> value in the scale of the tables; None where it is not finite."""
     mean: Mapping[str, float | None]
+    """Metric -> mean over the images."""
     notes: Sequence[str] = ()
+    """What the values depend on besides: units, identity, pairs that were skipped."""
     protocol: Mapping[str, Any] = field(default_factory=dict)
+    """What else decides the values: pairs, encoders, alignment, seed."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return the fields as plain values."""
         return asdict(self)
 
 
@@ -127,6 +136,14 @@ def run_facke2022(
     on_progress: Progress | None = None,
 ) -> Facke2022Report:
     """Measure a pipeline as Facke's benchmark would.
+
+    Noise follows from the evaluator's seed and the two pictures of a pair alone.
+
+    Args:
+        evaluator: a pipeline with both recognisers, the judge and the encoder of the training.
+        pairs: whose face goes where.
+        batch_size: that of the script.
+        on_progress: called after each batch.
 
     Raises:
         UsageError: there is no judge or no training encoder.
@@ -142,17 +159,17 @@ def run_facke2022(
     with evaluator.session(pairs) as session:
 
         def measured(pair: SwapPair) -> dict[str, float]:
-            for one in pair:
-                session.ready(one)
-            usable = all(session.pictures.usable(one) for one in pair)
+            for picture in pair:
+                session.ready(picture)
+            usable = all(session.pictures.usable(picture) for picture in pair)
             return _values(evaluator, session, pair) if usable else {}
 
         for start in range(0, len(pairs), batch_size):
             rows += session.map(measured, pairs.pairs[start : start + batch_size])
             if on_progress:
                 on_progress("pairs", len(rows), len(pairs))
-    found = {name: [row[name] for row in rows if row] for name in NAMES}
-    n = len(found[NAMES[0]])
+    by_metric = {name: [row[name] for row in rows if row] for name in NAMES}
+    n = len(by_metric[NAMES[0]])
     if not n:
         raise DataError("No pair could be swapped: no face was found in the pictures.")
     skipped = len(rows) - n
@@ -163,15 +180,15 @@ def run_facke2022(
         name=evaluator.name,
         images=n,
         batch_size=batch_size,
-        as_published={k: rounded(as_published(v, batch_size)) for k, v in found.items()},
-        mean={k: rounded(math.fsum(v) / n) for k, v in found.items()},
+        as_published={k: rounded(as_published(v, batch_size)) for k, v in by_metric.items()},
+        mean={k: rounded(math.fsum(v) / n) for k, v in by_metric.items()},
         notes=notes,
         protocol=evaluator.protocol(pairs),
     )
 
 
 def _fits(evaluator: Evaluator) -> bool:
-    """Whether the judge's vectors can take the place of the generator's identity."""
+    """Tell whether the judge's vectors can take the place of the generator's identity."""
     wanted = evaluator.pipeline.method.generator.spec.identity_dim
     return wanted == evaluator.encoders["judge"].encoder.spec.embedding_dim
 
@@ -200,11 +217,11 @@ def _values(evaluator: Evaluator, session: EvaluationSession, pair: SwapPair) ->
     source = session.pictures.load(pair.source).aligned.crop
 
     def output(image: Tensor) -> Tensor:
-        """What the model of the original would have returned."""
+        """Return what the model of the original would have returned."""
         return units.enter(image[None]) if twice else image[None]
 
     def seen(normalised: Tensor) -> Tensor:
-        """What an encoder that normalises for ImageNet by itself must get to see that."""
+        """Return what an encoder that normalises for ImageNet by itself must get, to see this."""
         return IMAGENET.leave(normalised)[0]
 
     def look(role: str, crop: Tensor) -> Tensor:

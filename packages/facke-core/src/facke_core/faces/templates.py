@@ -109,7 +109,9 @@ TEMPLATE_SETS: dict[str, tuple[str, ...]] = {"simswap": tuple(_SIMSWAP)}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alignment:
-    """The framing in which a method wants its crops; the ``alignment`` part of ``config.json``.
+    """The framing in which a method wants its crops; the ``alignment`` part of ``config.json``::
+
+        Alignment(template="ffhq", size=256)
 
     Raises:
         UnknownNameError: no template or set has this name.
@@ -119,7 +121,7 @@ class Alignment:
     template: str
     """A name of :data:`TEMPLATES` or :data:`TEMPLATE_SETS`."""
     size: int
-    """Side of the crop in pixels."""
+    """Side S of the crops in pixels, from 1."""
     border: str = "reflection"
     """Pixels beyond the photo: ``reflection``, ``border`` (replicated) or ``zeros`` (black, as the
     original systems have it)."""

@@ -1,1 +1,1 @@
-"""Many pictures, on one machine or many."""
+"""Jobs swap or measure many pictures, on one machine or many."""

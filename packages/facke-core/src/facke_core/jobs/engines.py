@@ -1,4 +1,4 @@
-"""Where long work is done: by this process, or by actors of Ray Data on one or many machines.
+"""Engines do long work: this process, or actors of Ray Data on one or many machines.
 
 A :class:`Work` is a description of plain values. Whoever does it opens it once, which loads the
 models, and then does parts of it. What a part returns depends on the part alone, so it does not
@@ -23,31 +23,37 @@ __all__ = ["Engine", "RayEngine", "Work", "here"]
 Part = range
 """Numbers of pairs."""
 Do = Callable[[Part], Mapping[str, Any]]
-"""Does one part; the result can be written as JSON."""
+"""A function that does one part; its result can be written as JSON."""
 SECONDS = 10
-"""For a cluster to answer."""
+"""Time that a cluster has to answer, in seconds."""
 THREADS = 4
-"""Of an actor, where the machine has as many cores."""
+"""Threads of an actor, where the machine has as many cores."""
 
 
 class Work(Protocol):
     """Work that comes in parts. It can be pickled."""
 
     def open(self, threads: int | None) -> Do:
-        """Load what the work needs, once per process; None: as many threads as it likes."""
+        """Load what the work needs, once per process, and return what does the parts.
+
+        Args:
+            threads: how many it may use; None: as many as it likes.
+        """
         ...
 
 
 class Engine(Protocol):
-    """Does the parts of a work and yields each as it is done, in any order."""
+    """A way to do work in parts, on one process or many."""
 
     def __call__(
         self, work: Work, parts: Sequence[Part]
-    ) -> Iterator[tuple[Part, Mapping[str, Any]]]: ...
+    ) -> Iterator[tuple[Part, Mapping[str, Any]]]:
+        """Do the parts, and yield each with its result as it is done, in any order."""
+        ...
 
 
 def here(work: Work, parts: Sequence[Part]) -> Iterator[tuple[Part, Mapping[str, Any]]]:
-    """The engine ``local``: one part after the other, in this process."""
+    """Do one part after the other, in this process: the engine ``local``."""
     do = work.open(None)
     for part in parts:
         yield part, do(part)
@@ -61,18 +67,20 @@ class RayEngine:
     """
 
     address: str | None = None
-    """Of a cluster: ``auto``, ``HOST:PORT`` or ``ray://HOST:PORT``. None: Ray is started here, for
-    this work alone."""
+    """Address of a cluster: ``auto``, ``HOST:PORT`` or ``ray://HOST:PORT``. None: Ray is started
+    here, for this work alone."""
     actors: int | None = None
-    """None: as many as there are GPUs, or as the CPUs can give :attr:`threads` to."""
+    """Number of actors. None: as many as there are GPUs, or as the CPUs can give :attr:`threads`
+    to, and no more than there are parts."""
     threads: int = field(default_factory=lambda: min(THREADS, os.cpu_count() or 1))
-    """Of an actor, and the CPUs that it gets."""
+    """Threads of an actor, and the number of CPUs that it gets."""
     device: str = "auto"
+    """The device of the work: for ``auto`` or ``cuda`` each actor gets a GPU, if there are any."""
 
     def __call__(
         self, work: Work, parts: Sequence[Part]
     ) -> Iterator[tuple[Part, Mapping[str, Any]]]:
-        """See :class:`Engine`.
+        """Do the parts, each in one of the actors; nothing is started where there are none.
 
         Raises:
             UnavailableError: Ray is not installed, or the cluster does not answer.
@@ -109,7 +117,7 @@ class RayEngine:
                 ray.shutdown()
 
     def _connect(self, ray: Any) -> bool:
-        """Whether Ray was started, or connected, here."""
+        """Start Ray, or connect to it; tell whether that was needed."""
         if ray.is_initialized():
             return False
         if self.address and ":" in self.address:
@@ -149,7 +157,7 @@ class RayEngine:
 
 
 class _Actor:
-    """What Ray builds once per process."""
+    """A worker, which Ray builds once per process."""
 
     def __init__(self, work: Work, threads: int) -> None:
         self._work, self._threads = work, threads
@@ -175,7 +183,7 @@ def _import_ray() -> Any:
 
 
 def _check_reachable(address: str) -> None:
-    """Ray itself would try for minutes."""
+    """Refuse an address that does not answer, because Ray itself would try for minutes."""
     host, _, port = address.rpartition("/")[2].rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS).close()
@@ -191,8 +199,9 @@ def _first_line(error: BaseException) -> str:
 
 
 SHARD = 64
+"""Pairs of a shard, which is kept once all of it is done."""
 
 
 def shards(n: int) -> list[range]:
-    """The pairs of each shard."""
+    """Return the numbers of the pairs of each shard, 0 to ``n`` - 1 in all."""
     return [range(start, min(start + SHARD, n)) for start in range(0, n, SHARD)]

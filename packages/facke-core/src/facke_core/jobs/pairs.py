@@ -1,4 +1,4 @@
-"""Which source is put on which target: a CSV of photographs, or rows of a dataset.
+"""Pairs say which source is put on which target: photographs of a CSV, or rows of a dataset.
 
 A picture is known by its content: its key is the SHA-256 of its file. Names of files mean nothing
 to the results, and a set of pairs has a digest that every report carries.
@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 __all__ = ["PairSet", "PictureRef", "SwapPair", "pairs_of_dataset", "read_pairs"]
 
 Rule = Literal["facke", "paper", "weighted"]
+"""How pairs are drawn from a dataset: see :class:`facke_core.data.pairs.PairConfig`."""
 DRAWN = 1000
 """Pairs that are drawn from a dataset when nobody says how many."""
 Progress = Callable[[str, int, int], None]
-"""(what is done, how much of it, of how much)."""
+"""A function that is called with what is done, how much of it is done, and how much there is."""
 _FIRST = 5
 
 
@@ -40,15 +41,18 @@ class PictureRef(NamedTuple):
     key: str
     """SHA-256 of the file, in hexadecimal digits."""
     path: Path | None = None
+    """Place of a photograph; None for a row."""
     row: int | None = None
-    """In :attr:`PairSet.crops`, if it is no photograph."""
+    """Number of the row in :attr:`PairSet.crops`; None for a photograph."""
 
 
 class SwapPair(NamedTuple):
-    """Whose face goes where."""
+    """A pair to swap: whose face goes where."""
 
     source: PictureRef
+    """It gives the identity."""
     target: PictureRef
+    """It gives everything else."""
 
 
 class SamePair(NamedTuple):
@@ -65,15 +69,15 @@ class PairSet:
 
     pairs: Sequence[SwapPair]
     name: str
-    """Of the CSV or the dataset."""
+    """Name of the CSV or the dataset."""
     crops: CropSet | None = field(default=None, repr=False)
-    """Where pictures without a path are."""
+    """The dataset whose rows the pictures are; None where they are photographs."""
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def first(self, n: int | None) -> PairSet:
-        """The first n pairs; all, where n is None."""
+        """Return the first n pairs; all, where n is None."""
         return self if n is None else replace(self, pairs=self.pairs[:n])
 
     @property
@@ -88,17 +92,20 @@ class PairSet:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the contents of the pictures, who shows the same person, and the order."""
+        """SHA-256 over the contents of the pictures, who shows the same person, and the order, in
+        hexadecimal digits."""
         number: dict[str, int] = {}
         total = hashlib.sha256()
         for pair in self.pairs:
-            people = (number.setdefault(one.identity, len(number)) for one in pair)
-            total.update(" ".join([*(one.key for one in pair), *map(str, people)]).encode() + b"\n")
+            people = (number.setdefault(picture.identity, len(number)) for picture in pair)
+            total.update(
+                " ".join([*(picture.key for picture in pair), *map(str, people)]).encode() + b"\n"
+            )
         return total.hexdigest()
 
 
 def read_pairs(file: Path) -> PairSet:
-    """Pairs of photographs from a CSV with the columns ``source`` and ``target``.
+    """Read pairs of photographs from a CSV with the columns ``source`` and ``target``.
 
     Paths are relative to the folder of the CSV. ``source_identity`` and ``target_identity`` say who
     is on them; without, every picture is a person of its own.
@@ -120,7 +127,7 @@ def read_pairs(file: Path) -> PairSet:
 
 
 def read_same(file: Path) -> list[SamePair]:
-    """Real pairs for calibration, from a CSV with the columns ``a``, ``b`` and ``same`` (1 or 0).
+    """Read real pairs for calibration from a CSV with columns ``a``, ``b`` and ``same`` (1 or 0).
 
     Raises:
         DataError: no such file, a column or a picture is missing, or a value is neither 0 nor 1.
@@ -143,12 +150,12 @@ def read_same(file: Path) -> list[SamePair]:
 def pairs_of_dataset(
     crops: CropSet, n: int | None = None, *, seed: int = 0, rule: Rule = "paper"
 ) -> PairSet:
-    """Pairs of different people from a dataset of ``facke prepare``, drawn with replacement.
+    """Draw pairs of different people from a dataset of ``facke prepare``, with replacement.
 
     Args:
         crops: the dataset.
         n: how many; default: :data:`DRAWN`.
-        seed: of the draw.
+        seed: the draw follows from it and the dataset alone.
         rule: as in :class:`facke_core.data.pairs.PairConfig`.
 
     Raises:
@@ -205,7 +212,7 @@ def _rows(file: Path, needed: Sequence[str]) -> Iterator[tuple[int, Mapping[str,
 
 
 class _FileReader:
-    """Reads each file once; what is missing is collected and told together."""
+    """A reader of each file once; what is missing is collected and told together."""
 
     def __init__(self, file: Path) -> None:
         self._file, self._keys = file, dict[Path, str]()
@@ -239,7 +246,15 @@ class _FileReader:
 def pairs_from(
     *, file: Path | None, data: Path | None, limit: int | None, seed: int, rule: Rule = "paper"
 ) -> PairSet:
-    """The pairs that ``facke evaluate`` was asked for.
+    """Read the pairs of ``file``, or draw some from the dataset ``data``, or from its test part.
+
+    Args:
+        file: a CSV for :func:`read_pairs`.
+        data: the folder of a dataset.
+        limit: the first pairs of the CSV; how many are drawn from the dataset. None: all, or
+            :data:`DRAWN`.
+        seed: seed of the draw.
+        rule: how they are drawn.
 
     Raises:
         UsageError: neither or both of ``file`` and ``data``.
@@ -258,7 +273,11 @@ def pairs_from(
 
 
 def noise(seed: int | None, source: PictureRef, target: PictureRef) -> torch.Generator:
-    """The random numbers of a pair. They follow from the seed and the two pictures alone."""
+    """Return the random numbers of a pair, from a generator on the CPU.
+
+    Its seed, 0 to 2**63 - 1, follows from ``seed`` and the contents of the two pictures alone; None
+    counts as 0.
+    """
     import torch
 
     text = f"{seed or 0}/{source.key}/{target.key}"

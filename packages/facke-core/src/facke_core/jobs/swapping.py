@@ -1,4 +1,4 @@
-"""Many pictures: the pairs of a CSV, here or on many machines.
+"""The work of swapping many pictures: the pairs of a CSV, here or on many machines.
 
 Picture *n* of the folder is what :class:`~facke_core.pipeline.SwapPipeline` makes of pair *n* with
 the seed that stands beside it. Pairs are done in shards; an interrupted work loses the shard it was
@@ -33,19 +33,22 @@ SWAPS = "swaps.csv"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Swap:
-    """One pair."""
+    """What became of one pair: a row of :data:`SWAPS`."""
 
     pair: int
     """Its place in the CSV, from 0."""
     source: str
+    """The path in the CSV."""
     target: str
+    """The path in the CSV."""
     output: str = ""
     """The name of the picture; empty if there is none."""
     faces: int = 0
-    """How many were swapped."""
+    """The number of faces that were swapped."""
     seed: int | None = None
+    """Seed with which this picture can be made alone; None where it was made without one."""
     skipped: str = ""
-    """Why there is no picture."""
+    """Why there is no picture; empty if there is one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,33 +56,39 @@ class SwapWork:
     """A :class:`~facke_core.jobs.engines.Work`; whoever does it sees the paths named here."""
 
     weights: str | Source
-    """As for :func:`facke_core.load`. Where several do the work, a :class:`Source` makes all of
-    them load the same commit or the same tensors."""
+    """The weights, as :func:`facke_core.load` takes them. Where several do the work, a
+    :class:`Source` makes all of them load the same commit or the same tensors."""
     pairs: str
-    """A CSV: :func:`~facke_core.jobs.pairs.read_pairs`."""
+    """A CSV for :func:`~facke_core.jobs.pairs.read_pairs`."""
     folder: str
+    """The folder that the pictures go to."""
     face: str | int = "largest"
-    """As for :meth:`SwapPipeline.__call__ <facke_core.pipeline.SwapPipeline>`."""
+    """The faces of each target to swap, as :class:`~facke_core.pipeline.SwapPipeline` takes them.
+    """
     sampler: Mapping[str, Any] = field(default_factory=dict)
+    """Settings that override the sampler's."""
     seed: int | None = None
-    """Each pair has its own, which follows from this one and the two pictures."""
+    """The seed from which, and from the two pictures, the seed of each pair follows. None counts as
+    0, but samplers that draw only for somebody who asks for a seed do not draw."""
     device: str = "cpu"
+    """The device, as for :func:`facke_core.load`."""
     registry: Callable[[], Registry] = default_registry
+    """A function that returns where names are looked up; it is called in each process."""
 
     def about(self, pairs: PairSet) -> dict[str, Any]:
-        """What decides the pictures."""
-        found = locate(self.weights, registry=self.registry())
+        """Say what decides the pictures, as plain values."""
+        source = locate(self.weights, registry=self.registry())
         return {
             "pairs": {"sha256": pairs.digest, "n": len(pairs)},
-            "weights": {"name": found.name, "revision": found.revision},
-            "method": found.config.method,
+            "weights": {"name": source.name, "revision": source.revision},
+            "method": source.config.method,
             "face": self.face,
             "sampler": json.loads(json.dumps(dict(self.sampler), default=str)),
             "seed": self.seed,
         }
 
     def open(self, threads: int | None) -> Callable[[range], dict[str, Any]]:
-        """See :class:`~facke_core.jobs.engines.Work`."""
+        """Load the weights; return what swaps pairs, as :class:`~facke_core.jobs.engines.Work`."""
         import torch
 
         from facke_core.jobs.pairs import noise
@@ -95,16 +104,16 @@ class SwapWork:
         draws = self.seed is not None or not isinstance(pipeline.method.sampler, SeededSampler)
 
         def swap(index: int, pair: SwapPair) -> Swap:
-            found = Swap(pair=index, source=pair.source.name, target=pair.target.name)
+            row = Swap(pair=index, source=pair.source.name, target=pair.target.name)
             seed = noise(self.seed, *pair).initial_seed() if draws else None
-            files = [str(one.path) for one in pair]
+            files = [str(picture.path) for picture in pair]
             try:
                 result = pipeline(*files, seed=seed, face=self.face)  # type: ignore[arg-type]
             except (ImageError, NoFaceError) as error:
-                return replace(found, skipped=str(error))
+                return replace(row, skipped=str(error))
             name = f"{index:06d}.png"
             result.save(str(Path(self.folder) / name), overwrite=True)
-            return replace(found, output=name, faces=len(result.faces), seed=seed)
+            return replace(row, output=name, faces=len(result.faces), seed=seed)
 
         def do(part: range) -> dict[str, Any]:
             return {"swaps": [asdict(swap(index, pairs[index])) for index in part]}
@@ -128,6 +137,10 @@ def swap_pairs(
         resume: go on with the pictures in the folder.
         on_progress: called after each shard.
 
+    Returns:
+        What became of each pair, in the order of the CSV. One whose pictures cannot be read or show
+        no face is skipped.
+
     Raises:
         UsageError: the folder holds something else, or pictures without ``resume``.
         DataError: the CSV or the folder cannot be used.
@@ -139,19 +152,19 @@ def swap_pairs(
     parts = shards(len(pairs))
     known = {part: _read(done, part) for part in parts}
     missing = [part for part in parts if known[part] is None]
-    for part, found in engine(work, missing):
-        known[part] = [Swap(**one) for one in found["swaps"]]
-        write_json(_file(done, part), found)
+    for part, result in engine(work, missing):
+        known[part] = [Swap(**row) for row in result["swaps"]]
+        write_json(_file(done, part), result)
         if on_progress:
-            total = sum(len(one) for one, swaps in known.items() if swaps is not None)
+            total = sum(len(numbers) for numbers, swaps in known.items() if swaps is not None)
             on_progress("pairs", total, len(pairs))
-    swaps = [one for part in parts for one in known[part] or ()]
+    swaps = [swap for part in parts for swap in known[part] or ()]
     _write_csv(folder / SWAPS, swaps)
     return swaps
 
 
 def _begin(folder: Path, run: Mapping[str, Any], *, resume: bool) -> Path:
-    """The folder of what is done."""
+    """Make the folder of what is done, and refuse one that belongs to something else."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         leftovers(folder, remove=True)
@@ -189,8 +202,8 @@ def _read(done: Path, part: range) -> list[Swap] | None:
     if not file.is_file():
         return None
     try:
-        swaps = [Swap(**one) for one in read_json(file)["swaps"]]
-        if [one.pair for one in swaps] != list(part):
+        swaps = [Swap(**row) for row in read_json(file)["swaps"]]
+        if [swap.pair for swap in swaps] != list(part):
             raise ValueError("it holds other pairs")
     except (FackeError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{file} is damaged ({error}). Delete it and resume.") from error
@@ -201,5 +214,5 @@ def _write_csv(file: Path, swaps: list[Swap]) -> None:
     text = io.StringIO(newline="")
     rows = csv.DictWriter(text, Swap.__dataclass_fields__)
     rows.writeheader()
-    rows.writerows(asdict(one) for one in swaps)
+    rows.writerows(asdict(swap) for swap in swaps)
     write_text(file, text.getvalue())

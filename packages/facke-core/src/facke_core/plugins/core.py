@@ -1,4 +1,4 @@
-"""Core's own contributions: identity encoders and face detectors."""
+"""Core's own plugin offers identity encoders, face detectors, metrics and converters."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ __all__: list[str] = []
 
 @hookimpl
 def facke_identity_encoders() -> list[EncoderSpec]:
+    """Describe core's recognisers; the first works offline."""
     return [
         EncoderSpec(
             name="dlib-resnet29",
@@ -41,6 +42,7 @@ def facke_identity_encoders() -> list[EncoderSpec]:
 
 @hookimpl
 def facke_face_detectors() -> list[DetectorSpec]:
+    """Describe core's detectors, the default first."""
     return [
         DetectorSpec(
             name="mediapipe",
@@ -61,6 +63,8 @@ def facke_face_detectors() -> list[DetectorSpec]:
 
 @hookimpl
 def facke_metrics() -> list[MetricSpec]:
+    """Describe the metrics of :mod:`facke_core.evaluation.metrics`."""
+
     def metric(name: str, summary: str, *, higher_is_better: bool = False) -> MetricSpec:
         return MetricSpec(
             name=name,
@@ -98,6 +102,7 @@ def facke_metrics() -> list[MetricSpec]:
 
 @hookimpl
 def facke_converters() -> list[ConverterSpec]:
+    """Describe the checkpoints of recognisers that core reads."""
     return [
         ConverterSpec(
             name="arcface",

@@ -1,1 +1,1 @@
-"""Weights for others: saved, described, verified, pushed, exported."""
+"""Publishing: weights are saved, described, verified, pushed and exported for others."""

@@ -27,19 +27,22 @@ Curves = Mapping[str, Sequence[tuple[int, float]]]
 """Quantity -> (step, value), in the order of the log."""
 
 QUANTITIES = 13
+"""Quantities that a card shows at most."""
 POINTS = 48
+"""Points of a curve at most."""
 SPANS = 5
+"""Columns of the table at most."""
 LARGEST = 1e300
-"""Neither infinity nor nan is below it."""
+"""A bound for the numbers of a curve, which neither infinity nor nan is below."""
 NOT_SHOWN = {"step", "images", "images_per_s"}
-"""Counters, and what tells of the machine."""
+"""Quantities that are counters, or tell of the machine."""
 
 _COLUMNS, _WIDTH, _HEIGHT, _GAP = 3, 214, 92, 12
 _AXIS = 44
 """Room for the numbers at the right of a curve."""
 _GREY = "#7a7f87"
 _COLOURS = ("#3b82f6", "#d97706", "#16a34a", "#a855f7")
-"""All of a middle brightness, for white and for black pages."""
+"""Colours of a middle brightness, for white and for black pages."""
 
 
 def write_logs(folder: Path, logs: Mapping[str, bytes]) -> dict[str, str]:
@@ -71,7 +74,7 @@ def write_logs(folder: Path, logs: Mapping[str, bytes]) -> dict[str, str]:
 
 
 def curves_beside(folder: Path, config: WeightsConfig) -> Curves:
-    """The curves of the log that ``config.json`` names; none where it names none, or it is gone."""
+    """Read the curves of the log that ``config.json`` names; none where there is no such log."""
     path = folder / LOG
     if LOG not in logs_of(config) or not path.is_file():
         return {}
@@ -79,8 +82,8 @@ def curves_beside(folder: Path, config: WeightsConfig) -> Curves:
 
 
 def read_curves(log: bytes) -> dict[str, list[tuple[int, float]]]:
-    """The numbers of a log by quantity. What is no line of a log, and no finite number, is left
-    out. Quantities of one module stand together."""
+    """Return the numbers of a log by quantity. What is no line of a log, and no finite number, is
+    left out. Quantities of one module stand together."""
     curves: dict[str, list[tuple[int, float]]] = {}
     for text in log.splitlines():
         try:
@@ -98,7 +101,7 @@ def read_curves(log: bytes) -> dict[str, list[tuple[int, float]]]:
 
 
 def _group(name: str) -> str:
-    """``generator`` of ``generator.identity``."""
+    """Return the module of a quantity: ``generator`` of ``generator.identity``."""
     return name.partition(".")[0]
 
 
@@ -107,8 +110,8 @@ def _is_number(value: object) -> TypeGuard[float]:
 
 
 def parts(items: Sequence[T], most: int) -> list[Sequence[T]]:
-    """``items`` in at most ``most`` parts, in order: none empty, the longest at most one longer
-    than the shortest."""
+    """Cut ``items`` into at most ``most`` parts, in order: none empty, the longest at most one
+    longer than the shortest."""
     n = min(len(items), most)
     return [items[len(items) * i // n : len(items) * (i + 1) // n] for i in range(n)]
 
@@ -117,7 +120,7 @@ def parts(items: Sequence[T], most: int) -> list[Sequence[T]]:
 
 
 def table_rows(curves: Curves) -> list[list[str]]:
-    """The head and a row per quantity: its mean over each span of steps, "" where it was not
+    """Return the head and a row per quantity: its mean over each span of steps, "" where it was not
     logged. The last row counts the quantities that find no place."""
     steps = sorted({step for curve in curves.values() for step, _ in curve})
     spans = parts(steps, SPANS)
@@ -126,8 +129,8 @@ def table_rows(curves: Curves) -> list[list[str]]:
     rows = [["mean over the steps", *map(_span, spans)]]
     fits = len(curves) <= QUANTITIES
     for name, curve in islice(curves.items(), QUANTITIES if fits else QUANTITIES - 1):
-        found = [[y for x, y in curve if span[0] <= x <= span[-1]] for span in spans]
-        rows.append([name, *(f"{fmean(values):.4g}" if values else "" for values in found)])
+        by_span = [[y for x, y in curve if span[0] <= x <= span[-1]] for span in spans]
+        rows.append([name, *(f"{fmean(values):.4g}" if values else "" for values in by_span)])
     if not fits:
         rows.append([f"and {len(curves) - QUANTITIES + 1} more", *[""] * len(spans)])
     return rows
@@ -141,7 +144,7 @@ def _span(steps: Sequence[int]) -> str:
 
 
 def plot(curves: Curves) -> str:
-    """An SVG with a panel per quantity, each on a scale of its own; "" without curves.
+    """Draw an SVG with a panel per quantity, each on a scale of its own; "" without curves.
 
     The same curves always give the same text.
     """

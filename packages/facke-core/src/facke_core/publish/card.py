@@ -1,4 +1,4 @@
-"""The model card: README.md of a folder of weights, made from its own files."""
+"""The model card is README.md of a folder of weights, made from its other files."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _HUB_LICENSE = re.compile(
     r"isc|lgpl-2\.1|lgpl-3\.0|mit|mpl-2\.0|ncsa|odbl|odc-by|osl-3\.0|pddl|postgresql|unlicense|"
     r"wtfpl|zlib"
 )
-"""What the Hub takes in ``license:``; it knows more, of single models."""
+"""The licences that the Hub takes in ``license:``; it knows more, of single models."""
 
 
 def model_card(
@@ -61,14 +61,17 @@ def model_card(
     folder: str = "folder",
     repo_id: str = "",
 ) -> str:
-    """Markdown with the front matter of the Hub.
+    """Write the card as Markdown, with the front matter of the Hub. It follows from the arguments.
 
     Args:
         config: the content of ``config.json``.
         evaluation: the content of ``evaluation.json``: what ``facke evaluate`` wrote as JSON.
-        curves: of the log that ``config.json`` names, for a table.
+        curves: the curves of the log that ``config.json`` names, for a table.
         folder: how the examples call the folder.
         repo_id: ``org/name`` on the Hub; the examples use it instead of the folder.
+
+    Raises:
+        AttributeError, KeyError, TypeError, ValueError: ``evaluation`` is something else.
     """
     size = config.alignment.get("size", "")
     encoder = dict(config.identity_encoder or {})
@@ -110,7 +113,7 @@ def _front_matter(config: WeightsConfig) -> str:
 
 
 def license_lines(spdx: str) -> list[str]:
-    """The licence as the front matter of a card on the Hub has it."""
+    """Return the licence as the front matter of a card on the Hub has it."""
     if not spdx:
         return []
     plain = re.sub(r"-(only|or-later)$|\+$", "", spdx.lower())
@@ -175,7 +178,7 @@ def _settings(values: Mapping[str, Any]) -> str:
 
 
 def table(rows: Mapping[str, Any], head: tuple[str, str] = ("property", "value")) -> str:
-    """Markdown: one row per key, ``head`` above them."""
+    """Write a table in Markdown: one row per key, ``head`` above them."""
     listed = (
         ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
         for value in rows.values()
@@ -184,7 +187,7 @@ def table(rows: Mapping[str, Any], head: tuple[str, str] = ("property", "value")
 
 
 def _grid(rows: Iterable[Sequence[str]]) -> str:
-    """Markdown: the first row is the head."""
+    """Write a table in Markdown, whose head is the first row."""
     head, *body = ([_cell(text) for text in row] for row in rows)
     lines = [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body)]
     return "\n".join(lines) + "\n"

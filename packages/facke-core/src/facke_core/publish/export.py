@@ -35,9 +35,9 @@ TOLERANCE = 1e-4
 BATCHES = (1, 3)
 """Batch sizes at which graph and torch are compared."""
 MIN_PSNR = 35.0
-"""Of results in 8 bits against float32, in dB, on average: a graph below is refused."""
+"""Least PSNR of results in 8 bits against float32, in dB, on average."""
 MAX_GAIN_LOSS = 0.01
-"""How much less similar to the source results in 8 bits may be, on average (cosine)."""
+"""Largest loss of similarity to the source (cosine) by results in 8 bits, on average."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,11 +46,14 @@ class Exported:
 
     path: Path
     opset: int
+    """The version of ONNX's operators."""
     bytes: int
+    """The size of the file."""
     max_error: Mapping[int, float]
-    """Batch size -> largest absolute error against torch. Of the float graph also where the file
-    is in 8 bits."""
+    """Batch size -> largest absolute error against torch, where 1 is the range from black to white;
+    that of the float graph also where the file is in 8 bits."""
     int8: Quality | None = None
+    """How good the results in 8 bits are; None for a float graph."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,16 +61,20 @@ class Quality:
     """Results in 8 bits beside those in float32."""
 
     pairs: int
+    """The number of pairs that were swapped in both."""
     psnr: float
-    """Mean over the pairs, in dB."""
+    """Mean PSNR over the pairs, in dB."""
     max_error: float
+    """Largest absolute difference of a value in [0, 1]."""
     gain: float
-    """Mean of cos(result, source) - cos(target, source), by the generator's own encoder."""
+    """Mean of cos(result, source) - cos(target, source), by the generator's own encoder; NaN
+    without one."""
     gain_float: float
+    """The same in float32."""
 
     @property
     def fault(self) -> str:
-        """What is not good enough, or an empty string."""
+        """A text that says what is not good enough; empty where everything is."""
         faults = []
         if not self.psnr >= MIN_PSNR:
             faults.append(f"PSNR {self.psnr:.1f} dB is below {MIN_PSNR:g}")
@@ -92,9 +99,9 @@ def export(
     Args:
         pipeline: loaded with the backend torch, in float32, on the CPU.
         path: where to.
-        opset: default: the one that torch prefers.
-        crops: (N, 3, S, S), aligned faces. If they are given, the graph is quantised to 8 bits,
-            calibrated on them, and judged on pairs of them.
+        opset: the version of ONNX's operators; default: the one that torch prefers.
+        crops: aligned faces (N, 3, S, S), RGB in [0, 1]. If they are given, the graph is quantised
+            to 8 bits, calibrated on them, and judged on pairs of them.
         force: overwrite ``path``, and keep a graph in 8 bits that is not good enough.
 
     Raises:
@@ -135,12 +142,12 @@ def export(
                 )
         written = onnx.load(str(temporary), load_external_data=False).opset_import
         size = temporary.stat().st_size
-    (number,) = (one.version for one in written if one.domain in ("", "ai.onnx"))
+    (number,) = (entry.version for entry in written if entry.domain in ("", "ai.onnx"))
     return Exported(path=path, opset=number, bytes=size, max_error=errors, int8=quality)
 
 
 def about(pipeline: SwapPipeline) -> dict[str, str]:
-    """What a graph's metadata says of it."""
+    """Return what a graph's metadata says of it."""
     spec = pipeline.method.generator.spec
     contract = {
         "x": f"(B, 3, {spec.image_size}, {spec.image_size}), {spec.x}",
@@ -168,7 +175,7 @@ def about(pipeline: SwapPipeline) -> dict[str, str]:
 
 
 def compare(generator: Any, graph: Path, batches: Sequence[int] = BATCHES) -> dict[int, float]:
-    """Batch size -> largest error of the graph in ONNX Runtime against torch, on seeded inputs."""
+    """Compare a graph in ONNX Runtime with torch on seeded inputs; batch size -> largest error."""
     session = OnnxRuntimeSession(graph)
     errors = {}
     for batch in batches:
@@ -194,10 +201,10 @@ def _quantised(pipeline: SwapPipeline, graph: Path, crops: Tensor) -> Quality:
         inputs["identity"] = identities[sources]
     quantise(graph, inputs)
     session = OnnxRuntimeSession(graph)
-    found = torch.cat([session.run(one)["image"] for one in rows(inputs)]).clamp(0, 1)
-    plain = torch.cat([run_torch(pipeline.method.generator, one)["image"] for one in rows(inputs)])
+    small = torch.cat([session.run(row)["image"] for row in rows(inputs)]).clamp(0, 1)
+    plain = torch.cat([run_torch(pipeline.method.generator, row)["image"] for row in rows(inputs)])
     plain = plain.clamp(0, 1)
-    mse = (found - plain).square().mean((1, 2, 3)).clamp(min=1e-12)
+    mse = (small - plain).square().mean((1, 2, 3)).clamp(min=1e-12)
 
     def gain(images: Tensor) -> float:
         if pipeline.identity_encoder is None:
@@ -209,14 +216,14 @@ def _quantised(pipeline: SwapPipeline, graph: Path, crops: Tensor) -> Quality:
     return Quality(
         pairs=len(sources),
         psnr=float((-10 * mse.log10()).mean()),
-        max_error=float((found - plain).abs().max()),
-        gain=gain(found),
+        max_error=float((small - plain).abs().max()),
+        gain=gain(small),
         gain_float=gain(plain),
     )
 
 
 def rows(inputs: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-    """A batch as batches of one."""
+    """Cut a batch into batches of one."""
     count = len(next(iter(inputs.values())))
     return [{k: v[i : i + 1] for k, v in inputs.items()} for i in range(count)]
 
@@ -239,7 +246,7 @@ def quantise(graph: Path, calibration: Mapping[str, Tensor]) -> None:
     chosen = [node.name for node in dense if node.name not in left]
     if not chosen:
         raise CompatibilityError("This graph has no inner convolutions to quantise.")
-    stream = iter([{k: v.numpy() for k, v in one.items()} for one in rows(calibration)])
+    stream = iter([{k: v.numpy() for k, v in row.items()} for row in rows(calibration)])
 
     class Reader(tools.CalibrationDataReader):  # type: ignore[name-defined, misc]
         def get_next(self) -> Any:

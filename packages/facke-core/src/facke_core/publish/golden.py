@@ -48,9 +48,11 @@ TOLERANCE = 0.002
 """Largest difference of a value in [0, 1]: half of what one step of an 8-bit picture is."""
 SEED = 0
 STEPS = 4
-"""Of samplers that take several."""
+"""Steps of the replay, for samplers that take more."""
 _SIDE = 48
+"""Side P of the pictures."""
 _PIXELS = 4096
+"""Pixels of the output that are kept, at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,13 +60,15 @@ class Replay:
     """What a replay found."""
 
     max_error: float
+    """Largest absolute difference of a value in [0, 1] from the expected one."""
     tolerance: float
+    """Largest difference that is allowed."""
     made_with: str
     """Versions that computed the expected output."""
 
     @property
     def ok(self) -> bool:
-        """Whether the result is the expected one."""
+        """True where the result is the expected one."""
         return self.max_error <= self.tolerance  # nan is not
 
 
@@ -75,10 +79,11 @@ class Verified:
     files: dict[str, str]
     """Name -> SHA-256, those of logs included."""
     tensors: int
-    """In the generator."""
+    """The number of tensors in the generator."""
     parameters: int
+    """The number of values in them."""
     replay: Replay | None
-    """None: the folder has no golden tensors, or the method no weights."""
+    """The replay of its golden tensors; None where it has none."""
 
 
 def verify(folder: Path, config: WeightsConfig, *, registry: Registry | None = None) -> Verified:
@@ -88,6 +93,7 @@ def verify(folder: Path, config: WeightsConfig, *, registry: Registry | None = N
     Args:
         folder: a complete folder of weights.
         config: its ``config.json``, read.
+        registry: where the method is looked up; default: everything installed.
 
     Raises:
         VerificationError: a file is not what ``config.json`` says, or the replay differs.
@@ -153,7 +159,7 @@ def write_golden(
 def make_golden(
     folder: Path, config: WeightsConfig, *, registry: Registry | None = None
 ) -> tuple[bytes, WeightsConfig]:
-    """The golden tensors of a folder of weights, and its configuration with their digest; the
+    """Make the golden tensors of a folder of weights, and its configuration with their digest; the
     folder stays as it is.
 
     What is stored is computed in float32 on the CPU from the tensors in the folder, as they were
@@ -179,7 +185,7 @@ def make_golden(
 
 
 def try_golden(folder: Path, config: WeightsConfig, *, registry: Registry) -> WeightsConfig:
-    """:func:`write_golden`, or ``config.json`` alone and a warning where the method cannot run.
+    """Call :func:`write_golden`, or where the method cannot run write ``config.json`` and warn.
 
     Warns:
         FackeWarning: says why there are no golden tensors.
@@ -195,6 +201,8 @@ def try_golden(folder: Path, config: WeightsConfig, *, registry: Registry) -> We
 def replay(folder: Path, config: WeightsConfig, *, registry: Registry | None = None) -> Replay:
     """Run the method on the inputs of ``test/io.safetensors``, in float32 on the CPU.
 
+    Noise follows from the seed in the file; torch's random state stays as it was.
+
     Raises:
         VerificationError: the file is not the one that ``config.json`` lists, or not golden
             tensors at all.
@@ -204,17 +212,19 @@ def replay(folder: Path, config: WeightsConfig, *, registry: Registry | None = N
 
 
 def _replay(folder: Path, config: WeightsConfig, method: Method) -> Replay:
-    found = layout.read_tensors(folder, GOLDEN, config)
+    tensors = layout.read_tensors(folder, GOLDEN, config)
     with safe_open(folder / GOLDEN, framework="pt") as file:
         about = file.metadata() or {}
     try:
         settings = dict(json.loads(about["settings"]))
         seed, stride = int(about["seed"]), int(about["stride"])
         tolerance = float(about["tolerance"])
-        expected = found["output"]
-        inputs = found["source"], found["target"], found.get("identity")
+        expected = tensors["output"]
+        inputs = tensors["source"], tensors["target"], tensors.get("identity")
         dim = method.generator.spec.identity_dim
-        if any(one.dtype != torch.uint8 or one.shape[:-2] != (3,) for one in inputs[:2]):
+        if any(
+            picture.dtype != torch.uint8 or picture.shape[:-2] != (3,) for picture in inputs[:2]
+        ):
             raise ValueError("its pictures are none")
         if (tuple(inputs[2].shape) if inputs[2] is not None else (0,)) != (dim,):
             raise ValueError(f"it has no identity of {dim} numbers")
@@ -268,7 +278,7 @@ def _golden(folder: Path, config: WeightsConfig, registry: Registry) -> bytes:
 
 
 def _picture(rng: torch.Generator) -> Tensor:
-    """(3, P, P) uint8: smooth blobs with some detail."""
+    """Draw a picture (3, P, P) uint8: smooth blobs with some detail."""
     image = torch.full((1, 3, _SIDE, _SIDE), 0.5)
     for size, strength in ((3, 0.5), (12, 0.25), (_SIDE, 0.1)):
         noise = torch.rand((1, 3, size, size), generator=rng) - 0.5
@@ -277,7 +287,7 @@ def _picture(rng: torch.Generator) -> Tensor:
 
 
 def _built(folder: Path, config: WeightsConfig, registry: Registry) -> Method:
-    """The method in float32 on the CPU, filled from the folder."""
+    """Build the method in float32 on the CPU, filled from the folder."""
     method = build_method(config, registry=registry)
     if not isinstance(method.generator, nn.Module):
         raise WeightsError(f"The generator of {config.method!r} is no torch module.")
@@ -295,7 +305,7 @@ def _run(
     inputs: tuple[Tensor, Tensor, Tensor | None],
     seed: int,
 ) -> Tensor:
-    """The result as (3, S * S)."""
+    """Run the sampler, and return the result as (3, S * S)."""
     sampler = updated(method.sampler, settings, where="sampler") if settings else method.sampler
     size = method.generator.spec.image_size
     source, target, identity = inputs

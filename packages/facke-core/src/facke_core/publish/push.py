@@ -1,4 +1,4 @@
-"""Publishing a folder of weights on the Hugging Face Hub, checked first and in one commit."""
+"""``push`` publishes a folder of weights on the Hugging Face Hub, checked and in one commit."""
 
 from __future__ import annotations
 
@@ -33,17 +33,19 @@ class Pushed:
     """What was published."""
 
     repo_id: str
+    """``org/name``."""
     commit: str
-    """40 digits."""
+    """The new commit, 40 hexadecimal digits."""
     files: tuple[str, ...]
+    """Names of the files that are in it."""
     left_out: tuple[str, ...]
-    """The state of the training, in a checkpoint."""
+    """Names of the files that hold the state of the training, in a checkpoint."""
     notes: tuple[str, ...]
-    """What the publisher should know."""
+    """What the publisher should know, a sentence or two each."""
 
     @property
     def reference(self) -> str:
-        """``hf:org/repo@COMMIT``: what others pin."""
+        """The reference that others pin: ``hf:org/repo@COMMIT``."""
         return f"{hub.PREFIX}{self.repo_id}@{self.commit}"
 
 
@@ -70,8 +72,8 @@ def push(
         reference: ``hf:org/name``; made if it does not exist.
         private: make it private. A public one of that name is refused.
         revision: a branch, made if it does not exist; default: the main one.
-        message: of the commit.
-        registry: where the method is looked up.
+        message: that of the commit; default: the method and its steps.
+        registry: where the method is looked up; default: everything installed.
 
     Raises:
         WeightsError: files that do not belong there, weights that do not fit or need an encoder
@@ -117,20 +119,20 @@ def push(
 
 
 def layout_files(folder: Path, config: WeightsConfig) -> tuple[list[str], list[str]]:
-    """The files to publish, and those of a training's state to leave out.
+    """List the files to publish, and those of a training's state to leave out.
 
     Raises:
         WeightsError: others lie there too; hidden files do not count.
     """
     wanted = {layout.CONFIG, *config.files, *(path.name for path in hub.beside(folder))}
-    found = {
+    present = {
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
         if not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and path.is_file()
     }
-    rest = sorted(found - wanted)
-    state = set(read_json(folder / STATE)["files"]) | {STATE} if STATE in found else set()
+    rest = sorted(present - wanted)
+    state = set(read_json(folder / STATE)["files"]) | {STATE} if STATE in present else set()
     left_out = [name for name in rest if name in state]
     stray = [name for name in rest if name not in state]
     if stray:
@@ -178,8 +180,8 @@ def _check_token(location: HubLocation) -> None:
 def _with_golden(
     folder: Path, config: WeightsConfig, registry: Registry
 ) -> tuple[dict[str, bytes], WeightsConfig, str]:
-    """Files to publish besides or instead of the folder's, the configuration that lists them, and
-    what to say of it."""
+    """Make files to publish besides or instead of the folder's, the configuration that lists them,
+    and what to say of it."""
     from facke_core.publish.golden import make_golden
 
     try:
@@ -194,7 +196,7 @@ def _with_golden(
 def _card(
     folder: Path, config: WeightsConfig, published: WeightsConfig, repo_id: str
 ) -> tuple[bytes, list[str]]:
-    """The model card to publish, and what to say of it.
+    """Return the model card to publish, and what to say of it.
 
     Args:
         folder: the weights.
@@ -216,8 +218,8 @@ def _card(
         return ours, [f"{layout.CARD} was made from {layout.CONFIG}; the folder has none."]
     content = path.read_bytes()
     as_written = {
-        model_card(config, found, curves=curves, folder=folder.name).encode()
-        for found in (None, evaluation)
+        model_card(config, shown, curves=curves, folder=folder.name).encode()
+        for shown in (None, evaluation)
     }
     if content in as_written:
         return ours, [f"{layout.CARD} says hf:{repo_id} where the folder's says ./{folder.name}."]
@@ -271,11 +273,13 @@ def _commit(
 
 
 def _stale(there: Sequence[str], new: Sequence[str]) -> list[str]:
-    """Files of the layout in the repository that the new commit does not have."""
+    """List files of the layout in the repository that the new commit does not have."""
     ours = (layout.CONFIG, "*.safetensors", *hub.BESIDE)
     return [
         name
         for name in there
         if name not in new
-        and (name == GOLDEN or ("/" not in name and any(fnmatch(name, one) for one in ours)))
+        and (
+            name == GOLDEN or ("/" not in name and any(fnmatch(name, pattern) for pattern in ours))
+        )
     ]

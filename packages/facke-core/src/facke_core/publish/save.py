@@ -1,4 +1,4 @@
-"""Writing a folder of weights that :func:`facke_core.load` reads back."""
+"""``save`` writes a folder of weights that :func:`facke_core.load` reads back."""
 
 from __future__ import annotations
 
@@ -37,7 +37,10 @@ def save(
     overwrite: bool = False,
     registry: Registry | None = None,
 ) -> WeightsConfig:
-    """Write ``config.json``, ``model.safetensors`` and a model card that :func:`load` reads back.
+    """Write ``config.json``, ``model.safetensors`` and a model card for :func:`facke_core.load`::
+
+        save(swapper, "my-weights")
+        swapper = load("./my-weights")
 
     Args:
         model: a built method, or a loaded pipeline.
@@ -55,6 +58,7 @@ def save(
         The configuration as written.
 
     Raises:
+        UsageError: a bare method, and no ``config``.
         WeightsError: nothing to save, or the folder holds weights or cannot be written.
 
     Warns:
@@ -96,8 +100,8 @@ def save(
 
 
 def _with_logs_of(folder: Path, config: WeightsConfig) -> dict[str, Any]:
-    """The provenance without logs that do not lie in ``folder``, as those of a pipeline that came
-    from another one."""
+    """Return the provenance without logs that do not lie in ``folder``, as those of a pipeline that
+    came from another one."""
     logs = layout.logs_of(config)
     kept = {name: digest for name, digest in logs.items() if (folder / name).is_file()}
     training = {key: value for key, value in config.training.items() if key != "logs" or not logs}
@@ -105,7 +109,7 @@ def _with_logs_of(folder: Path, config: WeightsConfig) -> dict[str, Any]:
 
 
 def author(method: str, registry: Registry) -> str:
-    """``facke-gan 0.1.0``: the distribution whose plugin owns the method."""
+    """Name the distribution whose plugin owns the method, and its version: ``facke-gan 0.1.0``."""
     spec = registry.methods[method]
     owner = registry.methods.owners[spec.name]
     info = next(info for info in registry.plugins() if info.name == owner)

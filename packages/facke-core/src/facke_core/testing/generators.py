@@ -170,17 +170,17 @@ class GeneratorChecks(SamplerConformance):
             made = dict(generator.example_inputs(self.inputs().target, rng=rng()))
         x, names = made.pop("x", self.inputs().target), sorted(generator.spec.conditions)
         require(
-            sorted(made) == names and all(len(value) == len(x) for value in made.values()),
+            sorted(made) == names and all(len(tensor) == len(x) for tensor in made.values()),
             f"example_inputs gives {sorted(made)}; spec.conditions are {names}. Give each of them, "
             "with one row per picture.",
         )
-        for name, value in made.items():
+        for name, tensor in made.items():
             require(
-                value.shape[1:] == call.conditions[name].shape[1:]
-                and value.dtype == call.conditions[name].dtype,
-                f"example_inputs makes {name!r} as {value.dtype} {tuple(value.shape)}, the sampler as "
-                f"{call.conditions[name].dtype} {tuple(call.conditions[name].shape)}. Make it as "
-                "the sampler does.",
+                tensor.shape[1:] == call.conditions[name].shape[1:]
+                and tensor.dtype == call.conditions[name].dtype,
+                f"example_inputs makes {name!r} as {tensor.dtype} {tuple(tensor.shape)}, the "
+                f"sampler as {call.conditions[name].dtype} {tuple(call.conditions[name].shape)}. "
+                "Make it as the sampler does.",
             )
         self.generate(Call(x, made))
 

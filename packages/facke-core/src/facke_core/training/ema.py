@@ -1,4 +1,4 @@
-"""An exponential moving average of a module's parameters."""
+"""The exponential moving average of a module's parameters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ __all__: list[str] = []
 
 
 class EMA:
-    """``average = decay * average + (1 - decay) * parameter``; buffers are copied.
+    """A moving average, ``average = decay * average + (1 - decay) * parameter``, of a module's
+    parameters; buffers are copied. It is kept in :attr:`module`, a copy in evaluation mode.
 
     The decay is reduced in the first steps to ``(1 + n) / (10 + n)``, so that the average does not
     remember the random start (as TensorFlow's ``ExponentialMovingAverage`` does).
@@ -23,7 +24,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
-        """``step`` counts finished steps, from 1."""
+        """Move the average towards ``module``; ``step`` counts finished steps, from 1."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for mean, value in zip(self.module.parameters(), module.parameters(), strict=True):
             mean.lerp_(value, 1 - decay)

@@ -1,4 +1,4 @@
-"""What is written of a run besides its log: checkpoints, and which of them is the best."""
+"""The folder of a run besides its log: checkpoints, and which of them is the best."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class RunFolder:
 
     @property
     def request(self) -> SwapRequest:
-        """What previews say about themselves."""
+        """The facts that previews disclose."""
         step = f"step {self.trainer.step}"
         return SwapRequest(
             method=self.weights.method, weights=self.out.name, revision=step, seed=None
@@ -62,8 +62,8 @@ class RunFolder:
         return RunLog(self.out, self.trainer.step)
 
     def judge(self, seen: ProbeReport) -> bool:
-        """Whether this is the best so far: the lowest retrieval + reconstruction, as in the
-        paper's choice of weights."""
+        """Tell whether this is the best so far, and remember it then: the lowest retrieval +
+        reconstruction, as in the paper's choice of weights."""
         if not seen.score < self.best.get("score", float("inf")):  # nan is not lower either
             return False
         self.best = {

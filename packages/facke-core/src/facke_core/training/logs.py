@@ -1,4 +1,4 @@
-"""What a run writes while it trains: ``log.jsonl``, TensorBoard's events, preview pictures."""
+"""The logs that a run writes while it trains: ``log.jsonl``, TensorBoard's events, previews."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class RunLog:
         self.close()
 
     def _open_board(self, folder: Path, step: int) -> Any:
-        """A SummaryWriter, or None."""
+        """Return a SummaryWriter, or None after a warning."""
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
@@ -176,7 +176,7 @@ def _keep_lines(file: Path, step: int) -> None:
 
 
 def _step(line: bytes) -> float:
-    """Of a line of the log; infinite where it is none."""
+    """Return the step of a line of the log; infinite where it is none."""
     try:
         step = json.loads(line)["step"]
     except (ValueError, TypeError, KeyError):

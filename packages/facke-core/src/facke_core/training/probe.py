@@ -30,16 +30,20 @@ BATCH = 8
 CELL = 128
 """Largest side of a face in the preview, in pixels."""
 GAINED, LEFT, KEPT, CHANGED = 0.05, 0.8, 0.5, 0.02
-"""A model only reconstructs where ``swap(x, x)`` keeps at least ``KEPT`` of the identity of x, and
-another source makes no difference: less than ``GAINED`` is gained, more than ``LEFT`` of what
-``swap(x, x)`` keeps is left, and the results are less than ``CHANGED`` (of 1) farther from their
-targets than ``swap(x, x)`` from x. Measured against ``swap(x, x)``, because a blurred copy is a
-copy, too."""
+"""The bounds of the warning. A model only reconstructs where ``swap(x, x)`` keeps at least ``KEPT``
+of the identity of x, and another source makes no difference: less than ``GAINED`` is gained, more
+than ``LEFT`` of what ``swap(x, x)`` keeps is left, and the results are less than ``CHANGED`` (of 1)
+farther from their targets than ``swap(x, x)`` from x. The measure is ``swap(x, x)``, because a
+blurred copy is a copy, too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeConfig:
-    """When a training is probed, and with what."""
+    """When a training is probed, and with what.
+
+    Raises:
+        ConfigError: fewer than two faces, or a negative ``every``.
+    """
 
     every: int = 0
     """Steps between two probes; 0: never."""
@@ -68,7 +72,7 @@ class Faces(Protocol):
 
     @property
     def images(self) -> Any:
-        """``images[index]`` of (B,) int64 is (B, 3, S, S) uint8."""
+        """The crops: ``images[index]`` of (B,) int64 is (B, 3, S, S) uint8."""
 
     @property
     def embeddings(self) -> Tensor: ...
@@ -84,6 +88,7 @@ class ProbeReport:
     over all ordered pairs (s, t). NaN where the model returns NaN."""
 
     step: int
+    """Steps that the training had finished."""
     gained: float
     """Mean of ``cos(J(swap(s, t)), J(s)) - cos(J(t), J(s))``: 0 for a copy of the target."""
     left: float
@@ -97,14 +102,14 @@ class ProbeReport:
     reconstruction: float
     """The paper's Recon: mean of ``|swap(x, x) - x|`` in ImageNet standard deviations."""
     preview: Tensor | None = field(default=None, compare=False, repr=False)
-    """(3, H, W) in [0, 1]: sources down, targets across; None where not asked for."""
+    """Picture (3, H, W) in [0, 1]: sources down, targets across; None where not asked for."""
     warning: str = ""
-    """What to do, when the model only reconstructs; see :class:`SwapProbe`."""
+    """Advice for a model that only reconstructs, else empty; see :class:`SwapProbe`."""
 
     @property
     def score(self) -> float:
-        """``retrieval + reconstruction``. The paper keeps the weights with the lowest sum, the
-        first of equals."""
+        """The sum ``retrieval + reconstruction``. The paper keeps the weights with the lowest one,
+        the first of equals."""
         return self.retrieval + self.reconstruction
 
     @property
@@ -115,7 +120,7 @@ class ProbeReport:
 
 
 class SwapProbe:
-    """Puts the faces of a small fixed panel on each other; ``probe(generator, step)``.
+    """A probe puts the faces of a small fixed panel on each other: ``probe(generator, step)``.
 
     The warning comes in the first probe at or after ``config.patience`` that finds a model which
     only reconstructs, and not again until a probe has found one that swaps. This is all that a
@@ -127,9 +132,9 @@ class SwapProbe:
         config: see :class:`ProbeConfig`; its ``encoder`` is built by the caller and comes as
             ``judge``.
         sampler: the method's way of inferring.
-        encoder: the encoder that trains the model; ``faces.embeddings[:, 0]`` are its.
-        judge: who measures; by default ``encoder``. Stays on its device.
-        seed: of the noise that the sampler draws. It is the same in every probe.
+        encoder: the encoder that trains the model, and made ``faces.embeddings[:, 0]``.
+        judge: the encoder that measures; by default ``encoder``. It stays on its device.
+        seed: seed of the noise that the sampler draws, the same in every probe.
 
     Raises:
         DataError: the faces show fewer than two people.
@@ -172,7 +177,7 @@ class SwapProbe:
         other = ~torch.eye(n, dtype=torch.bool)
 
         own = results[:: n + 1]
-        found = ProbeReport(
+        report = ProbeReport(
             step=step,
             gained=float((to_source - known @ known.T)[other].mean()),
             left=float(to_target[other].mean()),
@@ -183,10 +188,10 @@ class SwapProbe:
             preview=self._preview(results) if self.config.preview else None,
         )
         kept, rebuilt = to_target.diagonal().mean(), distance.diagonal().mean()
-        return self._with_warning(found, float(kept), float(rebuilt))
+        return self._with_warning(report, float(kept), float(rebuilt))
 
     def _swap(self, generator: Generator) -> Tensor:
-        """(n * n, 3, S, S) on the CPU; number ``i * n + j`` is face i on face j."""
+        """Return the results (n * n, 3, S, S) on the CPU; number ``i * n + j`` is face i on j."""
         n, device = len(self.panel), _device(generator)
         rng = torch.Generator().manual_seed(self.seed)
         pairs = torch.cartesian_prod(torch.arange(n), torch.arange(n))
@@ -201,7 +206,7 @@ class SwapProbe:
         return torch.cat(results)
 
     def _look(self, images: Tensor) -> Tensor:
-        """The judge's embeddings (B, D) on the CPU."""
+        """Return the judge's embeddings (B, D) on the CPU."""
         device = _device(self.judge)
         parts = [self.judge(x.to(device)).float().cpu() for x in torch.split(images, BATCH)]
         return torch.cat(parts)
@@ -212,7 +217,8 @@ class SwapProbe:
         return face_matrix(faces, faces, cells, size=min(faces[0].shape[-1], CELL))
 
     def _with_warning(self, found: ProbeReport, kept: float, rebuilt: float) -> ProbeReport:
-        """``kept`` and ``rebuilt`` are ``left`` and ``changed`` of ``swap(x, x)``."""
+        """Add the warning where it is due; ``kept`` and ``rebuilt`` are ``left`` and ``changed`` of
+        ``swap(x, x)``."""
         if found.step < self.config.patience:
             return found
         warned, self._only_reconstructs = (
@@ -228,18 +234,19 @@ class SwapProbe:
 
 
 def choose_panel(people: Tensor, weights: Tensor, faces: int) -> Tensor:
-    """Which crops make the panel; nothing about it is random.
+    """Choose the crops that make the panel; nothing about it is random.
 
     ``faces`` different people, or all there are. Preferred are those with the largest ``weights``
     (colour before black-and-white), spread evenly over the numbers of the people; of each the
     crop with the largest weight, the first of equals.
 
     Args:
-        people: (N,) int64.
-        weights: (N,) float.
+        people: numbers (N,) int64 of the person on each crop.
+        weights: preferences (N,) float of the crops.
+        faces: how many people are wanted.
 
     Returns:
-        (faces,) int64, indices of crops in the order of the people's numbers.
+        Indices (faces,) int64 of crops, in the order of the people's numbers.
 
     Raises:
         DataError: fewer than two people.
@@ -267,7 +274,7 @@ def choose_panel(people: Tensor, weights: Tensor, faces: int) -> Tensor:
 
 @contextmanager
 def _undisturbed(generator: Generator) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards all modes and torch's noise are as before.
+    """Evaluate without gradients, while inside; all modes and torch's noise are as before then.
 
     Not ``inference_mode``: what a module caches there could never be trained with.
     """

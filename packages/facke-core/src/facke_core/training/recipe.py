@@ -1,4 +1,4 @@
-"""Recipes: everything that decides a training, as data."""
+"""A recipe is everything that decides a training, as data."""
 
 from __future__ import annotations
 
@@ -23,28 +23,36 @@ __all__ = ["OptimizerConfig", "TermConfig", "read_recipe", "terms"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TermConfig:
-    """One loss term; see :class:`~facke_core.objective.LossTerm`."""
+    """One loss term of a recipe, which becomes a :class:`~facke_core.objective.LossTerm`."""
 
     weight: float
+    """The factor at full strength."""
     start: int = 0
+    """The first step at which the term counts."""
     ramp: int = 0
+    """Steps from then until the weight is full."""
     where: Literal["same_identity"] | None = None
+    """The samples that count: those whose result is known, or, with None, all of them."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of the loss, e.g. ``{"layers": "o"}``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizerConfig:
-    """Adam, one per phase."""
+    """The settings of Adam, of which each phase has one."""
 
     lr: float = 4e-4
+    """The learning rate at its highest."""
     betas: tuple[float, float] = (0.0, 0.999)
     schedule: Literal["constant", "cosine"] = "constant"
     """``cosine`` falls to ``final`` of the rate at the last step."""
     warmup: int = 0
+    """Steps in which the rate rises linearly to its highest."""
     final: float = 0.05
+    """Share of ``lr`` that is left at the end of ``cosine``."""
 
     def lr_at(self, step: int, steps: int) -> float:
+        """Return the learning rate of ``step``, counted from 0, in a training of ``steps``."""
         rate = self.lr * min(1.0, (step + 1) / (self.warmup + 1))
         if self.schedule == "cosine":
             cos = (1 + math.cos(math.pi * min(1.0, step / steps))) / 2
@@ -54,48 +62,64 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """A training, complete but for the data.
+    """A training, complete but for the data; :func:`read_recipe` reads one from JSON.
 
     A JSON file may name another recipe as its ``base`` (a registered one, or a file beside it) and
     give the differences only: objects are merged, ``null`` removes a key.
+
+    Raises:
+        ConfigError: steps, batch size or a divisor of them below 1.
     """
 
     method: str
+    """Name of a registered method."""
     steps: int
+    """Steps of the training in all, each of one batch and every phase that is due."""
     batch_size: int
     """Samples per step, over all processes and parts."""
     generator: Mapping[str, Any]
     """Configuration of the method's generator."""
     identity_encoder: Mapping[str, Any]
+    """The encoder that conditions and judges, ``{"name": ..., **settings}``."""
     alignment: Mapping[str, Any]
+    """Fields of :class:`~facke_core.faces.templates.Alignment`; the data must have been made so."""
     discriminator: Mapping[str, Any] = field(default_factory=dict)
+    """Configuration of the method's discriminator, if it has one."""
     data: BatchConfig = field(default_factory=BatchConfig)
+    """The mixture of the batches: pairs, composites, augmentation."""
     loss: Mapping[str, TermConfig] = field(default_factory=dict)
     """Terms of the generator, by the names in :data:`facke_core.losses.terms.TERMS`."""
     discriminator_loss: Mapping[str, TermConfig] = field(default_factory=dict)
+    """Terms of the discriminator, likewise."""
     discriminator_every: int = 1
     """The discriminator learns in every n-th step."""
     objective: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of the method's objective, for methods that have some."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     ema: float = 0.999
+    """Decay per step of the moving average of the generator, which is what is saved as weights."""
     clip: float = 0.0
     """Largest gradient norm; 0 for no clipping."""
     accumulate: int = 1
     """Parts in which a process computes its share of a batch, to save memory. Batch normalisation
     sees one part at a time."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the networks, by autocast; losses are float32. ``float16`` needs CUDA."""
+    """Number format of the networks, by autocast; losses are float32. ``float16`` needs CUDA."""
     channels_last: bool = True
+    """Keep the networks in torch's memory format of that name, with which convolutions are faster.
+    """
     compile: bool = False
     """``torch.compile`` the generator: faster after minutes of compilation, mostly on GPUs."""
     seed: int = 0
+    """Seed of all randomness: fresh weights, the order of the data, noise."""
     log_every: int = 20
+    """Steps between two lines of the log."""
     save_every: int = 500
+    """Steps between two checkpoints."""
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     """The panel of faces that is swapped during training."""
     sources: Mapping[str, str] = field(default_factory=dict)
-    """Where values come from, by dotted path: paper, code, measurement."""
+    """Origins of values, by dotted path: paper, code, measurement."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "discriminator_every"):
@@ -104,7 +128,12 @@ class Recipe:
 
 
 def read_recipe(recipe: str, overrides: Sequence[str], registry: Registry) -> Recipe:
-    """A registered recipe's name or a JSON file, with ``key=value`` overrides.
+    """Read a registered recipe, by its name, or a JSON file, with ``key=value`` overrides.
+
+    Args:
+        recipe: the name, or the path of the file.
+        overrides: changes such as ``optimizer.lr=1e-4``, by dotted path; values are JSON.
+        registry: where recipes are looked up.
 
     Raises:
         ConfigError: unknown key, wrong type, missing value, bases in a circle.
@@ -115,7 +144,7 @@ def read_recipe(recipe: str, overrides: Sequence[str], registry: Registry) -> Re
 
 
 def _read(name: str, folder: Path, registry: Registry, seen: tuple[Path, ...]) -> dict[str, Any]:
-    """The content of a recipe, bases resolved."""
+    """Read the content of a recipe, bases resolved."""
     path = folder / name
     if path.suffix != ".json":
         path = resource(registry.recipes[name].resource)
@@ -148,7 +177,7 @@ def terms(
     *,
     where: str = "loss",
 ) -> list[LossTerm]:
-    """The loss terms that a recipe names.
+    """Build the loss terms that a recipe names.
 
     Args:
         configs: by name.

@@ -1,4 +1,4 @@
-"""``facke train``: a recipe and a dataset in, a run folder out.
+"""``train`` takes a recipe and a dataset, and makes a run folder.
 
 A run folder holds ``recipe.json``, ``log.jsonl``, ``tensorboard/``, ``previews/``, ``best.json``
 and ``checkpoints/``. A checkpoint is a folder of weights (the moving average), and the run folder
@@ -34,10 +34,15 @@ class TrainSummary:
     """What a call of :func:`train` did."""
 
     out: Path
+    """The run folder."""
     step: int
+    """Steps that are done, those of earlier calls included."""
     steps: int
+    """Steps of the recipe."""
     images: int
+    """Samples seen in those that are done."""
     seconds: float
+    """Wall time of this call's steps."""
     finished: bool
     """False when it was stopped before the last step; ``resume=True`` continues."""
     best: Mapping[str, Any]
@@ -62,7 +67,10 @@ def train(
         settings: what to train, on what, where, and from where on.
         on_step: called after every step, in the main process only.
         on_probe: called after every probe, in the main process only.
-        registry: where methods, encoders and recipes are looked up.
+        registry: where methods, encoders and recipes are looked up; default: everything installed.
+
+    Returns:
+        How far the run has come, and which checkpoint is the best.
 
     Raises:
         UsageError: the run folder holds a run already and ``resume`` is false, or the reverse.
@@ -127,7 +135,7 @@ def _summary(training: Training, seconds: float) -> TrainSummary:
 
 @contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """A list that is not empty once SIGINT or SIGTERM came; the step in flight ends first."""
+    """Give a list that is not empty once SIGINT or SIGTERM came; the step in flight ends first."""
     came: list[int] = []
     previous = {
         number: signal.signal(number, lambda n, _: came.append(n))

@@ -1,4 +1,4 @@
-"""What a training is asked for, and all of it checked and built before the first step."""
+"""The settings of a training, all of which is checked and built before the first step."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ class TrainSettings:
     overrides: Sequence[str] = ()
     """``key=value`` changes of the recipe."""
     device: str = "auto"
-    """As for :func:`facke_core.load`."""
+    """The device, as for :func:`facke_core.load`."""
     workers: int = 0
-    """Processes that read batches ahead."""
+    """Processes that read batches ahead; 0: this one reads."""
     panel: Path | None = None
     """Another crop set, whose faces the probe swaps; default: ``test`` beside ``train`` in ``data``
     if there is one, else ``data`` itself."""
@@ -65,7 +65,7 @@ class Training:
     trainer: Trainer
     folder: RunFolder
     probe: SwapProbe | None
-    """None without probes, and in all processes but the main one."""
+    """The probe; None without one, and in all processes but the main one."""
     registry: Registry
 
 
@@ -76,6 +76,7 @@ def prepare(settings: TrainSettings, registry: Registry) -> Training:
         UsageError: the run folder holds a run already and ``resume`` is false, or the reverse.
         DataError: the crop set does not fit the recipe.
         TrainingError: a checkpoint cannot be read.
+        ConfigError: the recipe has unknown keys or wrong values.
     """
     recipe = read_recipe(settings.recipe, settings.overrides, registry)
     latest = _latest(settings.out, settings.resume)
@@ -128,16 +129,16 @@ def _latest(out: Path, resume: bool) -> Path | None:
     latest = checkpoints.newest_sound(out) if resume else None
     if resume and not latest:
         raise UsageError(f"{out} holds no checkpoint to resume. Start without `resume=True`.")
-    if not resume and (found := checkpoints.complete(out)):
+    if not resume and (saved := checkpoints.complete(out)):
         raise UsageError(
-            f"{out} holds a run already (checkpoint {found[-1].name}). Continue it with "
+            f"{out} holds a run already (checkpoint {saved[-1].name}). Continue it with "
             "`resume=True`, or choose another folder: `out=...`."
         )
     return latest
 
 
 def _provenance(settings: TrainSettings, crops: CropSet, processes: int) -> dict[str, Any]:
-    """What ``config.json`` says of the training, without places on this machine."""
+    """Return what ``config.json`` says of the training, without places on this machine."""
     recipe = settings.recipe
     return {
         "recipe": recipe if not recipe.endswith(".json") else Path(recipe).stem,
@@ -148,14 +149,14 @@ def _provenance(settings: TrainSettings, crops: CropSet, processes: int) -> dict
 
 
 def _begin_with(init: str, generator: Generator, registry: Registry) -> str:
-    """Fill the generator; returns what the weights are called, without the place they lie in."""
-    found = locate(init, registry=registry)
-    if found.folder is None:
+    """Fill the generator; return what the weights are called, without the place they lie in."""
+    source = locate(init, registry=registry)
+    if source.folder is None:
         raise UsageError(f"{init} has no weights to begin with. Leave `init` out.")
-    announce(found.config, name=found.name, revision=found.revision, registry=registry)
-    tensors = read_tensors(found.folder, MODEL, found.config)
+    announce(source.config, name=source.name, revision=source.revision, registry=registry)
+    tensors = read_tensors(source.folder, MODEL, source.config)
     fill(cast(nn.Module, generator), tensors, source=init, built_by="the recipe's generator")
-    return f"{found.name} {found.revision}".strip()
+    return f"{source.name} {source.revision}".strip()
 
 
 # -- what learns -----------------------------------------------------------------------------------
@@ -186,7 +187,7 @@ def _check_arguments(make: Callable[..., Objective], recipe: Recipe) -> None:
 
 
 def _check_framing(encoder: IdentityEncoder, recipe: Recipe) -> None:
-    """The encoder judges results as they are, so it has to know their framing."""
+    """Refuse an encoder of another framing than the results, which it judges as they are."""
     template, wanted = encoder.spec.template, recipe.alignment.get("template")
     if template and template != wanted:
         raise ConfigError(
@@ -207,7 +208,7 @@ def _check_dataset(crops: CropSet, recipe: Recipe, encoder: IdentityEncoder, dat
 
 
 def _panel(settings: TrainSettings, recipe: Recipe, encoder: IdentityEncoder) -> CropSet | None:
-    """Faces for the probe that the training does not see, if there are any."""
+    """Read faces for the probe that the training does not see, if there are any."""
     data, panel = settings.data, settings.panel
     test = data / "test"
     if panel is None and (data / "train").is_dir() and test.is_dir():

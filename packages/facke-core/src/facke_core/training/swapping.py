@@ -19,13 +19,13 @@ def generate(
     rng: torch.Generator | None,
     made: GeneratorOutput | None = None,
 ) -> Step:
-    """The generator phase: a result with its graph."""
+    """Compute the generator phase: a result with its graph."""
     output = modules["generator"](batch.target, identity=batch.identity)
     return Step(batch=batch, output=output, modules=modules, rng=rng)
 
 
 class SwapObjective:
-    """Generator phase, then discriminator phase (if there is one).
+    """An objective of a generator phase, then a discriminator phase, if there is a discriminator.
 
     Args:
         modules: ``generator``, ``identity_encoder``, and ``discriminator`` for a GAN.
@@ -60,8 +60,8 @@ class SwapObjective:
         rng: torch.Generator | None,
         made: GeneratorOutput | None = None,
     ) -> Step:
-        """The discriminator phase: the result that the generator phase just made, as in SimSwap's
-        step, where one forward pass serves both."""
+        """Compute the discriminator phase on the result that the generator phase just made, as in
+        SimSwap's step, where one forward pass serves both."""
         if made is None:
             with torch.no_grad():
                 return self.forward(modules, batch, rng)

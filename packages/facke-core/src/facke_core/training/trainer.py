@@ -1,4 +1,4 @@
-"""One loop for every method. Its body contains no method's name."""
+"""The trainer: one loop for every method. Its body contains no method's name."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class _PhaseModule(nn.Module):
     def forward(
         self, batch: FaceBatch, made: GeneratorOutput | None, rng: torch.Generator, step: int
     ) -> tuple[Tensor, dict[str, Tensor], GeneratorOutput]:
-        """The weighted sum, each term's unweighted mean, and the generator's output."""
+        """Return the weighted sum, each term's unweighted mean, and the generator's output."""
         phase, modules = self.unregistered
         computed = phase.forward(modules, batch, rng, made)
         total, means = torch.zeros((), device=batch.target.device), {}
@@ -60,7 +60,7 @@ class _PhaseModule(nn.Module):
 
 
 def make_accelerator(recipe: Recipe, device: torch.device) -> Accelerator:
-    """Placement, precision and processes as the recipe and the environment ask for.
+    """Choose placement, precision and processes as the recipe and the environment ask for.
 
     Accelerate keeps the precision of a process's first training; it is set anew here, so that a
     notebook can train twice.
@@ -78,7 +78,11 @@ def make_accelerator(recipe: Recipe, device: torch.device) -> Accelerator:
 
 
 class Trainer:
-    """Trains an objective; ``for report in trainer`` runs it, the caller logs and saves.
+    """The loop that trains an objective; the caller logs and saves::
+
+        trainer = Trainer(objective, batches, recipe=recipe)
+        for report in trainer:
+            print(report.step, report.losses)
 
     The batch and all noise of step k follow from ``recipe.seed`` and k alone: losses and samplers
     get a generator, and Python's, numpy's and torch's global ones are seeded before each phase (for
@@ -87,13 +91,16 @@ class Trainer:
 
     Args:
         objective: modules and phases.
-        batches: rows of the batch of any step.
-        recipe: the settings.
+        batches: makes the batch of any step, for instance
+            :class:`~facke_core.data.batches.SwapBatches`.
+        recipe: the settings. What its ``data`` and ``loss`` say is in ``batches`` and ``objective``
+            already.
         accelerator: placement, precision, processes; by default the CPU in the recipe's precision.
         workers: processes that read batches ahead; 0 reads in this process.
 
     Raises:
         ConfigError: the batch cannot be divided among processes and parts.
+        UsageError: float16 anywhere but on CUDA.
     """
 
     def __init__(
@@ -143,8 +150,8 @@ class Trainer:
 
     @property
     def _kept(self) -> dict[str, nn.Module]:
-        """What a checkpoint holds: the modules that are trained, and those that have a state but no
-        parameters, such as what an objective remembers."""
+        """The modules that a checkpoint holds: those that are trained, and those that have a state
+        but no parameters, such as what an objective remembers."""
         trained = {phase.trains for phase in self.objective.phases}
         return {
             name: module
@@ -154,11 +161,11 @@ class Trainer:
 
     @property
     def images(self) -> int:
-        """Samples seen so far, by all processes."""
+        """The number of samples seen so far, by all processes."""
         return self.step * self.recipe.batch_size
 
     def __iter__(self) -> Iterator[StepReport]:
-        """Train until ``recipe.steps`` steps are done.
+        """Train until ``recipe.steps`` steps are done, and report each of them.
 
         Raises:
             TrainingError: a loss is not finite; the phase it came from changed nothing.
@@ -176,7 +183,7 @@ class Trainer:
             yield self._train_step(parts_of_steps)
 
     def any(self, flag: bool) -> bool:
-        """Whether ``flag`` is true in any process; all have to ask at the same time."""
+        """Tell whether ``flag`` is true in any process; all have to ask at the same time."""
         if self.accelerator.num_processes == 1:
             return flag
         mine = torch.tensor([float(flag)], device=self.accelerator.device)
@@ -227,7 +234,7 @@ class Trainer:
         return FaceBatch(*(x.to(device, non_blocking=True) for x in batch))
 
     def _seeded(self, phase: int, part: int) -> torch.Generator:
-        """A generator for this phase; the global ones are seeded as well."""
+        """Return a generator for this phase, and seed the global ones as well."""
         index = (self.step * self.accelerator.num_processes) + self.accelerator.process_index
         seed = ((self.recipe.seed * 1_000_003 + index) * 16 + phase) * 64 + part
         torch.manual_seed(seed)
@@ -322,5 +329,5 @@ class Trainer:
 
 
 def _flat(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors as safetensors wants them: contiguous, on the CPU, none shared."""
+    """Return tensors as safetensors wants them: contiguous, on the CPU, none shared."""
     return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: a folder each, whole or absent, every file with its digest.
+"""Checkpoints on disk are a folder each, whole or absent, every file with its digest.
 
 A checkpoint of ``facke train`` is a folder of weights as well (``config.json`` and
 ``model.safetensors``, the moving average), so ``./RUN/checkpoints/00000500`` can be loaded;
@@ -23,18 +23,20 @@ STATE = "state.json"
 
 
 def name(step: int) -> str:
-    """The folder of the checkpoint after ``step`` steps."""
+    """Return the name of the folder of the checkpoint after ``step`` steps."""
     return f"{step:08d}"
 
 
 def complete(run: Path) -> list[Path]:
-    """The checkpoints of a run, oldest first: a folder gets its name when all is written."""
-    found = (p for p in (run / FOLDER).glob("[0-9]*") if p.name.isdigit() and (p / STATE).is_file())
-    return sorted(found, key=lambda p: int(p.name))
+    """List the checkpoints of a run, oldest first: a folder gets its name when all is written."""
+    folders = (
+        p for p in (run / FOLDER).glob("[0-9]*") if p.name.isdigit() and (p / STATE).is_file()
+    )
+    return sorted(folders, key=lambda p: int(p.name))
 
 
 def newest_sound(run: Path) -> Path | None:
-    """The newest checkpoint whose files are what was written, or None if there is none at all.
+    """Find the newest checkpoint whose files are what was written; None if there is none at all.
 
     Raises:
         TrainingError: there are checkpoints, all damaged.
@@ -42,9 +44,9 @@ def newest_sound(run: Path) -> Path | None:
     Warns:
         FackeWarning: a checkpoint was not finished, or is damaged, and an older one is taken.
     """
-    found = complete(run)
+    folders = complete(run)
     complaints = [f"{part} was not finished" for part in leftovers(run / FOLDER)]
-    for checkpoint in reversed(found):
+    for checkpoint in reversed(folders):
         try:
             read_state(checkpoint, verify=True)
         except TrainingError as error:
@@ -57,7 +59,7 @@ def newest_sound(run: Path) -> Path | None:
                 stacklevel=3,
             )
         return checkpoint
-    if found:
+    if folders:
         raise TrainingError(
             f"{'; '.join(complaints)}. {run} holds no other checkpoint: start again in another "
             "folder, or begin with one of its weights: `init=...`."
@@ -66,7 +68,7 @@ def newest_sound(run: Path) -> Path | None:
 
 
 def read_state(folder: Path, *, verify: bool = False) -> dict[str, Any]:
-    """What :meth:`Trainer.save` wrote about a checkpoint.
+    """Read what :meth:`Trainer.save` wrote about a checkpoint.
 
     Args:
         folder: the checkpoint.
@@ -88,6 +90,6 @@ def read_state(folder: Path, *, verify: bool = False) -> dict[str, Any]:
 
 
 def digest(file: Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
+    """Return the SHA-256 of a file, in hexadecimal digits."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -43,28 +43,31 @@ BESIDE = (
     "log*.jsonl",
     layout.PLOT,
 )
-"""What may lie beside ``config.json`` and the files that it lists."""
+"""Names of files that may lie beside ``config.json`` and the files that it lists."""
 _REFERENCE = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class HubLocation(NamedTuple):
-    """A repository, and a branch, tag or commit in it (None: the default branch)."""
+    """A place on the Hub: a repository, at one revision of it."""
 
     repo_id: str
+    """``org/name``."""
     revision: str | None
+    """A branch, tag or commit; None: the default branch."""
 
 
 class HubFiles(NamedTuple):
-    """Downloaded files."""
+    """Files of a repository that lie in the cache."""
 
     folder: Path
+    """Their folder, in which they have the names that they have in the repository."""
     commit: str
     """The 40-digit commit that the revision stood for."""
 
 
 def parse_reference(text: str, revision: str | None = None) -> HubLocation:
-    """Read ``hf:org/repo`` or ``hf:org/repo@revision``.
+    """Read ``hf:org/repo`` or ``hf:org/repo@revision``; ``revision`` stands in where none is named.
 
     Raises:
         UsageError: another form, or two different revisions.
@@ -87,6 +90,14 @@ def fetch(
     location: HubLocation, names: Iterable[str], *, local_files_only: bool = False
 ) -> HubFiles:
     """Make files of a repository available locally; files in the cache are not fetched again.
+
+    Args:
+        location: the repository; all files come from one commit of it.
+        names: the files, as the repository names them.
+        local_files_only: never contact the Hub.
+
+    Returns:
+        Where they lie, and the commit.
 
     Raises:
         UnavailableError: offline or no connection, and a file is not in the cache.
@@ -119,6 +130,13 @@ def pull(
 
     A connection that breaks is taken up again where it broke, by ``huggingface_hub``; files that
     are complete are never fetched twice.
+
+    Args:
+        location: the repository; all files come from one commit of it.
+        local_files_only: never contact the Hub.
+
+    Returns:
+        Where they lie, the commit, and their ``config.json``, read.
 
     Raises:
         UnavailableError: offline or no connection, and a file is not in the cache.
@@ -180,7 +198,7 @@ def check_new(destination: Path) -> None:
 
 
 def beside(folder: Path) -> list[Path]:
-    """Files of a folder of weights that ``config.json`` does not list: cards, logs, licences."""
+    """List files of a folder of weights that ``config.json`` does not: cards, logs, licences."""
     return sorted(
         path
         for path in folder.iterdir()
@@ -189,7 +207,11 @@ def beside(folder: Path) -> list[Path]:
 
 
 def cached() -> Iterator[tuple[str, str, Path]]:
-    """(repository, commit, folder) of all weights in facke's layout in the cache of the Hub."""
+    """Yield (repository, commit, folder) of all weights in facke's layout in the cache of the Hub.
+
+    Raises:
+        UnavailableError: the cache cannot be read.
+    """
     from huggingface_hub import CacheNotFound, constants, scan_cache_dir
 
     try:
@@ -201,15 +223,15 @@ def cached() -> Iterator[tuple[str, str, Path]]:
             f"The cache of the Hub cannot be read: {constants.HF_HUB_CACHE} is no folder, or not "
             "yours. Let HF_HOME or HF_HUB_CACHE name another."
         ) from error
-    for repo in sorted(repos, key=lambda one: one.repo_id):
-        for revision in sorted(repo.revisions, key=lambda one: one.commit_hash):
+    for repo in sorted(repos, key=lambda each: each.repo_id):
+        for revision in sorted(repo.revisions, key=lambda each: each.commit_hash):
             folder = Path(revision.snapshot_path)
             if repo.repo_type == "model" and in_layout(folder):
                 yield repo.repo_id, revision.commit_hash, folder
 
 
 def in_layout(folder: Path) -> bool:
-    """Whether ``config.json`` of ``folder`` is one of facke's, not of another library."""
+    """Tell whether ``config.json`` of ``folder`` is one of facke's, not of another library."""
     try:
         return "facke" in read_json(folder / layout.CONFIG)
     except ConfigError:
@@ -309,11 +331,11 @@ def explaining(location: HubLocation) -> Iterator[None]:
 
 
 def _reason(error: Any) -> str:
-    """What the server said, on one line."""
+    """Return what the server said, on one line."""
     said = getattr(error, "server_message", None) or first_line(error)
     return " ".join(said.split())[:300].rstrip(".")
 
 
 def first_line(error: BaseException) -> str:
-    """Of its message, without the full stop."""
+    """Return the first line of an error's message, without the full stop; its class without one."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,4 +1,4 @@
-"""Which weights there are on this machine, and what their licences say. torch is not imported."""
+"""The inventory of weights on this machine, and what their licences say. torch is not imported."""
 
 from __future__ import annotations
 
@@ -21,23 +21,24 @@ __all__ = ["KnownWeights", "known_weights"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownWeights:
-    """One set of weights."""
+    """A set of weights, and what is known of it."""
 
     weights: str
-    """As ``load`` takes it: ``simswap.mini``, ``hf:org/repo@COMMIT``, ``./folder``."""
+    """The name that ``load`` takes: ``simswap.mini``, ``hf:org/repo@COMMIT``, ``./folder``."""
     method: str
+    """Name of the method; empty where they cannot be read."""
     where: Literal["bundled", "cache", "hub", "folder"]
-    """``hub``: a method names them, and they have not been fetched."""
+    """The place where they lie. ``hub``: a method names them, and they have not been fetched."""
     megabytes: float | None
-    """Of the files that are here; None: none are."""
+    """Size of the files that are here, in 10^6 bytes; None: none are."""
     parts: tuple[Part, ...]
     """The weights themselves first, then the encoder and the detectors that they are used with."""
     fault: str = ""
-    """Why they cannot be read."""
+    """Why they cannot be read; empty where they can."""
 
     @property
     def license(self) -> str:
-        """SPDX of the weights themselves; empty: not stated."""
+        """SPDX identifier of the licence of the weights themselves; empty: not stated."""
         return self.parts[0].license
 
     @property
@@ -49,32 +50,39 @@ class KnownWeights:
 def known_weights(
     folders: Sequence[Path] = (), *, registry: Registry | None = None
 ) -> list[KnownWeights]:
-    """Weights of the installed methods, those in the cache of the Hub, and those in ``folders``.
+    """List the weights of installed methods, those in the cache of the Hub, those in ``folders``.
+
+    Nothing is fetched, and tensors are not read.
+
+    Args:
+        folders: folders of weights, or runs.
+        registry: whose methods are meant; default: everything installed.
 
     Raises:
         FackeError: one of ``folders`` holds no weights.
+        UnavailableError: the cache of the Hub cannot be read.
     """
     registry = registry or default_registry()
     cached = {(repo, commit): folder for repo, commit, folder in hub.cached()}
-    found = []
+    sets = []
     for spec in registry.methods.values():
         for tag, where in spec.weights.items():
-            found.append(_of_method(spec, tag, where, cached, registry))
+            sets.append(_of_method(spec, tag, where, cached, registry))
     for (repo, commit), folder in cached.items():
-        found.append(_known(f"hf:{repo}@{commit}", folder, "cache", registry))
+        sets.append(_known(f"hf:{repo}@{commit}", folder, "cache", registry))
     for folder in folders:
         source = locate(folder, registry=registry)
         label = str(folder) if folder.is_absolute() else f"./{folder}"
-        found.append(_row(label, source.config, source.folder, "folder", registry))
-    return found
+        sets.append(_row(label, source.config, source.folder, "folder", registry))
+    return sets
 
 
 def not_allowed(found: Iterable[KnownWeights], limit: str) -> Iterator[tuple[KnownWeights, Part]]:
-    """The parts whose licence is of the class ``limit``, or asks for more care."""
-    for one in found:
-        for part in one.parts:
+    """Yield the parts whose licence is of the class ``limit``, or asks for more care."""
+    for known in found:
+        for part in known.parts:
             if licenses.at_least(part.kind, limit):
-                yield one, part
+                yield known, part
 
 
 def _of_method(

@@ -1,4 +1,4 @@
-"""One set of weights: a folder with ``config.json`` and safetensors files, read strictly.
+"""A set of weights is a folder with ``config.json`` and safetensors files, read strictly.
 
 Nothing in such a folder is executed: ``config.json`` names a registered method, never a class, and
 tensors come from safetensors only.
@@ -39,11 +39,11 @@ MODEL = "model.safetensors"
 CARD = "README.md"
 EVALUATION = "evaluation.json"
 GOLDEN = "test/io.safetensors"
-"""See :mod:`facke_core.publish.golden`; the only file in a folder of its own."""
+"""Golden tensors (:mod:`facke_core.publish.golden`), the only file in a folder of its own."""
 LOG = "log.jsonl"
-"""A line per logged step; logs of earlier runs are ``log-1.jsonl`` and so on."""
+"""The log, a line per logged step; those of earlier runs are ``log-1.jsonl`` and so on."""
 PLOT = "log.svg"
-"""Its curves, for the model card."""
+"""The curves of the log, for the model card."""
 FOREIGN = frozenset({".pth", ".pt", ".ckpt", ".tar", ".bin", ".pkl", ".pickle", ".onnx"})
 """Extensions of weights that facke does not read, most of them pickles."""
 
@@ -64,29 +64,36 @@ class FileInfo:
     """One file beside ``config.json``."""
 
     sha256: str
+    """Digest of its content, 64 hexadecimal digits."""
     dtype: str = "float32"
-    """How its floating-point tensors are stored."""
+    """Number format in which its floating-point tensors are stored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightsConfig:
-    """The content of ``config.json``."""
+    """The content of ``config.json``.
+
+    Raises:
+        WeightsError: a name under ``files`` that no file of weights can have.
+    """
 
     facke: FormatInfo = field(default_factory=FormatInfo)
     method: str
     """Name of a registered method."""
     generator: Mapping[str, Any] = field(default_factory=dict)
-    """What the method's config class takes."""
+    """Fields of the method's config class."""
     sampler: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the sampler that differ from its defaults."""
     identity_encoder: Mapping[str, Any] | None = None
     """``{"name": ..., **settings}`` of the encoder that conditions the generator, if one does."""
     alignment: Mapping[str, Any]
-    """What :class:`facke_core.faces.templates.Alignment` takes."""
+    """Fields of :class:`facke_core.faces.templates.Alignment`."""
     files: Mapping[str, FileInfo] = field(default_factory=dict)
+    """Name -> digest and number format, of each file with tensors."""
     training: Mapping[str, Any] = field(default_factory=dict)
-    """Provenance: recipe, steps, data, code; free, but for ``logs`` (:func:`logs_of`)."""
+    """Provenance: recipe, steps, data, code. Its keys are free but ``logs`` (:func:`logs_of`)."""
     license: str = ""
+    """SPDX identifier of the weights' licence; empty: not stated."""
 
     def __post_init__(self) -> None:
         for name in self.files:
@@ -132,7 +139,7 @@ def read_weights_config(folder: str | os.PathLike[str]) -> WeightsConfig:
 
 
 def parse_weights_config(data: Mapping[str, Any]) -> WeightsConfig:
-    """The checked content of ``config.json``; see :func:`read_weights_config`."""
+    """Check the content of ``config.json``; see :func:`read_weights_config`."""
     header = data.get("facke")
     form = header.get("format") if isinstance(header, Mapping) else None
     if isinstance(form, int) and form > FORMAT:
@@ -157,20 +164,20 @@ def refuse_foreign(path: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file as 64 hexadecimal digits."""
+    """Return the SHA-256 of a file as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def config_digest(config: WeightsConfig) -> str:
-    """SHA-256 of what shapes the network: stored in the weights, so that they recognise it."""
+    """Return the SHA-256 of what shapes the network; the weights store it, to recognise it by."""
     shape = {"method": config.method, "generator": dict(config.generator)}
     text = json.dumps(shape, sort_keys=True, separators=(",", ":"), default=list)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def logs_of(config: WeightsConfig) -> dict[str, str]:
-    """The logs of the training that ``config.json`` names, and their plot; name -> SHA-256.
+    """List the logs of the training that ``config.json`` names, and their plot; name -> SHA-256.
 
     They stand under ``logs`` in ``training``, which is free: what is no name of a log there is
     somebody's remark, and left alone.
@@ -193,28 +200,41 @@ def check_files(folder: Path, config: WeightsConfig) -> dict[str, str]:
 
 
 def check_file(folder: Path, name: str, config: WeightsConfig) -> str:
-    """As :func:`check_files` for one of them; its SHA-256."""
+    """Compare one file that ``config.json`` names with its digest; return that.
+
+    Raises:
+        WeightsError, VerificationError: see :func:`check_files`.
+    """
     path = folder / name
     digests = {file: info.sha256 for file, info in config.files.items()} | logs_of(config)
     if name not in digests:
         raise WeightsError(f"{folder / CONFIG} lists no {name}, so its weights cannot be checked.")
     if not path.is_file():
         raise WeightsError(f"{path} is missing. Copy or download the folder again, completely.")
-    found, expected = sha256_of(path), digests[name]
-    if found != expected:
+    actual, expected = sha256_of(path), digests[name]
+    if actual != expected:
         raise VerificationError(
-            f"{path} is not the file that {CONFIG} describes: its sha256 is {found}, expected "
+            f"{path} is not the file that {CONFIG} describes: its sha256 is {actual}, expected "
             f"{expected}. It is damaged or was replaced; copy or download the folder again."
         )
-    return found
+    return actual
 
 
 def read_tensors(folder: Path, name: str, config: WeightsConfig) -> dict[str, Tensor]:
-    """The tensors of one file of a folder of weights, after comparing its digest.
+    """Read the tensors of one file of a folder of weights, after comparing its digest.
+
+    Args:
+        folder: the weights.
+        name: the file, such as :data:`MODEL`.
+        config: their ``config.json``, read.
+
+    Returns:
+        Name -> tensor on the CPU, in the number format of the file.
 
     Raises:
         WeightsError: the file is missing or ``config.json`` does not list it.
-        VerificationError: it is not the file that ``config.json`` describes.
+        VerificationError: it is not the file that ``config.json`` describes, no safetensors file,
+            or of a network with other settings.
     """
     import safetensors
     from safetensors import safe_open
@@ -273,6 +293,12 @@ def write_tensors(
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str, built_by: str) -> None:
     """Put ``tensors`` into ``module``, strictly; values are cast to the module's dtypes.
 
+    Args:
+        module: changed in place.
+        tensors: its whole state, by name.
+        source: what the weights are called, for the error.
+        built_by: what the network was built from, for the error.
+
     Raises:
         WeightsError: missing or unexpected tensors, or other shapes; names them and ``built_by``.
     """
@@ -286,7 +312,7 @@ def check_fit(
     """Compare ``tensors`` with the state ``own`` of a network, by name and shape.
 
     Raises:
-        WeightsError: as :func:`fill`.
+        WeightsError: missing or unexpected tensors, or other shapes.
     """
     problems = [
         f"{word}: {_some(names)}"

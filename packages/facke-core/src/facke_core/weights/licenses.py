@@ -1,6 +1,6 @@
-"""What the licences of weights allow, as far as their SPDX identifiers tell.
+"""Classes of licences: what weights allow, as far as their SPDX identifiers tell.
 
-Five classes, each asking for more care than the one before: ``permissive``, ``copyleft``
+There are five, each asking for more care than the one before: ``permissive``, ``copyleft``
 (share-alike), ``non-commercial``, ``research-only``, and ``unknown``: not stated, or stated in a
 way that nothing can be concluded from. Who states no licence gives no rights, so ``unknown`` comes
 last. This sorts; it is no legal advice.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["CLASSES", "classify"]
 
 CLASSES = ("permissive", "copyleft", "non-commercial", "research-only", "unknown")
-"""From the least to the most care."""
+"""The classes, from the least to the most care."""
 
 _PERMISSIVE = re.compile(
     r"0bsd|afl-3\.0|apache-2\.0|bsd-[23]-clause.*|bsl-1\.0|cc0-1\.0|cc-by-[1-4]\.\d|"
@@ -41,19 +41,20 @@ class Part(NamedTuple):
     """One thing with a licence of its own that a method uses."""
 
     part: str
-    """``weights``, ``encoder`` or ``detector``."""
+    """The kind of thing: ``weights``, ``encoder`` or ``detector``."""
     name: str
+    """What it is called."""
     license: str
-    """SPDX; empty: not stated."""
+    """SPDX identifier or expression; empty: not stated."""
 
     @property
     def kind(self) -> str:
-        """One of :data:`CLASSES`."""
+        """The class of the licence, of :data:`CLASSES`."""
         return classify(self.license)
 
 
 def classify(spdx: str) -> str:
-    """The class of an SPDX identifier or expression.
+    """Return the class, of :data:`CLASSES`, of an SPDX identifier or expression.
 
     Of ``A OR B`` the better one counts, of ``A AND B`` the worse; ``A WITH EXCEPTION`` is A. Names
     that begin with ``LicenseRef-`` are looked through for ``non-commercial`` and ``research``.
@@ -67,17 +68,17 @@ def classify(spdx: str) -> str:
 
 
 def at_least(kind: str, limit: str) -> bool:
-    """Whether ``kind`` asks for as much care as ``limit``, or more."""
+    """Tell whether ``kind`` asks for as much care as ``limit``, or more."""
     return CLASSES.index(kind) >= CLASSES.index(limit)
 
 
 def parts_of(
     config: WeightsConfig, name: str, registry: Registry, *, stated: str = ""
 ) -> tuple[Part, ...]:
-    """The weights themselves, the encoder that they need, and the detectors of photographs.
+    """List the weights themselves, the encoder that they need, and the detectors of photographs.
 
     Args:
-        config: of the weights.
+        config: the ``config.json`` of the weights, read.
         name: what they are called.
         registry: whose detectors and encoders are meant.
         stated: the licence where ``config`` states none.
@@ -94,7 +95,7 @@ def parts_of(
         label = f"{encoder} {which}" if which else encoder
         parts.append(Part("encoder", label, str(settings.get("license") or spec_license)))
     detectors = registry.detectors.values()
-    return (*parts, *(Part("detector", one.name, one.license) for one in detectors))
+    return (*parts, *(Part("detector", spec.name, spec.license) for spec in detectors))
 
 
 def announce(config: WeightsConfig, *, name: str, revision: str, registry: Registry) -> None:
@@ -130,7 +131,7 @@ def announce(config: WeightsConfig, *, name: str, revision: str, registry: Regis
 
 
 def first_time(message: str) -> bool:
-    """Whether the command line has not said ``message`` yet, with this cache; remembers it.
+    """Tell whether the command line has not said ``message`` yet, with this cache; remember it.
 
     Where nothing can be remembered, everything is said again.
     """

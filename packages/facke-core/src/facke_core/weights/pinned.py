@@ -1,4 +1,4 @@
-"""Where the weights of an encoder lie: a pinned commit on the Hub, or a local path."""
+"""The weights of encoders lie at a pinned commit on the Hub, or at a local path."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 def encoder_folder(
     reference: str, revision: str | None, names: Iterable[str], *, local_files_only: bool = False
 ) -> Path:
-    """The folder with the files ``names``, fetched where ``reference`` is ``hf:org/repo``.
+    """Return the folder with the files ``names``, fetched where ``reference`` is ``hf:org/repo``.
 
     Raises:
         UsageError: neither a folder nor a reference to one commit on the Hub.
@@ -44,7 +44,7 @@ def encoder_folder(
 
 
 def pinned(reference: str, revision: str | None = None) -> HubLocation:
-    """The place of an encoder on the Hub, at one commit.
+    """Return the place of an encoder on the Hub, at one commit.
 
     Raises:
         UsageError: it names no commit, or is no reference.
@@ -64,7 +64,15 @@ def pinned(reference: str, revision: str | None = None) -> HubLocation:
 def encoder_tensors(
     reference: str, revision: str | None, *, local_files_only: bool = False
 ) -> dict[str, Tensor]:
-    """The tensors of a ``.safetensors`` file, or of ``model.safetensors`` beside a config.
+    """Read the tensors of a ``.safetensors`` file, or of ``model.safetensors`` in a folder.
+
+    Args:
+        reference: the file, the folder, or ``hf:org/repo@COMMIT``.
+        revision: the commit, where ``reference`` names none.
+        local_files_only: never contact the Hub.
+
+    Returns:
+        Name -> tensor on the CPU, in the number format of the file.
 
     Raises:
         UsageError, WeightsError, UnavailableError: see :func:`encoder_folder`.

@@ -1,4 +1,4 @@
-"""From a name to the weights it means: a registered method, a Hub repository or a folder.
+"""``locate`` finds the weights that a name means: of a method, of a Hub repository, in a folder.
 
 torch is not imported here, so that a wrong name fails at once.
 """
@@ -28,15 +28,19 @@ class Source:
     """
 
     config: WeightsConfig
+    """The content of their ``config.json``."""
     folder: Path | None
     """Absolute path of the folder with ``config.json`` and the tensors; None for a method without
     weights."""
     name: str
-    """How results call them: ``simswap.mini``, ``hf:org/repo``, or the name of a folder."""
+    """What results call them: ``simswap.mini``, ``hf:org/repo``, or the name of a folder; empty
+    for a method without weights."""
     revision: str
-    """The commit on the Hub, or the first 12 digits of the SHA-256 of the tensors."""
+    """The commit on the Hub, or the first 12 digits of the SHA-256 of the tensors; empty without
+    weights."""
     origin: hub.HubLocation | Bundled | None = None
-    """What :attr:`folder` is a local copy of: a commit on the Hub, or what lies in a plugin."""
+    """What :attr:`folder` is a local copy of: a commit on the Hub, or what lies in a plugin; None
+    where it is the original."""
 
 
 def locate(
@@ -51,6 +55,12 @@ def locate(
     A :class:`Source` stays what it is: its configuration is not read again, and a branch on the Hub
     is not asked again for its commit. On another machine than the one where it was found, its
     folder is the one there.
+
+    Args:
+        name: a method, ``METHOD.TAG``, ``hf:org/repo@revision``, a path, or a Source.
+        revision: branch, tag or commit on the Hub, instead of the pinned or default one.
+        local_files_only: never contact the Hub.
+        registry: where names are looked up; default: everything installed.
 
     Raises:
         UnknownNameError: no method of that name, or it has no such weights.
@@ -75,7 +85,7 @@ def locate(
 def hub_location(
     name: str, *, revision: str | None = None, registry: Registry | None = None
 ) -> hub.HubLocation | None:
-    """The place on the Hub that ``name`` means; None for a folder and for what comes with a method.
+    """Return the place on the Hub that ``name`` means; None for a folder and what plugins bring.
 
     Raises:
         UnknownNameError, UsageError, WeightsError: see :func:`locate`.
@@ -108,7 +118,7 @@ def _on_this_machine(
 
 
 def _named(text: str, registry: Registry) -> tuple[MethodSpec, str]:
-    """The method and the tag of its weights, or ``""``, in ``METHOD.TAG``."""
+    """Read ``METHOD.TAG``: the method, and the tag of its weights or ``""``."""
     layout.refuse_foreign(Path(text))
     if "/" in text or os.sep in text:
         raise UsageError(
@@ -144,8 +154,8 @@ def _in_folder(folder: Path, revision: str | None) -> Source:
             f"revision={revision!r} has no meaning for the folder {folder}. Leave it out."
         )
     label = folder.resolve().name
-    if not (folder / layout.CONFIG).is_file() and (found := checkpoints.complete(folder)):
-        folder = found[-1]
+    if not (folder / layout.CONFIG).is_file() and (saved := checkpoints.complete(folder)):
+        folder = saved[-1]
     config = layout.read_weights_config(folder)
     # results name the folder only: a full path would tell who made them, and where
     return Source(config=config, folder=folder.absolute(), name=label, revision=_digest(config))
