@@ -310,10 +310,10 @@ def test_located_weights_of_a_plugin_lie_where_the_plugin_does(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry = make_registry(weights={"one": Bundled("pkg:w")})
-    monkeypatch.setattr(registry, "resource", lambda path: folder)
+    monkeypatch.setattr("facke_core.weights.sources.resource", lambda path: folder)
     source = locate("tiny", registry=registry)
     elsewhere = folder.rename(tmp_path / "another environment")
-    monkeypatch.setattr(registry, "resource", lambda path: elsewhere)
+    monkeypatch.setattr("facke_core.weights.sources.resource", lambda path: elsewhere)
     loaded = load(source, registry=registry).source
     assert loaded is not None
     assert loaded.folder == elsewhere
