@@ -283,7 +283,7 @@ def test_run_is_meant_where_no_command_is_named(
     assert (done.code, done.err) == (2, "facke: stopped\n")
     assert given == [
         EvaluationSpec(
-            weights="simswap",
+            weights=locate("simswap"),
             pairs="pairs.csv",
             metrics=("psnr", "ssim"),
             sampler={"steps": 3},

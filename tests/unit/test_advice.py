@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +13,8 @@ import typer
 
 from facke_cli.advice import command_of, in_options, speak_for
 from facke_cli.main import main
+from facke_core import CommandSpec, Registry, hookimpl
 from facke_core.errors import FackeError, UsageError
-from facke_core.plugins.registry import Registry
-from facke_core.plugins.specs import CommandSpec
 
 TERMS = {"overwrite": "force", "view": "crop"}
 
@@ -87,7 +87,8 @@ def test_messages_of_a_command_name_its_options_and_no_others(
 ) -> None:
     registry = Registry()
     spec = CommandSpec(name="paint", target=f"{__name__}:paint", help="")
-    monkeypatch.setattr(registry, "commands", lambda: [spec])
+    plugin = types.SimpleNamespace(facke_commands=hookimpl(lambda: [spec]))
+    registry.register(plugin, "paint-plugin")
     monkeypatch.setattr("facke_cli.main.default_registry", lambda: registry)
     assert main(["paint", "a.png", "--set", "x=1"]) == 2
     error = capsys.readouterr().err

@@ -71,7 +71,7 @@ def locate(
     """
     registry = registry or default_registry()
     if isinstance(name, Source):
-        return _on_this_machine(name, revision, local_files_only, registry)
+        return _on_this_machine(name, revision, local_files_only)
     text = os.fspath(name)
     if not isinstance(name, str) or _is_path(text):
         return _in_folder(Path(text).expanduser(), revision)
@@ -101,9 +101,7 @@ def hub_location(
     return None
 
 
-def _on_this_machine(
-    source: Source, revision: str | None, local_files_only: bool, registry: Registry
-) -> Source:
+def _on_this_machine(source: Source, revision: str | None, local_files_only: bool) -> Source:
     if revision and revision != source.revision:
         raise UsageError(
             f"{source.name or source.config.method} was found at the revision "
