@@ -1,6 +1,6 @@
 """What the backends of a generator cost, and how exact they are.
 
-    ./dev python benchmarks/backends.py [--quick] [--json FILE]
+    ./dev python benchmarks/backends.py [--quick] [--winograd] [--json FILE]
 
 The official SimSwap network for 224 pixels with seeded random weights (there are none that may be
 passed on), and ``simswap.mini`` as it comes. One face at a time. The ways to compute take turns, so
@@ -11,6 +11,8 @@ count, since another way has left the processor's caches to it, and then come th
   float32 as it comes, ``max_error`` against the same, where 1 is the range from black to white.
   ``int8`` rows have ``psnr`` in dB, and ``gain`` of ``gain_float``: the identity gain.
 * ``auto``: per network what ``--backend auto`` takes, with its ``ratio`` and ``max_error``.
+* ``winograd``: with ``--winograd`` only: ``seconds`` and ``max_error`` of ``simswap-224`` in
+  OpenVINO's bfloat16, ``with`` and ``without`` that algorithm (docs/adr/0004).
 * ``gpu``: with CUDA only: images per second of a batch of 32 in float32, and in bfloat16 with
   channels last; their ``ratio``; and ``peak_share``, of what a large matrix product reaches.
 """
@@ -24,6 +26,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from common import arguments, write_figures
@@ -31,8 +34,9 @@ from torch import nn
 
 from facke_cli.commands.weights_export import crops_of
 from facke_core import load
+from facke_core.backends import rewrites
 from facke_core.backends.choice import BOUND, in_turns, measure
-from facke_core.backends.graphs import probe_inputs, run_torch
+from facke_core.backends.graphs import cached_graph, max_error, probe_inputs, run_torch
 from facke_core.backends.runtimes import OnnxRuntimeSession, OpenVinoSession
 from facke_core.environment import installed
 from facke_core.publish.export import export
@@ -96,6 +100,24 @@ def in_8_bits(*, rounds: int) -> list[dict[str, Any]]:
     ]
 
 
+def winograd(*, rounds: int, probes: int) -> dict[str, Any]:
+    generator = simswap_224()
+    graph, inputs = cached_graph(generator), probe_inputs(generator, probes)
+    one_face = {name: value[:1] for name, value in inputs.items()}
+    sessions = {"with": OpenVinoSession(graph, torch.bfloat16)}
+    with patch.object(rewrites, "MIN_CHANNELS", sys.maxsize):
+        sessions["without"] = OpenVinoSession(graph, torch.bfloat16)
+    expected = run_torch(generator, inputs)
+    seconds = in_turns({k: partial(one.run, one_face) for k, one in sessions.items()}, rounds)
+    return {
+        "seconds": {k: round(value, 4) for k, value in seconds.items()},
+        "ratio": round(seconds["without"] / seconds["with"], 2),
+        "max_error": {
+            k: round(max_error(one.run(inputs), expected), 6) for k, one in sessions.items()
+        },
+    }
+
+
 def choice(rows: list[dict[str, Any]]) -> dict[str, Any]:
     held = [row for row in rows if row["max_error"] <= BOUND and row["dtype"] != "int8"]
     best = min(held, key=lambda row: row["seconds"])
@@ -140,7 +162,9 @@ def on_gpu(rounds: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    args = arguments(__doc__, quick="fewer repeats").parse_args()
+    parser = arguments(__doc__, quick="fewer repeats")
+    parser.add_argument("--winograd", action="store_true", help="also with and without it")
+    args = parser.parse_args()
 
     rounds, probes = (1, 1) if args.quick else (5, 3)
     large = of_network("simswap-224", simswap_224(), rounds=rounds, probes=probes)
@@ -167,6 +191,9 @@ def main() -> None:
         print()
     for network, one in auto.items():
         print(f"auto, {network}: {one['backend']} {one['dtype']}, {one['ratio']} times as fast")
+    if args.winograd:
+        report["winograd"] = winograd(rounds=rounds, probes=probes)
+        print(f"winograd: {report['winograd']}")
     if torch.cuda.is_available():
         report["gpu"] = on_gpu(rounds)
         print(f"gpu: {report['gpu']}")

@@ -11,7 +11,6 @@ import tempfile
 import threading
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -64,14 +63,14 @@ class OpenVinoSession:
 
     The graph is compiled for one face, and a batch is computed face by face: with the batch as a
     part of the shape known, OpenVINO joins more operations. Several threads may call it; they wait
-    for each other, since a request serves one at a time. Convolutions are computed in faster forms
-    where there are such (:mod:`facke_core.backends.rewrites`).
+    for each other, since a request serves one at a time. In bfloat16, large convolutions are
+    computed by Winograd's algorithm (:mod:`facke_core.backends.rewrites`).
 
     Args:
         graph: an ONNX file.
-        dtype: ``float32``, or ``bfloat16`` for matrix products, for convolutions but the first
-            (:data:`EXACT`), whose errors all that follows amplifies, and for what takes nothing but
-            their results and leads to others of them. Everything else is float32 then too.
+        dtype: ``float32``, or ``bfloat16`` for matrix products and for convolutions but the first
+            (:data:`EXACT`), whose errors all that follows amplifies. Everything else is float32
+            then too.
 
     Raises:
         UnavailableError: the extra ``openvino`` is missing.
@@ -87,16 +86,9 @@ class OpenVinoSession:
         }
         model = core.read_model(str(graph))
         model.reshape({one: [1, *list(one.partial_shape)[1:]] for one in model.inputs})
-        low = dtype == torch.bfloat16
-        if not rewrites.quantised(model):
-            rewrites.fold(model)
-            rewrites.four_at_once(model)
-            if low:
-                rewrites.winograd(model, spared=EXACT)
-                rewrites.round_weights(model, spared=EXACT)
-            rewrites.after_doubling(model, spared=EXACT)  # of weights that are rounded
-        if low:
+        if dtype == torch.bfloat16:
             settings["INFERENCE_PRECISION_HINT"] = "bf16"
+            rewrites.winograd(model)
             model = _mixed(core, model)
         self._lock = threading.Lock()
         self._request = core.compile_model(model, "CPU", settings).create_infer_request()
@@ -143,8 +135,6 @@ def _only_core(openvino: Any) -> Any:
 EXACT = 1
 """How many convolutions stay in float32 at the beginning."""
 _NO_WORK = ("Const", "Parameter", "Result")
-_FLOAT32_ONLY = ("Convolution", "GroupConvolution")
-"""Where these are no products that may be rounded."""
 _FLOAT32 = {"name": "DisablePrecisionConversion", "version": "0", "value": "dynamic:f16"}
 
 
@@ -158,10 +148,7 @@ def _mixed(core: Any, model: Any) -> Any:
         path = Path(folder) / "model.xml"
         require("openvino").serialize(model, str(path))
         tree = ET.parse(path)
-        low = _low(tree)
-        for layer in tree.iterfind("layers/layer"):
-            if layer.get("type") in _NO_WORK or int(layer.attrib["id"]) in low:
-                continue
+        for layer in _exact(tree.findall("layers/layer")):
             marks = layer.find("rt_info")
             if marks is None:
                 marks = ET.Element("rt_info")
@@ -171,33 +158,17 @@ def _mixed(core: Any, model: Any) -> Any:
         return core.read_model(str(path))
 
 
-def _low(tree: ET.ElementTree[ET.Element]) -> set[int]:
-    """Numbers of the layers to compute in bfloat16; see :class:`OpenVinoSession`."""
-    layers = {int(one.attrib["id"]): one for one in tree.iterfind("layers/layer")}
-    kinds = {number: one.attrib["type"] for number, one in layers.items()}
-    convolutions = [number for number, kind in kinds.items() if kind == "Convolution"]
-    products = {number for number, kind in kinds.items() if kind == "MatMul"}
-    products.update(convolutions[EXACT:])
-    edges = [
-        (int(one.attrib["from-layer"]), int(one.attrib["to-layer"]))
-        for one in tree.iterfind("edges/edge")
+def _exact(layers: list[ET.Element]) -> list[ET.Element]:
+    """Which of them to compute in float32; they are in the order of computation."""
+    products = [one for one in layers if one.attrib["type"] == "Convolution"][EXACT:]
+    products += [one for one in layers if one.attrib["type"] == "MatMul"]
+    return [
+        one
+        for one in layers
+        if one.attrib["type"] not in _NO_WORK
+        and one not in products
+        and not one.attrib["name"].startswith(rewrites.LOW)
     ]
-    sources: dict[int, set[int]] = {number: set() for number in layers}
-    for start, end in edges:
-        if kinds[start] != "Const":
-            sources[end].add(start)
-    low: set[int] = set()
-    for number in sorted(layers):  # numbers are in the order of computation
-        name, found = layers[number].attrib["name"], sources[number]
-        exact = kinds[number] in _FLOAT32_ONLY or name.startswith(rewrites.EXACT)
-        between = bool(found) and found <= low and not exact
-        if number in products or between or name.startswith(rewrites.LOW):
-            low.add(number)
-    before = set(products)
-    for start, end in sorted(edges, key=itemgetter(1), reverse=True):
-        if end in before:
-            before.add(start)
-    return low & before
 
 
 class GraphGenerator:

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from facke_core.errors import CompatibilityError, UsageError, check_choice
-from facke_core.nn.conv import Conv2d
 from facke_core.nn.normalize import Normalize
 from facke_core.types import DiscriminatorOutput
 
@@ -56,7 +55,7 @@ class PatchDiscriminator(nn.Module):
         check_choice("Norm", norm, get_args(Norm))
 
         def conv(inputs: int, outputs: int, stride: int) -> nn.Module:
-            layer = Conv2d(inputs, outputs, 4, stride=stride, padding=1)
+            layer = nn.Conv2d(inputs, outputs, 4, stride=stride, padding=1)
             return spectral_norm(layer) if norm == "spectral" else layer
 
         def block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
