@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from facke_cli.commands import doctor
 from facke_cli.console import table
-from facke_core.plugins.registry import Registry, default_registry
+from facke_core.plugins.registry import default_registry
 from facke_core.plugins.specs import EncoderSpec
 from facke_core.training.setup import TrainSettings
 
@@ -66,7 +67,7 @@ def test_doctor_names_the_system_library_that_opencv_wants(
     kind: str, facke: Facke, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reason = "ImportError: libGL.so.1: cannot open shared object file"
-    monkeypatch.setattr(Registry, "availability", lambda self, spec: reason)
+    monkeypatch.setattr(doctor, "unavailable", lambda target: reason)
     monkeypatch.setenv("FACKE_PLUGINS", "facke-pyramid")
     run = facke("doctor")
     assert run.code == 4

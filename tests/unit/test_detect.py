@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facke_core import building
 from facke_core.building import make_detector
 from facke_core.errors import UnavailableError, UnknownNameError, WeightsError
 from facke_core.faces import detect
@@ -240,17 +241,17 @@ class Shelf:
     """As much of a registry as the choice needs."""
 
     def __init__(self, **reasons: str) -> None:
-        self.reasons = reasons
-        self.detectors = {n: DetectorSpec(name=n, summary="", build=f"m:{n}") for n in reasons}
-
-    def availability(self, spec: DetectorSpec) -> str:
-        return self.reasons[spec.name]
+        self.detectors = {
+            name: DetectorSpec(name=name, summary="", build=f"m:{name}", available=reason)
+            for name, reason in reasons.items()
+        }
 
     def resolve(self, target: str) -> Any:
         return lambda **settings: (target, settings)
 
 
-def test_the_first_detector_that_works_is_taken() -> None:
+def test_the_first_detector_that_works_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(building, "unavailable", lambda reason: reason)
     shelf: Any = Shelf(one="is missing. Run: pip install one", two="", three="")
     first: object = make_detector(registry=shelf, threshold=0.2)
     assert first == ("m:two", {"threshold": 0.2})
