@@ -117,8 +117,9 @@ import json, sys, torch
 from facke_cli.samples import sample_or_path
 from facke_core import load, load_encoder
 from facke_core.images.io import read_image
-from facke_core.faces.align import Alignment, align
-from facke_core.faces.detect import make_detector
+from facke_core import Alignment
+from facke_core.building import make_detector
+from facke_core.faces.align import align
 
 names = ("collins", "hopper")
 photos = {name: read_image(sample_or_path("sample:" + name)).image for name in names}
