@@ -200,7 +200,13 @@ class FaceDetector(Protocol):
 
 
 class Method(NamedTuple):
-    """A built method: a generator and the procedure that infers with it."""
+    """A built method: a generator and the procedure that infers with it, as a plugin's ``build``
+    returns them::
+
+        Method(generator, SinglePass())
+    """
 
     generator: Generator
+    """The network, with fresh weights until some are loaded."""
     sampler: Sampler[Any]
+    """The inference; it supplies every condition that the generator takes."""

@@ -1,4 +1,4 @@
-"""How descriptions name what they do not import: objects, files, and weights.
+"""References name what a description does not import: objects, files, and weights.
 
 A *target* is ``"package.module:attribute"``, resolved on first use only. A *resource* is
 ``"package:path/in/package"``.
@@ -22,10 +22,16 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True, slots=True)
 class HubRef:
-    """A repository on the Hugging Face Hub at one commit."""
+    """Weights in a repository on the Hugging Face Hub, at one commit.
+
+    Raises:
+        PluginError: the revision is a branch or a tag, which can move.
+    """
 
     repo_id: str
+    """``org/name``."""
     revision: str
+    """The commit, 40 hexadecimal digits."""
 
     def __post_init__(self) -> None:
         if not _COMMIT.fullmatch(self.revision):
@@ -37,13 +43,18 @@ class HubRef:
 
 @dataclass(frozen=True, slots=True)
 class Bundled:
-    """Weights that lie inside a plugin's own wheel: ``"facke_gan:weights/simswap-mini"``."""
+    """Weights that lie inside a plugin's own wheel."""
 
     resource: str
+    """Their folder, such as ``"facke_gan:weights/simswap-mini"``."""
 
 
 def resolve(target: str, *, whose: str = "") -> Any:
     """Import the object that ``"package.module:attribute"`` names.
+
+    Args:
+        target: the name.
+        whose: words that come after it in an error, such as ``" of the plugin 'demo'"``.
 
     Raises:
         PluginError: it cannot be imported; says ``whose`` it is, and the cause.
@@ -66,7 +77,7 @@ def unavailable(target: str) -> str:
     """Ask whether a thing can be used here: an empty string, or why not and the fix.
 
     Args:
-        target: of a function ``() -> str`` that answers; empty: it can.
+        target: the name of a function ``() -> str`` that answers; empty: it can.
     """
     if not target:
         return ""

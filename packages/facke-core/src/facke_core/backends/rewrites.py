@@ -1,4 +1,4 @@
-"""Convolutions of an OpenVINO model in another form, which oneDNN computes faster on x86.
+"""Rewrites put convolutions of an OpenVINO model in a form that oneDNN computes faster on x86.
 
 The results are the same but for rounding; a model of known shapes is changed in place. What it
 gains, and what was tried besides: docs/adr/0004.
@@ -16,11 +16,11 @@ from facke_core.environment import require
 __all__: list[str] = []
 
 MIN_CHANNELS = 512
-"""Of fewer the sums cost more than the products that they save."""
+"""Least number of channels: for fewer the sums cost more than the products that they save."""
 MAX_TILES = 400
-"""For more oneDNN does not use the matrix unit (AMX) in products of this kind."""
+"""Largest number of tiles: for more oneDNN does not use the matrix unit (AMX) in such products."""
 LOW = "facke_low_"
-"""How the names of layers begin that may round their results: they lead to the products."""
+"""Beginning of the names of layers that may round their results: they lead to the products."""
 B_T = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
 G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 A_T = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
@@ -40,7 +40,7 @@ def winograd(model: Any) -> int:
     Args:
         model: an ``openvino.Model`` of known shapes.
     """
-    chosen = [one for one in model.get_ordered_ops() if _pays(one)]
+    chosen = [node for node in model.get_ordered_ops() if _pays(node)]
     for node in chosen:
         weights = node.input_value(1).get_node().data
         made = _by_tiles(*_lines(node), weights, node.get_output_shape(0)[2:])
@@ -66,8 +66,8 @@ def _constants(node: Any, *inputs: int) -> bool:
 
 
 def _lines(node: Any) -> tuple[Any, list[NDArray[Any]]]:
-    """The input before any padding; the numbers of its rows, and of its columns, as they lie after
-    it, -1 for zeros."""
+    """Return the input before any padding; the numbers of its rows, and of its columns, as they lie
+    after it, -1 for zeros."""
     x, settings = node.input_value(0), node.get_attributes()
     zeros = list(zip(settings["pads_begin"], settings["pads_end"], strict=True))
     before, reflected = x.get_node(), [(0, 0), (0, 0)]
@@ -80,7 +80,7 @@ def _lines(node: Any) -> tuple[Any, list[NDArray[Any]]]:
         for size, around in zip(x.get_shape()[2:], reflected, strict=True)
     ]
     pairs = zip(lines, zeros, strict=True)
-    return x, [np.pad(one, around, constant_values=-1) for one, around in pairs]
+    return x, [np.pad(line, around, constant_values=-1) for line, around in pairs]
 
 
 def _constant(values: Any, dtype: Any = np.float32) -> Any:
@@ -102,11 +102,11 @@ def _low(node: Any) -> Any:
 
 
 def _by_tiles(x: Any, lines: list[NDArray[Any]], weights: NDArray[Any], size: list[int]) -> Any:
-    """Nodes for (1, C, H, W) in, (1, O, *size) out."""
+    """Make the nodes that compute (1, O, *size) from ``x``, (1, C, H, W)."""
     op = require("openvino").opset13
     out, channels = weights.shape[:2]
     height, width = x.get_shape()[2:]
-    even = [np.pad(one, (0, len(one) % 2), constant_values=-1) for one in lines]
+    even = [np.pad(line, (0, len(line) % 2), constant_values=-1) for line in lines]
     pixels = even[0][:, None] * width + even[1]
     outside = (even[0] < 0)[:, None] | (even[1] < 0)
     pixels[outside] = height * width  # one row of zeros more
@@ -117,12 +117,12 @@ def _by_tiles(x: Any, lines: list[NDArray[Any]], weights: NDArray[Any], size: li
         return op.gather(of, _constant(numbers.ravel(), np.int32), _constant(0, np.int32))
 
     def total(signs: NDArray[Any], parts: list[Any], named: Any = lambda node: node) -> Any:
-        """The sum of parts with these signs, of which one at least is +."""
+        """Add parts with these signs, of which one at least is +."""
         first, *others = sorted(np.flatnonzero(signs), key=lambda k: -signs[k])
-        found = parts[first]
+        value = parts[first]
         for k in others:
-            found = named((op.add if signs[k] > 0 else op.subtract)(found, parts[k]))
-        return found
+            value = named((op.add if signs[k] > 0 else op.subtract)(value, parts[k]))
+        return value
 
     # a row per pixel, of all its channels. To OpenVINO the picture has C x 1 pixels here: that
     # order it transposes fastest
@@ -135,7 +135,7 @@ def _by_tiles(x: Any, lines: list[NDArray[Any]], weights: NDArray[Any], size: li
     d = _low(rows(table, np.stack(places)))
     d = _low(op.split(d, _constant(0, np.int64), 16)).outputs()
     v = [total(signs, d, _low) for signs in np.kron(B_T, B_T)]
-    v = [_low(_reshaped(one, 1, tiles, channels)) for one in v]
+    v = [_low(_reshaped(pixel, 1, tiles, channels)) for pixel in v]
     u = np.kron(G, G) @ weights.reshape(-1, 9).astype(np.float64).T
     u = _constant(u.reshape(16, out, channels))
     m = op.matmul(_low(op.concat(v, 0)), u, False, True)

@@ -1,4 +1,4 @@
-"""ONNX graphs run by ONNX Runtime or OpenVINO, in the place of a torch generator.
+"""Runtimes compute ONNX graphs, in the place of a torch generator: ONNX Runtime and OpenVINO.
 
 Nothing is sent anywhere: graphs are read by ``openvino.Core.read_model``; the converter ``ovc``,
 whose telemetry would, is not used.
@@ -28,15 +28,15 @@ class GraphSession(Protocol):
     """A graph that is ready to run on the CPU."""
 
     names: frozenset[str]
-    """Of its inputs."""
+    """Names of its inputs."""
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Outputs by name, float32, from inputs by name: float32, or int64."""
+        """Compute outputs by name, float32, from inputs by name: float32, or int64."""
         ...
 
 
 class OnnxRuntimeSession:
-    """ONNX Runtime on as many threads as torch uses.
+    """A session of ONNX Runtime, on as many threads as torch uses.
 
     Raises:
         UnavailableError: the extra ``onnx`` is missing.
@@ -50,8 +50,8 @@ class OnnxRuntimeSession:
         self._session = ort.InferenceSession(
             str(graph), options, providers=["CPUExecutionProvider"]
         )
-        self.names = frozenset(one.name for one in self._session.get_inputs())
-        self._outputs = [one.name for one in self._session.get_outputs()]
+        self.names = frozenset(port.name for port in self._session.get_inputs())
+        self._outputs = [port.name for port in self._session.get_outputs()]
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         arrays = self._session.run(None, {k: v.contiguous().numpy() for k, v in inputs.items()})
@@ -59,7 +59,7 @@ class OnnxRuntimeSession:
 
 
 class OpenVinoSession:
-    """OpenVINO on as many threads as torch uses.
+    """A session of OpenVINO, on as many threads as torch uses.
 
     The graph is compiled for one face, and a batch is computed face by face: with the batch as a
     part of the shape known, OpenVINO joins more operations. Several threads may call it; they wait
@@ -85,24 +85,24 @@ class OpenVinoSession:
             "PERFORMANCE_HINT": "LATENCY",
         }
         model = core.read_model(str(graph))
-        model.reshape({one: [1, *list(one.partial_shape)[1:]] for one in model.inputs})
+        model.reshape({port: [1, *list(port.partial_shape)[1:]] for port in model.inputs})
         if dtype == torch.bfloat16:
             settings["INFERENCE_PRECISION_HINT"] = "bf16"
             rewrites.winograd(model)
             model = _mixed(core, model)
         self._lock = threading.Lock()
         self._request = core.compile_model(model, "CPU", settings).create_infer_request()
-        self.names = frozenset(one.get_any_name() for one in model.inputs)
-        self._outputs = [one.get_any_name() for one in model.outputs]
+        self.names = frozenset(port.get_any_name() for port in model.inputs)
+        self._outputs = [port.get_any_name() for port in model.outputs]
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         faces: dict[str, list[Tensor]] = {name: [] for name in self._outputs}
         for rows in zip(*(value.split(1) for value in inputs.values()), strict=True):
             face = {k: v.contiguous().numpy() for k, v in zip(inputs, rows, strict=True)}
             with self._lock:
-                found = self._request.infer(face)
+                outputs = self._request.infer(face)
                 for name, made in faces.items():
-                    made.append(torch.from_numpy(found[name].copy()))
+                    made.append(torch.from_numpy(outputs[name].copy()))
         return {name: torch.cat(made) for name, made in faces.items()}
 
 
@@ -110,7 +110,7 @@ _making_the_core = threading.Lock()
 
 
 def openvino_core() -> Any:
-    """The one ``openvino.Core`` of this process, which is never freed.
+    """Return the one ``openvino.Core`` of this process, which is never freed.
 
     For AMX, the CPU plugin of a core replaces the alternate signal stack of the thread, and puts
     the one before back when it goes. If two cores go in the order in which they came, that is at
@@ -133,13 +133,13 @@ def _only_core(openvino: Any) -> Any:
 
 
 EXACT = 1
-"""How many convolutions stay in float32 at the beginning."""
+"""Number of convolutions that stay in float32 at the beginning."""
 _NO_WORK = ("Const", "Parameter", "Result")
 _FLOAT32 = {"name": "DisablePrecisionConversion", "version": "0", "value": "dynamic:f16"}
 
 
 def _mixed(core: Any, model: Any) -> Any:
-    """The model with a mark at what is to stay in float32 where the rest becomes bfloat16.
+    """Mark what is to stay in float32 where the rest of a model becomes bfloat16; return it marked.
 
     OpenVINO's Python cannot set such marks, but its files can hold them. Besides errors this
     avoids the depthwise convolutions in bfloat16, in which OpenVINO 2026.4 never returns.
@@ -159,15 +159,15 @@ def _mixed(core: Any, model: Any) -> Any:
 
 
 def _exact(layers: list[ET.Element]) -> list[ET.Element]:
-    """Which of them to compute in float32; they are in the order of computation."""
-    products = [one for one in layers if one.attrib["type"] == "Convolution"][EXACT:]
-    products += [one for one in layers if one.attrib["type"] == "MatMul"]
+    """Choose the layers to compute in float32, of all in the order of computation."""
+    products = [layer for layer in layers if layer.attrib["type"] == "Convolution"][EXACT:]
+    products += [layer for layer in layers if layer.attrib["type"] == "MatMul"]
     return [
-        one
-        for one in layers
-        if one.attrib["type"] not in _NO_WORK
-        and one not in products
-        and not one.attrib["name"].startswith(rewrites.LOW)
+        layer
+        for layer in layers
+        if layer.attrib["type"] not in _NO_WORK
+        and layer not in products
+        and not layer.attrib["name"].startswith(rewrites.LOW)
     ]
 
 
@@ -189,12 +189,12 @@ class GraphGenerator:
 
     @property
     def spec(self) -> GeneratorSpec:
-        """The torch generator's."""
+        """Sizes and conditions of the torch generator."""
         spec: GeneratorSpec = self.torch_generator.spec  # type: ignore[assignment]
         return spec
 
     def forward(self, x: Tensor, *args: Any, **conditions: Any) -> GeneratorOutput:
-        """As the torch generator's."""
+        """Compute what the torch generator does, by the session where the graph can."""
         given = {name: value for name, value in conditions.items() if value is not None}
         size = self.spec.image_size
         if args or {"x", *given} != self.session.names or x.shape[2:] != (size, size):

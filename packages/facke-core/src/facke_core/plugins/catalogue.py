@@ -1,4 +1,4 @@
-"""What plugins offer, under names that have one owner each, and what it must look like."""
+"""Catalogues of what plugins offer, under names that have one owner each, and checks of that."""
 
 from __future__ import annotations
 
@@ -94,12 +94,12 @@ def checked_hooks(plugin: object, name: str) -> dict[str, list[pluggy.HookImpl]]
 def collect(
     hooks: Mapping[str, list[pluggy.HookImpl]], plugin: str, catalogues: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
-    """Kind -> name -> description: all that a plugin offers, nothing of it registered yet."""
-    found: dict[str, dict[str, Any]] = {kind: {} for kind in catalogues}
+    """Ask a plugin for all that it offers, and register nothing: kind -> name -> description."""
+    offers: dict[str, dict[str, Any]] = {kind: {} for kind in catalogues}
 
     def add(catalogue: Catalogue[Any], spec: Any) -> None:
         what = f"the {catalogue.kind} {spec.name!r}"
-        if spec.name in found[catalogue.kind]:
+        if spec.name in offers[catalogue.kind]:
             raise PluginError(f"The plugin {plugin!r} offers {what} twice. Rename one of them.")
         if owner := catalogue.owners.get(spec.name):
             raise PluginError(
@@ -112,7 +112,7 @@ def collect(
                     f"The plugin {plugin!r}: the target {target!r} of {what} is not "
                     "'package.module:attribute'."
                 )
-        found[catalogue.kind][spec.name] = spec
+        offers[catalogue.kind][spec.name] = spec
 
     for catalogue in catalogues.values():
         for impl in hooks.get(catalogue.hook, ()):
@@ -126,7 +126,7 @@ def collect(
                 add(catalogue, spec)
                 for name, resource in getattr(spec, "recipes", {}).items():
                     add(catalogues["recipe"], RecipeRef(name, spec, resource))
-    return found
+    return offers
 
 
 def targets_of(spec: Any) -> list[str]:

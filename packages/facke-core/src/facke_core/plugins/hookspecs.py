@@ -56,9 +56,9 @@ def facke_converters() -> Iterable[specs.ConverterSpec]:  # type: ignore[empty-b
 def facke_result(result: SwapResult, request: SwapRequest) -> SwapResult | None:
     """Watermark, sign or record a full-picture result; return a changed one, or None to leave it.
 
-    Called in registration order; each implementation sees what the one before returned."""
+    Hooks run in registration order; each implementation sees what the one before returned."""
 
 
 @hookspec
 def facke_train_step(report: StepReport) -> None:
-    """Called after every training step: experiment trackers."""
+    """Record a training step that was just finished, as experiment trackers do."""

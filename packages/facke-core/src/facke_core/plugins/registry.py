@@ -1,4 +1,4 @@
-"""What is installed: plugins and the names they own. Nothing heavy is imported here."""
+"""The registry of what is installed: plugins and the names they own. It imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CORE = "facke-core"
 
 
 class Registry:
-    """Plugins and the names they own. An ordinary object: tests make their own."""
+    """Plugins and the names they own, as ``Registry().discover()`` finds; tests make their own."""
 
     def __init__(self) -> None:
         self._impls: dict[str, list[pluggy.HookImpl]] = {hook: [] for hook in catalogue.EVENTS}
@@ -48,10 +48,10 @@ class Registry:
         self.catalogues: Mapping[str, Catalogue[Any]] = {
             names.kind: names for names in vars(self).values() if isinstance(names, Catalogue)
         }
-        """By kind, as in :attr:`PluginInfo.contributions`."""
+        """The catalogues by kind, as in :attr:`PluginInfo.contributions`."""
 
     def discover(self) -> Registry:
-        """Load every installed plugin, each on its own; returns the registry.
+        """Load every installed plugin, each on its own; return the registry itself.
 
         facke-core comes first, the others by name; ``FACKE_PLUGINS=facke-gan,facke-vae`` restricts
         it to those (and facke-core). What a plugin raises, even ``SystemExit``, is kept.
@@ -106,12 +106,12 @@ class Registry:
                 f"point in the group {GROUP}."
             )
         hooks = catalogue.checked_hooks(plugin, name)
-        found = catalogue.collect(hooks, name, self.catalogues)
-        for kind, offered in found.items():
+        collected = catalogue.collect(hooks, name, self.catalogues)
+        for kind, offered in collected.items():
             self.catalogues[kind].add(offered, name)
             targets = (target for spec in offered.values() for target in catalogue.targets_of(spec))
             self._targets.update(dict.fromkeys(targets, name))
-        offers = {kind: tuple(names) for kind, names in found.items() if names}
+        offers = {kind: tuple(names) for kind, names in collected.items() if names}
         if events := tuple(hook for hook in catalogue.EVENTS if hooks[hook]):
             offers["event"] = events
             for hook in events:
@@ -119,7 +119,7 @@ class Registry:
         self._plugins[name] = info._replace(contributions=offers)
 
     def plugins(self) -> tuple[PluginInfo, ...]:
-        """Every discovered plugin, the failed ones last."""
+        """Tell of every discovered plugin, the failed ones last."""
         return (*self._plugins.values(), *self.failures)
 
     def resolve(self, target: str) -> Any:
@@ -146,13 +146,13 @@ class Registry:
 
 @functools.cache
 def default_registry() -> Registry:
-    """Discover everything installed, once per process."""
+    """Return the registry of everything installed, which is discovered once per process."""
     return Registry().discover()
 
 
 def _through(impls: list[pluggy.HookImpl], result: SwapResult, request: SwapRequest) -> SwapResult:
-    """What the last of these hooks makes of what the ones before it made. (pluggy's own calls give
-    all the same result, and do not say which one failed.)"""
+    """Let the last of these hooks change what the ones before it made. (pluggy's own calls give all
+    the same result, and do not say which one failed.)"""
     if not impls:
         return result
     *before, impl = impls

@@ -1,4 +1,4 @@
-"""What plugins return from their hooks: descriptions, with *targets* and *resources* that are
+"""Descriptions that plugins return from their hooks, with *targets* and *resources* that are
 strings (:mod:`facke_core.references`); nothing is imported."""
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["RecipeRef"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Named:
     name: str
-    """``^[a-z][a-z0-9-]*$``, unique among all plugins."""
+    """Lower-case letters, digits and hyphens, a letter first; unique among all plugins."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9-]*", self.name):
@@ -30,21 +30,21 @@ class _Named:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodSpec(_Named):
-    """A face-swapping method."""
+    """A face-swapping method; ``paper`` is empty or where it is published: ``arXiv:2106.06340``."""
 
     summary: str
-    """One line for ``facke methods``."""
+    """A line for ``facke methods``."""
     config: str
     """Target of a frozen dataclass, e.g. ``"facke_gan.simswap:SimSwapConfig"``."""
     build: str
     """Target of ``(config) -> Method``."""
     objective: str = ""
-    """Target of ``(method, encoder, recipe) -> Objective``; empty: cannot be trained. Further
+    """Target of ``(method, encoder, recipe) -> Objective``; empty: it cannot be trained. Further
     arguments are what a recipe can name under ``objective``."""
     recipes: Mapping[str, str] = field(default_factory=dict)
-    """Name -> resource of a recipe file."""
+    """Name -> resource of a recipe file (:class:`facke_core.Recipe`)."""
     weights: Mapping[str, HubRef | Bundled] = field(default_factory=dict)
-    """Tag -> where they are; the first is the default. Empty: the method needs none, if
+    """Tag -> place of weights; the first is the default. Empty: the method needs none, if
     ``default_config`` says how to build it."""
     default_config: Mapping[str, Any] | None = None
     """Generator configuration of a method that works without weights."""
@@ -64,16 +64,16 @@ class _Part(_Named):
 
 
 class EncoderSpec(_Part):
-    """An identity encoder."""
+    """An identity encoder, which recipes and ``config.json`` name, with settings for ``build``."""
 
 
 class DetectorSpec(_Part):
-    """A face detector."""
+    """A face detector; the first that is available, in registration order, is the default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricSpec(_Named):
-    """A metric of ``facke evaluate``: one value per swapped pair."""
+    """A metric of ``facke evaluate``: ``build()`` makes what gives one value per swapped pair."""
 
     summary: str
     build: str
@@ -82,7 +82,7 @@ class MetricSpec(_Named):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandSpec(_Named):
-    """A subcommand of ``facke``; ``target`` is a plain function that typer can read."""
+    """A subcommand of ``facke``; ``target`` is a plain function for typer, ``help`` one line."""
 
     target: str
     help: str
@@ -97,8 +97,8 @@ class ConverterSpec(_Named):
     """Target of ``(Checkpoint) -> Converted | None`` (:mod:`facke_core.convert.kinds`): None where
     names and shapes of the tensors are not its own."""
     guess: bool = True
-    """Whether it is asked about files of a kind that nobody named; not, where its tensors look like
-    those of another kind."""
+    """Whether it is asked about files of a kind that nobody named. False, where its tensors look
+    like those of another kind."""
 
 
 class RecipeRef(NamedTuple):
