@@ -35,7 +35,7 @@ _XMP_MORE = b"http://ns.adobe.com/xmp/extension/\0"
 _XMP_PNG = b"XML:com.adobe.xmp"
 
 
-def open_picture(file: BinaryIO, formats: tuple[str, ...]) -> PIL.Image.Image:
+def open_picture(file: BinaryIO, formats: tuple[str, ...] | None = None) -> PIL.Image.Image:
     """Open a picture with Pillow so that its metadata can do no harm when it is loaded.
 
     Raises:
@@ -115,7 +115,7 @@ def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
             return
 
 
-def _open_png(file: BinaryIO, formats: tuple[str, ...]) -> PIL.Image.Image:
+def _open_png(file: BinaryIO, formats: tuple[str, ...] | None) -> PIL.Image.Image:
     pixels, info = io.BytesIO(), {}
     pixels.write(_PNG)
     for kind, length in _chunks(file):
@@ -223,7 +223,7 @@ def _other_xmp(file: BinaryIO) -> Iterator[bytes]:
                 yield file.read(length)
             place += 8 + length + length % 2
         return
-    with PIL.Image.open(file) as picture:
+    with open_picture(file) as picture:
         found = picture.info.get("xmp") or getattr(picture, "tag_v2", {}).get(_XMP_TAG)
         if found:
             yield found.encode() if isinstance(found, str) else bytes(found)
