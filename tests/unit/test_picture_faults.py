@@ -55,7 +55,9 @@ def test_a_turned_photo_with_odd_exif_is_read_and_turned(
         rows.append(struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0))
         rows.append(struct.pack("<HHII", tag, kind, n, value))
         rows = [row for row in rows if row[:2] != b"\x1a\x01" or row is rows[-1]]
-        table = struct.pack("<H", len(rows)) + b"".join(sorted(rows, key=lambda r: r[1::-1]))
+        table = struct.pack("<H", len(rows)) + b"".join(
+            sorted(rows, key=lambda row: bytes(row[1::-1]))
+        )
         data = data[:4] + struct.pack("<I", len(data)) + data[8:] + table + bytes(4)
     elif form == "AVIF":
         turned = Image.Exif()

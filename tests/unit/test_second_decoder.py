@@ -87,7 +87,9 @@ def test_pngs_of_sixteen_bits_are_those_of_opencv(tmp_path: Path, depth: int) ->
     pixels = {1: DEEP[..., 0], 3: DEEP, 4: np.concatenate([DEEP, DEEP[..., :1]], 2)}[depth]
     data = made.png16(pixels)
     (tmp_path / "a.png").write_bytes(data)
-    theirs = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) / 257
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert decoded is not None
+    theirs = decoded / 257
     theirs = theirs[..., None] if depth == 1 else theirs[..., 2::-1]
     ours = (read_image(tmp_path / "a.png").image * 255).permute(1, 2, 0).numpy()
     assert np.abs(ours - theirs).max() <= (1e-3 if depth == 1 else 1)
