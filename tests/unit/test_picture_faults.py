@@ -48,16 +48,15 @@ def test_a_turned_photo_with_odd_exif_is_read_and_turned(
         data = made.encoded(stored, form)
         at = struct.unpack("<I", data[4:8])[0]
         count = struct.unpack("<H", data[at : at + 2])[0]
-        rows = [data[at + 2 + 12 * i : at + 14 + 12 * i] for i in range(count)]
+        rows: list[bytes] = [data[at + 2 + 12 * i : at + 14 + 12 * i] for i in range(count)]
         head = made.ODD_EXIF[odd]
         tag, kind, n = struct.unpack(">HHI", head[:8])
         value = struct.unpack(">I", head[8:])[0] if kind != 2 else 0x00636261
         rows.append(struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0))
         rows.append(struct.pack("<HHII", tag, kind, n, value))
         rows = [row for row in rows if row[:2] != b"\x1a\x01" or row is rows[-1]]
-        table = struct.pack("<H", len(rows)) + b"".join(
-            sorted(rows, key=lambda row: bytes(row[1::-1]))
-        )
+        rows.sort(key=lambda row: struct.unpack("<H", row[:2]))
+        table = struct.pack("<H", len(rows)) + b"".join(rows)
         data = data[:4] + struct.pack("<I", len(data)) + data[8:] + table + bytes(4)
     elif form == "AVIF":
         turned = Image.Exif()
