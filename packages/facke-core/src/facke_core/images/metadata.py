@@ -82,19 +82,19 @@ def xmp_packets(path: Path) -> list[bytes]:
     """
     with path.open("rb") as file:
         if _begins(file, _PNG):
-            found = _png_xmp(file)
+            packets = _png_xmp(file)
         elif _begins(file, b"\xff\xd8"):
-            found = _jpeg_xmp(file)
+            packets = _jpeg_xmp(file)
         else:
-            found = _other_xmp(file)
-        return [packet for packet, _ in zip(found, range(MAX_PACKETS), strict=False) if packet]
+            packets = _other_xmp(file)
+        return [packet for packet, _ in zip(packets, range(MAX_PACKETS), strict=False) if packet]
 
 
 def _begins(file: BinaryIO, signature: bytes, at: int = 0) -> bool:
     file.seek(at)
-    found = file.read(len(signature)) == signature
+    same = file.read(len(signature)) == signature
     file.seek(0)
-    return found
+    return same
 
 
 # PNG
@@ -224,9 +224,9 @@ def _other_xmp(file: BinaryIO) -> Iterator[bytes]:
             place += 8 + length + length % 2
         return
     with open_picture(file) as picture:
-        found = picture.info.get("xmp") or getattr(picture, "tag_v2", {}).get(_XMP_TAG)
-        if found:
-            yield found.encode() if isinstance(found, str) else bytes(found)
+        packet = picture.info.get("xmp") or getattr(picture, "tag_v2", {}).get(_XMP_TAG)
+        if packet:
+            yield packet.encode() if isinstance(packet, str) else bytes(packet)
 
 
 def _without_exif(file: BinaryIO) -> BinaryIO:

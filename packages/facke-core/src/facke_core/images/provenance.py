@@ -129,28 +129,28 @@ def read_disclosure(path: str | PathLike[str]) -> dict[str, str]:
     check_input(path)
     with explaining(os.fspath(path)):
         packets = xmp_packets(Path(path))
-    found: list[dict[str, str]] = []
+    parsed: list[dict[str, str]] = []
     broken: Exception | None = None
     for packet in packets:
         try:
-            found.append(parse_packet(packet))
+            parsed.append(parse_packet(packet))
         except (ValueError, RecursionError, ElementTree.ParseError, expat.ExpatError) as error:
             broken = broken or error
-    if broken is not None and not any(found):
+    if broken is not None and not any(parsed):
         raise ImageError(
             f"{path}: its XMP metadata cannot be read ({broken}). "
             "The picture itself may be fine; nothing can be said about its origin."
         ) from broken
-    return _merged(found)
+    return _merged(parsed)
 
 
-def _merged(found: list[dict[str, str]]) -> dict[str, str]:
+def _merged(parsed: list[dict[str, str]]) -> dict[str, str]:
     """What several packets say together; the first one decides, but for the source type."""
-    said = {key: value for packet in reversed(found) for key, value in packet.items()}
+    said = {key: value for packet in reversed(parsed) for key, value in packet.items()}
     several = "digital_source_types"
     types = [
         value
-        for packet in found
+        for packet in parsed
         for value in packet.get(several, packet.get("digital_source_type", "")).split()
     ]
     types = sorted(dict.fromkeys(types), key=_rank)
