@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 
 from facke_cli.samples import sample_or_path
+from facke_core.images.io import read_image, write_image
 
 Facke = Callable[..., Any]
 HOPPER = sample_or_path("sample:hopper")
@@ -56,6 +59,41 @@ def test_the_result_says_that_it_is_synthetic(facke: Facke) -> None:
     run = facke("inspect", HOPPER, "--json")
     assert (run.code, json.loads(run.out)["synthetic"]) == (0, None)
     assert "says nothing" in facke("inspect", HOPPER).out
+
+
+def test_inspect_says_what_a_source_type_means(facke: Facke) -> None:
+    for term, verdict, null in (
+        ("compositeSynthetic", "synthetic. It is a composite with", True),
+        ("digitalCapture", "does not call itself synthetic. A digital camera", None),
+        ("unheardOf", "does not call itself synthetic", None),
+    ):
+        packet = (
+            '<x xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
+            f'Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/x/{term}"/>'
+        )
+        write_image("a.png", torch.zeros(3, 4, 4), xmp=packet.encode(), overwrite=True)
+        assert verdict in facke("inspect", "a.png").out
+        assert json.loads(facke("inspect", "a.png", "--json").out)["synthetic"] is null
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs links and rights")
+def test_force_keeps_a_link_and_the_rights_of_the_file(facke: Facke, tmp_path: Path) -> None:
+    (tmp_path / "real.png").write_bytes(b"old")
+    (tmp_path / "real.png").chmod(0o600)
+    (tmp_path / "out.png").symlink_to("real.png")
+    run = facke(*SWAP, "sample:collins", "sample:hopper", "-o", "out.png", "--force")
+    assert run.code == 0
+    assert (tmp_path / "out.png").is_symlink()
+    assert (tmp_path / "real.png").stat().st_mode & 0o777 == 0o600
+    assert read_image(tmp_path / "real.png").image.shape[0] == 3
+
+
+def test_a_target_that_the_format_of_the_output_cannot_hold_is_refused_at_once(
+    facke: Facke,
+) -> None:
+    PIL.Image.new("RGB", (16_384, 8)).save("wide.png")
+    run = facke(*SWAP, "sample:collins", "wide.png", "-o", "out.webp")
+    assert (run.code, "WEBP takes at most 16383 on a side" in run.err) == (2, True)
 
 
 def test_a_message_names_the_output_and_quiet_silences_it(facke: Facke) -> None:

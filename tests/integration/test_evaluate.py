@@ -54,6 +54,22 @@ def tiny_set(folder: Path) -> Path:
     return folder
 
 
+def test_a_page_that_cannot_be_written_takes_neither_the_table_nor_the_json_with_it(
+    facke: Callable[..., Any], pairs: Path
+) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no device that is always full")
+    command = ["evaluate", "simswap", "--pairs", pairs, "--metrics", "recon-l1"]
+    done = facke(*command, "--html", "/dev/full", "--json", "a.json")
+    assert done.code == 2
+    assert "/dev/full: cannot be written" in done.err
+    assert "recon-l1" in done.out
+    (report,) = json.loads(Path("a.json").read_text())["reports"]
+    assert len(report["rows"]) == 2
+    done = facke(*command, "--json", "/dev/full")
+    assert (done.code, "recon-l1" in done.out) == (2, True)
+
+
 def test_table_json_and_page_are_written_and_batch_sizes_agree(
     facke: Callable[..., Any], pairs: Path, tmp_path: Path
 ) -> None:

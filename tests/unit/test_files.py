@@ -316,6 +316,46 @@ def test_files_get_the_rights_that_the_user_wants(tmp_path: Path) -> None:
     assert (tmp_path / "f").stat().st_mode & 0o777 == 0o750
 
 
+def test_a_link_stays_and_what_it_points_to_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "real").write_bytes(OLD)
+    (tmp_path / "link").symlink_to("far/real")
+    (tmp_path / "chain").symlink_to("link")
+    write_bytes(tmp_path / "chain", NEW)
+    assert (tmp_path / "chain").is_symlink()
+    assert (tmp_path / "link").is_symlink()
+    assert content(tmp_path / "far") == {"real": NEW}
+    (tmp_path / "far" / "real").unlink()
+    write_bytes(tmp_path / "link", NEW)  # which points nowhere
+    assert content(tmp_path / "far") == {"real": NEW}
+    assert sorted(os.listdir(tmp_path)) == ["chain", "far", "link"]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o444, 0o755])
+def test_a_file_that_is_replaced_keeps_its_rights(tmp_path: Path, mode: int) -> None:
+    (tmp_path / "a").write_bytes(OLD)
+    (tmp_path / "a").chmod(mode)
+    with replacing(tmp_path / "a") as part:
+        part.write_bytes(NEW)
+        assert part.parent.stat().st_mode & 0o077 == 0
+    assert (tmp_path / "a").stat().st_mode & 0o777 == mode
+    assert content(tmp_path) == {"a": NEW}
+
+
+def test_pipes_and_devices_are_written_to_and_stay(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "null").symlink_to(os.devnull)
+    got: list[bytes] = []
+    reader = threading.Thread(target=lambda: got.append((tmp_path / "pipe").read_bytes()))
+    reader.start()
+    write_bytes(tmp_path / "pipe", NEW)
+    reader.join(10)
+    assert got == [NEW]
+    write_bytes(tmp_path / "null", NEW)
+    assert not Path(os.devnull).is_file()
+    assert sorted(os.listdir(tmp_path)) == ["null", "pipe"]
+
+
 def test_names_of_any_length_can_be_written(tmp_path: Path) -> None:
     write_bytes(tmp_path / ("n" * 255), b"1")
     with pytest.raises(OSError, match="too long"):

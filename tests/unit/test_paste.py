@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
+from kornia.color import lab_to_rgb, rgb_to_lab
+from PIL import Image
 from torch import Tensor
 
 from facke_core.faces.align import align
 from facke_core.faces.paste import face_mask, match_color, paste
 from facke_core.faces.templates import Alignment, template_points
+from facke_core.images.io import read_image, to_pil
 from facke_core.types import AlignedFace, Face
 
 SIZE = 128
@@ -179,6 +183,96 @@ def test_faint_noise_in_a_flat_crop_is_not_blown_up() -> None:
     matched = match_color(flat, noise(3, SIZE, SIZE).flip(2), mask)
     assert matched.flatten(1).std(1).max() < 2 * flat.flatten(1).std(1).max()
     assert torch.isfinite(match_color(torch.zeros_like(flat), flat, mask)).all()
+
+
+def portrait(size: int = SIZE) -> Tensor:
+    """A face in colours: skin with a light from the left, red lips, green eyes."""
+    y, x = torch.meshgrid(*[torch.linspace(-1, 1, size)] * 2, indexing="ij")
+    light = (0.75 - 0.25 * x + 0.05 * torch.sin(9 * y))[None]
+    face = light * torch.tensor([0.9, 0.65, 0.5])[:, None, None]
+    lips = ((x / 0.3).square() + ((y - 0.5) / 0.1).square() < 1)[None]
+    eyes = ((x.abs() - 0.35).square() + (y + 0.2).square() < 0.01)[None]
+    face = torch.where(lips, torch.tensor([0.7, 0.15, 0.2])[:, None, None], face)
+    return torch.where(eyes, torch.tensor([0.1, 0.4, 0.2])[:, None, None], face)
+
+
+def through_jpeg(image: Tensor, quality: int) -> Tensor:
+    stream = io.BytesIO()
+    to_pil(image).save(stream, "JPEG", quality=quality)
+    return read_image(Image.open(stream)).image
+
+
+def sepia(grey: Tensor) -> Tensor:
+    return torch.cat([grey.pow(0.8), 0.95 * grey, 0.8 * grey.pow(1.3)])
+
+
+WHOLE = torch.ones(1, SIZE, SIZE)
+
+
+@pytest.mark.parametrize("quality", [0, 50, 95])
+def test_a_face_for_a_black_and_white_photograph_is_grey(quality: int) -> None:
+    target = portrait().flip(2).mean(0, keepdim=True).expand(3, -1, -1).round(decimals=2)
+    if quality:
+        target = through_jpeg(target, quality)
+    matched = match_color(portrait(), target, WHOLE)
+    assert torch.equal(matched.amax(0), matched.amin(0))
+    assert matched.std() > 0.05
+    nearly = (target + torch.tensor([1, 0, -0.4])[:, None, None] / 255).clamp(0, 1)
+    assert (match_color(portrait(), nearly, WHOLE).diff(dim=0).abs().max()) <= 1.5 / 255
+
+
+@pytest.mark.parametrize(("quality", "limit"), [(0, 2.5), (95, 4), (75, 8)])
+def test_a_face_for_a_toned_photograph_has_its_tones(quality: int, limit: float) -> None:
+    """Its colours follow from its lightness, as in the target."""
+    target = sepia(portrait().flip(2).mean(0, keepdim=True))
+    if quality:
+        target = through_jpeg(target, quality)
+    matched = match_color(portrait(), target, WHOLE)
+    levels = torch.linspace(0, 1, 2001)[None, None]
+    tones = sepia(levels)[:, 0].T
+    distance = torch.cdist(matched.flatten(1).T, tones).amin(1) * 255
+    assert distance.quantile(0.99) < limit
+    coloured = match_color(portrait(), portrait().flip(2), WHOLE)
+    assert torch.cdist(coloured.flatten(1).T, tones).amin(1).max() * 255 > 60
+
+
+def test_colour_photographs_are_matched_as_before() -> None:
+    """By mean and spread alone, however pale the colours are."""
+
+    def before(crop: Tensor, target: Tensor) -> Tensor:
+        lab, wanted = rgb_to_lab(crop), rgb_to_lab(target)
+        mean, goal = (x.mean((1, 2), keepdim=True) for x in (lab, wanted))
+        spread, goal_spread = (
+            (x - m).square().mean((1, 2), keepdim=True).sqrt()
+            for x, m in ((lab, mean), (wanted, goal))
+        )
+        return lab_to_rgb((lab - mean) * (goal_spread / spread).clamp(0.8, 1.25) + goal).clamp(0, 1)
+
+    target = portrait().flip(2).roll(9, 1)
+    pale = target.lerp(target.mean(0, keepdim=True).expand(3, -1, -1), 0.4)
+    for wanted in (target, pale):
+        matched = match_color(portrait(), wanted, WHOLE)
+        assert (matched - before(portrait(), wanted)).abs().max() < 1e-5
+
+
+def test_a_pale_photograph_keeps_as_much_colour_as_it_has() -> None:
+    target = portrait().flip(2)
+    grey = target.mean(0, keepdim=True).expand(3, -1, -1)
+    spreads = []
+    for share in (0.02, 0.1, 0.2, 0.4, 1.0):
+        matched = match_color(portrait(), grey.lerp(target, share), WHOLE)
+        spreads.append(float(rgb_to_lab(matched)[1:].flatten(1).std(1).norm()))
+    assert spreads == sorted(spreads)
+    assert spreads[0] < 0.5
+    assert spreads[-1] > 8
+
+
+def test_a_grey_photograph_stays_grey_around_and_inside_the_face() -> None:
+    photo = (0.3 + 0.4 * noise(1, 300, 300)).expand(3, -1, -1)
+    aligned = aligned_at(photo, face_at(150, 150, 40))
+    result = paste(photo, portrait(), aligned)
+    assert torch.equal(result.amax(0), result.amin(0))
+    assert not torch.equal(result, photo)
 
 
 def test_pasting_with_colours_keeps_the_surroundings_tone() -> None:

@@ -120,9 +120,9 @@ def report(content: Mapping[str, Any], text: str, json_file: Path | None, *, qui
     from facke_core.config import write_json
 
     to_stdout = json_file is not None and str(json_file) == STDOUT
+    if not quiet and not to_stdout:
+        write(text)  # first: it cannot be lost with the file
     if to_stdout:
         emit(content)
     elif json_file is not None:
         write_json(json_file, content)
-    if not quiet and not to_stdout:
-        write(text)

@@ -11,6 +11,9 @@ never a mixture and never nothing. How far that holds is for the file system to 
   the writer is killed between them there is no folder, until the next write or :func:`leftovers`
   puts the new one, which is complete, in its place.
 
+Links are followed, so that what they point to is replaced, and a file that is replaced leaves its
+rights to the new one. Pipes and devices are written to as they are.
+
 An error leaves nothing behind. A writer that is killed leaves ``.facke-*`` beside the place it
 wrote to. The next write to that place takes it away, if it is of the same user, its process is gone
 and was one of this machine, or a day has passed. Several may write to one place at once; the last
@@ -23,12 +26,13 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["leftovers", "new_folder", "replacing", "write_bytes"]
+__all__ = ["check_size", "leftovers", "new_folder", "replacing", "write_bytes"]
 
 PREFIX = ".facke-"
 DAY = 86400.0
@@ -46,6 +50,10 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
     Raises:
         OSError: it cannot be written, or not all of it.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):  # /dev/null, /dev/stdout, a pipe
+        with path.open("wb") as file:
+            file.write(data)
+        return
     with replacing(path, size=len(data)) as part:
         part.write_bytes(data)
 
@@ -58,23 +66,32 @@ def replacing(path: Path, *, size: int | None = None) -> Iterator[Path]:
     tensors of a large ONNX graph, comes to lie beside ``path``.
 
     Args:
-        path: where to; its folder has to exist.
+        path: where to; its folder has to exist. A link stays, and what it points to is replaced.
         size: in bytes; compared, because some file systems keep less than they took.
 
     Raises:
         OSError: the file cannot be written, or has another size.
     """
+    path = Path(os.path.realpath(path))
     with _beside(path) as part:
         yield part
+        with suppress(FileNotFoundError):
+            os.chmod(part, stat.S_IMODE(path.stat().st_mode) & 0o777)
         _flush(part)
-        if size is not None and (kept := part.stat().st_size) != size:
-            raise OSError(errno.EIO, f"{kept} of {size} bytes were kept", str(path))
+        if size is not None:
+            check_size(part, size)
         for other in part.parent.iterdir():
             if other != part:
                 _flush(other)
                 os.replace(other, path.parent / other.name)
         os.replace(part, path)
         _flush(path.parent)
+
+
+def check_size(path: Path, size: int) -> None:
+    """Raise OSError unless a file has the size in bytes that was written."""
+    if (kept := path.stat().st_size) != size:
+        raise OSError(errno.EIO, f"{kept} of {size} bytes were kept", str(path))
 
 
 @contextmanager
@@ -138,7 +155,7 @@ def _beside(path: Path) -> Iterator[Path]:
             with suppress(FileExistsError):
                 hidden.mkdir()
             with suppress(FileNotFoundError):  # a writer that has ended took the empty folder away
-                mine.mkdir()
+                mine.mkdir(0o700)  # what replaces a private file is private from the start
                 break
         for left in filter(_dead, list(hidden.iterdir())):
             _remove(left)

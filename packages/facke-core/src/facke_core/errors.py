@@ -16,6 +16,7 @@ __all__ = [
     "ImageError",
     "LicenseWarning",
     "NoFaceError",
+    "OutOfMemoryError",
     "PluginError",
     "TrainingError",
     "UnavailableError",
@@ -52,6 +53,12 @@ class ImageError(FackeError):
 
 class NoFaceError(FackeError):
     """No face, or not the face that was asked for, in a photo."""
+
+
+class OutOfMemoryError(FackeError):
+    """The memory of this machine, or what this process may use of it, does not suffice."""
+
+    exit_code = 4
 
 
 class ConfigError(FackeError):

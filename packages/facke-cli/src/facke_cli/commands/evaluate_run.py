@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +26,8 @@ __all__ = ["RunOptions", "evaluate_run", "run"]
 
 TERMS = {"calibration": "calibrate", "sampler": "assignments"}
 PROTOCOL_2022 = "facke2022"
+Measured = tuple[Mapping[str, Any], str]
+"""What ``--json`` gets, and the table."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,20 +153,28 @@ def run(options: RunOptions, registry: Names = default_registry) -> None:
     """Do what ``facke evaluate run`` does, with names from any registry."""
     sources = options.check(registry())
     measure = _facke2022 if options.protocol == PROTOCOL_2022 else _evaluate
-    with nullcontext() if options.quiet else progress() as show:
-        content, text = measure(options, sources, registry, show)
-    report(content, text, options.json_file, quiet=options.quiet)
+    measured: list[Measured] = []
+    try:
+        with nullcontext() if options.quiet else progress() as show:
+            measure(options, sources, registry, show, measured.append)
+    finally:  # a page that cannot be written takes nothing else with it
+        for content, text in measured:
+            report(content, text, options.json_file, quiet=options.quiet)
     if options.html is not None and not options.quiet:
         say(f"Page: {options.html}")
 
 
 def _evaluate(
-    options: RunOptions, sources: Sequence[Source], registry: Names, show: Show | None
-) -> tuple[Mapping[str, Any], str]:
+    options: RunOptions,
+    sources: Sequence[Source],
+    registry: Names,
+    show: Show | None,
+    done: Callable[[Measured], None],
+) -> None:
     from facke_core.evaluation.report import document
     from facke_core.evaluation.study import evaluate
 
-    reports = evaluate(
+    evaluate(
         options.specs(sources),
         batch_size=options.batch_size,
         workers=options.workers,
@@ -181,16 +191,20 @@ def _evaluate(
         html=options.html,
         registry=registry,
         on_progress=show,
+        on_reports=lambda reports: done((document(reports), reports_text(reports))),
     )
-    return document(reports), reports_text(reports)
 
 
 def _facke2022(
-    options: RunOptions, sources: Sequence[Source], registry: Names, show: Show | None
-) -> tuple[Mapping[str, Any], str]:
+    options: RunOptions,
+    sources: Sequence[Source],
+    registry: Names,
+    show: Show | None,
+    done: Callable[[Measured], None],
+) -> None:
     from facke_core.evaluation.study import evaluate_facke2022
 
     reports = evaluate_facke2022(
         options.specs(sources), workers=options.workers, registry=registry, on_progress=show
     )
-    return {"facke2022": [each.to_json() for each in reports]}, facke2022_text(reports)
+    done(({"facke2022": [each.to_json() for each in reports]}, facke2022_text(reports)))

@@ -22,19 +22,21 @@ def inspect(
     Results of facke say that they are synthetic, and with which method, weights and seed. A
     picture that says nothing may still be synthetic: metadata is easily lost.
     """
-    from facke_core.images.provenance import read_disclosure
+    from facke_core.images.provenance import read_disclosure, source_type
 
     disclosure = read_disclosure(file)
-    kind = disclosure.get("digital_source_type", "").rpartition("/")[2]
-    synthetic = True if "algorithmic" in kind.lower() else None
+    kind = source_type(disclosure.get("digital_source_type", ""))
+    synthetic = kind is not None and kind.synthetic
+    meaning = "" if kind is None else kind.meaning
     if as_json:
         seed = disclosure.get("seed", "")
         number = {"seed": int(seed) if seed.lstrip("-").isdecimal() else None}
-        emit({"file": str(file), "synthetic": synthetic, **disclosure, **number})
+        told = {"synthetic": synthetic or None, "meaning": meaning or None}
+        emit({"file": str(file), **told, **disclosure, **number})
         return
     if not disclosure:
         write(f"{file} says nothing about its making. That does not prove it is a photograph.")
         return
-    write(f"{file}: {'synthetic' if synthetic else 'does not call itself synthetic'}")
+    write(f"{file}: {'synthetic' if synthetic else 'does not call itself synthetic'}. {meaning}")
     for key, value in disclosure.items():
         write(f"  {key.replace('_', ' ')}: {value or '-'}")

@@ -109,7 +109,8 @@ def matrix(options: MatrixOptions) -> None:
     sources, targets = (pictures(texts) for texts in (options.sources, options.targets))
     columns = _columns(options, registry)
     pairs = _pairs(sources, targets) if len(columns) > 1 else []
-    _check_files({*sources, *targets}, options)
+    rows, across = (len(pairs), len(columns) + 2) if pairs else (len(sources) + 1, len(targets) + 1)
+    _check_files({*sources, *targets}, options, (across * options.size, rows * options.size))
 
     from facke_core.figures import FigureStyle, matrix_figure, methods_figure
     from facke_core.images.io import write_image
@@ -189,11 +190,14 @@ def _pairs(sources: Sequence[Path], targets: Sequence[Path]) -> list[tuple[Path,
     return list(zip(*wide, strict=True))
 
 
-def _check_files(inputs: set[Path], options: MatrixOptions) -> None:
-    """Raise what can be known to fail about files before torch is imported."""
+def _check_files(inputs: set[Path], options: MatrixOptions, size: tuple[int, int]) -> None:
+    """Raise what can be known to fail about files before torch is imported.
+
+    ``size`` is that of the figure, without the gaps.
+    """
     from facke_core.images.files import check_input, check_output
 
-    check_output(options.output, overwrite=options.force)
+    check_output(options.output, overwrite=options.force, size=size)
     for picture in sorted(inputs):
         check_input(picture)
         if options.output.exists() and options.output.samefile(picture):

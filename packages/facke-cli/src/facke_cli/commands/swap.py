@@ -192,12 +192,13 @@ def _check_files(pictures: tuple[Path, Path], output: Path, *, overwrite: bool) 
 
     check_output(output, overwrite=overwrite)
     for picture in pictures:
-        check_input(picture)
+        size = check_input(picture)
         if output.exists() and output.samefile(picture):
             raise UsageError(
                 f"OUT {output} is one of the input pictures, and those are never changed. "
                 "Choose another name."
             )
+    check_output(output, overwrite=overwrite, size=size)  # as large as the target, the last
 
 
 def find(method: str | None, weights: str | None, registry: Registry) -> Source:

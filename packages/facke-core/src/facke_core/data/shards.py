@@ -19,7 +19,7 @@ import torch
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from facke_core._files import replacing
+from facke_core._files import check_size, replacing
 from facke_core.data.tensors import Column, read_tensors, write_tensors
 
 __all__: list[str] = []
@@ -187,16 +187,16 @@ def _write_tar(
 
     about = PngInfo()
     about.add_text(_ABOUT, preparation)
-    with (
-        replacing(path) as temporary,
-        temporary.open("wb") as file,
-        TarWriter(file, user="", group="", mode=0o644, mtime=0, encoder=False) as tar,
-    ):
-        for key, image in zip(keys, images, strict=True):
-            png = io.BytesIO()
-            pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
-            PIL.Image.fromarray(pixels).save(png, format="PNG", pnginfo=about)
-            tar.write({"__key__": key.hex(), "png": png.getvalue()})
+    with replacing(path) as temporary:
+        with temporary.open("wb") as file:
+            with TarWriter(file, user="", group="", mode=0o644, mtime=0, encoder=False) as tar:
+                for key, image in zip(keys, images, strict=True):
+                    png = io.BytesIO()
+                    pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+                    PIL.Image.fromarray(pixels).save(png, format="PNG", pnginfo=about)
+                    tar.write({"__key__": key.hex(), "png": png.getvalue()})
+            size = file.tell()
+        check_size(temporary, size)
 
 
 def key_rows(keys: Sequence[bytes]) -> Tensor:

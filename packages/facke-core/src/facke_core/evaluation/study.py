@@ -33,6 +33,7 @@ def evaluate(
     engine: Engine | None = None,
     registry: Callable[[], Registry] = default_registry,
     on_progress: Progress | None = None,
+    on_reports: Callable[[list[EvaluationReport]], None] | None = None,
 ) -> list[EvaluationReport]:
     """Measure several sets of weights; everything is loaded before the first is.
 
@@ -47,6 +48,7 @@ def evaluate(
         engine: computes the rows elsewhere; default: here. No value depends on it.
         registry: where names are looked up; other processes call it too.
         on_progress: called now and then.
+        on_reports: called when everything is measured, before the page is made, which may fail.
 
     Raises:
         FackeError: whatever :meth:`EvaluationSpec.evaluator` and :meth:`Evaluator.run` raise.
@@ -55,7 +57,7 @@ def evaluate(
     pairs = specs[0].pair_set()
     evaluators = [_evaluator(spec, workers, registry()) for spec in specs]
     folders = _folders([evaluator.name for evaluator in evaluators])
-    reports, cases = [], []
+    reports = []
     for spec, evaluator, folder in zip(specs, evaluators, folders, strict=True):
         progress = _named(on_progress, evaluator.name if len(specs) > 1 else "")
         # first, because it takes little and may find that a picture is damaged
@@ -72,10 +74,13 @@ def evaluate(
         )
         report = replace(report, calibration=calibrated)
         reports.append(report)
-        if html is not None:
-            cases.append(cases_of(evaluator, pairs, report))
+    if on_reports is not None:
+        on_reports(reports)
     if html is not None:
-        write_html(html, reports, cases)
+        each = zip(evaluators, reports, strict=True)
+        write_html(
+            html, reports, [cases_of(evaluator, pairs, report) for evaluator, report in each]
+        )
     return reports
 
 

@@ -2,27 +2,39 @@
 
 Everything that can go wrong with a picture becomes one :class:`~facke_core.errors.ImageError`.
 Results are written with 8 bits per channel. 16-bit grey pictures are read exactly, 16-bit colour
-PNGs with 8 bits (what Pillow gives).
+with 8 bits (what Pillow gives).
 """
 
 from __future__ import annotations
 
+import functools
 import io
 import os
+import struct
 import warnings
 from os import PathLike
 from typing import Any, NamedTuple
 
 import numpy as np
 import PIL.Image
+import PIL.TiffImagePlugin
 import torch
 import torch.nn.functional as F
-from PIL import ImageCms, ImageOps, PngImagePlugin
+from PIL import ImageCms, PngImagePlugin
+from PIL.Image import Transpose
 from torch import Tensor
 
 from facke_core._files import write_bytes
 from facke_core.errors import FackeWarning, ImageError
-from facke_core.images.files import WRITABLE, check_output, check_pixels, explaining, open_image
+from facke_core.images.files import (
+    WRITABLE,
+    check_output,
+    check_pixels,
+    explaining,
+    explaining_memory,
+    open_image,
+)
+from facke_core.images.metadata import orientation
 
 __all__ = ["ImageLike", "Photo", "read_image", "resize", "to_pil", "write_image"]
 
@@ -33,6 +45,18 @@ PNG_LEVEL = 3
 """Compression level of zlib, 0 to 9: 3 takes two thirds of the time of Pillow's 6, and an eighth
 more bytes."""
 _XMP_TIFF_TAG = 700
+_BITS, _PLANES = 258, 284
+_TURNS = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
+"""What undoes each orientation of EXIF."""
+_NO_PROFILE = (ImageCms.PyCMSError, OSError, ValueError)
 
 
 class Photo(NamedTuple):
@@ -56,6 +80,7 @@ def read_image(source: ImageLike) -> Photo:
 
     Raises:
         ImageError: it cannot be read; says what, why and what to do.
+        OutOfMemoryError: memory does not suffice for it.
     """
     if isinstance(source, Tensor):
         return _from_tensor(source)
@@ -76,13 +101,14 @@ def read_image(source: ImageLike) -> Photo:
 
 def _from_pil(picture: PIL.Image.Image, name: str) -> Photo:
     check_pixels(picture, name)
-    profile = picture.info.get("icc_profile")
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I"):
-        return Photo(_rgb(_scaled_integers(np.asarray(picture), name)), None, name)
-    if picture.mode == "F":
-        values = torch.from_numpy(np.array(picture, dtype=np.float32))
-        return Photo(_rgb(_unit_range(values, name)[None]), None, name)
+    profile, transparent = picture.info.get("icc_profile"), picture.info.get("transparency")
+    _mend_tiles(picture, name)
+    picture.load()
+    turn = _TURNS.get(orientation(picture, name))
+    if turn is not None:
+        picture = picture.transpose(turn)
+    if picture.mode.startswith("I") or picture.mode == "F":
+        return _from_deep_grey(picture, profile, transparent, name)
     alpha = None
     if picture.has_transparency_data:
         picture = picture.convert("LA" if picture.mode in ("LA", "La") else "RGBA")
@@ -94,23 +120,137 @@ def _from_pil(picture: PIL.Image.Image, name: str) -> Photo:
     return Photo(_rgb(_channels(_to_srgb(picture, profile, name))), alpha, name)
 
 
+def _mend_tiles(picture: PIL.Image.Image, name: str) -> None:
+    """Put right what Pillow 13 takes the numbers of some TIFFs to be.
+
+    Raw planes of 16 bits are read as if they had 8, and big-endian floats that libtiff has unpacked
+    as if they were so still.
+    """
+    if not isinstance(picture, PIL.TiffImagePlugin.TiffImageFile):
+        return
+    tags = picture.tag_v2
+    deep_planes = tags.get(_PLANES) == 2 and max(tags.get(_BITS, (8,))) == 16
+    order = "B" if tags.prefix == b"MM" else "L"
+    tiles = []
+    for tile in picture.tile:
+        mode, *rest = tile.args if isinstance(tile.args, tuple) else (tile.args,)
+        if tile.codec_name == "raw" and deep_planes:
+            if mode not in ("R", "G", "B", "A"):
+                raise ImageError(
+                    f"{name} cannot be read: a TIFF of {picture.mode} in separate planes of 16 "
+                    "bits is not understood. Save it as RGB, or with 8 bits."
+                )
+            tile = tile._replace(args=(f"{mode};16{order}", *rest))
+        elif tile.codec_name == "libtiff" and mode == "F;32BF":
+            tile = tile._replace(args=("F;32NF", *rest))
+        tiles.append(tile)
+    picture.tile = tiles
+
+
+def _from_deep_grey(
+    picture: PIL.Image.Image, profile: bytes | None, transparent: object, name: str
+) -> Photo:
+    """A grey picture of 16-bit integers or floats."""
+    if picture.mode == "F":
+        floats = torch.from_numpy(np.array(picture, dtype=np.float32))
+        grey = _grey_to_srgb(_unit_range(floats, name)[None], profile, name)
+        return Photo(_rgb(grey), None, name)
+    array = np.asarray(picture)
+    grey = _grey_to_srgb(_scaled_integers(array, name), profile, name)
+    alpha = None
+    if isinstance(transparent, int):  # this value, in a PNG
+        alpha = torch.from_numpy(np.array(array != transparent, dtype=np.float32))[None]
+    return Photo(_rgb(grey), alpha, name)
+
+
 def _to_srgb(picture: PIL.Image.Image, profile: bytes | None, name: str) -> PIL.Image.Image:
     """Convert the colours from an embedded profile; a profile that is sRGB changes nothing."""
     if profile:
         try:
-            own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            if "sRGB" not in ImageCms.getProfileDescription(own):
-                srgb = ImageCms.createProfile("sRGB")
-                converted = ImageCms.profileToProfile(picture, own, srgb, outputMode="RGB")
+            if not _is_srgb(profile, picture.mode):
+                converted = ImageCms.profileToProfile(
+                    picture, _opened(profile), ImageCms.createProfile("sRGB"), outputMode="RGB"
+                )
                 return converted if converted is not None else picture
-        except (ImageCms.PyCMSError, OSError, ValueError) as error:
-            warnings.warn(
-                f"{name}: its colour profile cannot be used ({error}); the colours are read as "
-                "sRGB and may look different.",
-                FackeWarning,
-                stacklevel=2,
-            )
+        except _NO_PROFILE as error:
+            _warn_of_profile(name, error)
     return picture.convert("RGB") if picture.mode == "CMYK" else picture
+
+
+def _grey_to_srgb(values: Tensor, profile: bytes | None, name: str) -> Tensor:
+    """Convert grey values (1, H, W) in [0, 1] from an embedded profile, with 16 bits."""
+    if profile:
+        try:
+            if not _is_srgb(profile, "L"):
+                deep = (values[0] * 65535).round().numpy().astype(np.uint16)
+                converted = ImageCms.profileToProfile(
+                    PIL.Image.fromarray(deep),
+                    _opened(profile),
+                    _opened(_grey_profile()),
+                    outputMode="I;16",
+                    flags=ImageCms.Flags.NOOPTIMIZE,  # whose tables are coarse in the shadows
+                )
+                return _scaled_integers(np.asarray(converted), name)
+        except _NO_PROFILE as error:
+            _warn_of_profile(name, error)
+    return values
+
+
+def _warn_of_profile(name: str, error: Exception) -> None:
+    warnings.warn(
+        f"{name}: its colour profile cannot be used ({error}); the colours are read as "
+        "sRGB and may look different.",
+        FackeWarning,
+        stacklevel=3,
+    )
+
+
+def _opened(profile: bytes) -> ImageCms.ImageCmsProfile:
+    return ImageCms.ImageCmsProfile(io.BytesIO(profile))
+
+
+@functools.lru_cache(maxsize=16)
+def _is_srgb(profile: bytes, mode: str) -> bool:
+    """Tell whether a profile moves none of many colours by more than 2 of 255.
+
+    Its description says little: there are linear profiles that call themselves sRGB.
+
+    Raises:
+        PyCMSError, OSError, ValueError: it is none for pictures of this mode.
+    """
+    if mode == "CMYK":
+        return False
+    steps = np.linspace(0, 255, 33).round().astype(np.uint8)
+    shades = np.arange(256, dtype=np.uint8)
+    if mode == "L":
+        before = PIL.Image.fromarray(shades[None])
+    else:
+        cube = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(1, -1, 3)
+        before = PIL.Image.fromarray(np.concatenate([cube, shades[None, :, None].repeat(3, 2)], 1))
+    after = ImageCms.profileToProfile(
+        before, _opened(profile), ImageCms.createProfile("sRGB"), outputMode="RGB"
+    )
+    moved = np.asarray(after, np.int16) - np.asarray(before.convert("RGB"), np.int16)
+    return int(np.abs(moved).max()) <= 2
+
+
+@functools.cache
+def _grey_profile() -> bytes:
+    """An ICC profile of grey with the curve of sRGB."""
+
+    def numbers(*values: float) -> bytes:
+        return b"".join(struct.pack(">i", round(value * 65536)) for value in values)
+
+    white = numbers(0.9642, 1.0, 0.8249)
+    point = b"XYZ " + bytes(4) + white
+    curve = b"para" + bytes(4) + struct.pack(">HH", 3, 0)
+    curve += numbers(2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
+    start = 128 + 4 + 2 * 12
+    tags = struct.pack(">I4sII", 2, b"wtpt", start, len(point))
+    tags += struct.pack(">4sII", b"kTRC", start + len(point), len(curve))
+    kind = b"\4\x20\0\0mntrGRAYXYZ "
+    head = struct.pack(">II", start + len(point) + len(curve), 0) + kind + bytes(12) + b"acsp"
+    return (head + bytes(28) + white).ljust(128, b"\0") + tags + point + curve
 
 
 def _channels(picture: PIL.Image.Image) -> Tensor:
@@ -259,7 +399,7 @@ def write_image(
     Raises:
         ImageError: it cannot be written; nothing is left behind.
     """
-    file = check_output(path, overwrite=overwrite)
+    file = check_output(path, overwrite=overwrite, size=(image.shape[2], image.shape[1]))
     form = WRITABLE[file.suffix.lower()]
     if form == "JPEG" and alpha is not None:
         if float(alpha.min()) < 1:
@@ -283,9 +423,10 @@ def write_image(
         options.update(_xmp_options(form, xmp))
     encoded = io.BytesIO()  # Pillow itself does not notice when a file system takes a part only
     try:
-        to_pil(image, alpha).save(encoded, format=form, **options)
+        with explaining_memory(str(file)):
+            to_pil(image, alpha).save(encoded, format=form, **options)
         write_bytes(file, encoded.getbuffer())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise ImageError(
             f"{file} cannot be written: {reason}. "

@@ -6,8 +6,10 @@ Nothing is decoded here. Paths are relative to the folder of the photographs, wi
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -162,8 +164,10 @@ def file_key(path: Path) -> bytes:
     """The key of a file: the 32 bytes of its SHA-256.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: it cannot be read, or is a pipe or a device, which may never end.
     """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
 

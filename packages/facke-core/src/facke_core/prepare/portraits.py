@@ -21,10 +21,11 @@ import torch
 from torch import Tensor
 
 from facke_core.data.mesh import OVAL_RING, POINTS
-from facke_core.errors import FackeWarning, ImageError, NoFaceError
+from facke_core.errors import FackeWarning, ImageError, NoFaceError, OutOfMemoryError
 from facke_core.faces.align import align, transform_points
 from facke_core.faces.reframe import retemplate
 from facke_core.faces.templates import Alignment
+from facke_core.images.files import explaining_memory
 from facke_core.images.io import read_image, resize
 from facke_core.prepare.photos import file_key
 from facke_core.protocols import FaceDetector, IdentityEncoder
@@ -143,10 +144,14 @@ class Portraits:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FackeWarning)  # of colour profiles
                 photo = read_image(path).image
-        except (ImageError, OSError) as error:
+        except (ImageError, OSError, OutOfMemoryError) as error:
             reason, passing = UNREADABLE, _may_pass(error)
         decoding = time.perf_counter() - begin
-        made = self._make(photo) if photo is not None else reason
+        try:
+            with explaining_memory(str(path)):
+                made = self._make(photo) if photo is not None else reason
+        except OutOfMemoryError:
+            made, passing = UNREADABLE, True
         portrait, reason = (None, made) if isinstance(made, str) else (made, "")
         return Done(portrait, reason, passing, decoding, time.perf_counter() - begin)
 
@@ -210,7 +215,7 @@ def _may_pass(error: Exception) -> bool:
     cause = error.__cause__ if isinstance(error, ImageError) else error
     if isinstance(error, ImageError) and isinstance(cause, OSError):
         return cause.errno is not None  # decoders raise OSError without a number
-    return isinstance(cause, OSError | MemoryError)
+    return isinstance(cause, OSError | OutOfMemoryError)
 
 
 def _bytes(crop: Tensor) -> Tensor:
