@@ -6,20 +6,21 @@ import math
 from collections.abc import Iterator
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from facke_cli.samples import sample_or_path
 from facke_core import Face, load
 from facke_core.building import every_face
 from facke_core.errors import FackeWarning
-from facke_core.faces.align import warp
 from facke_core.faces.boxes import overlap, turned_face, turned_points
 from facke_core.faces.detect import MediaPipeDetector, build_mediapipe
 from facke_core.faces.doubts import AWAY, looked_over
-from facke_core.images.io import read_image, resize
+from facke_core.images.io import read_image, resize, to_pil
 
 pytest.importorskip("mediapipe", reason="the detector is not installed")
 
@@ -43,14 +44,11 @@ def square(name: str, side: int) -> Tensor:
 
 
 def turned(photo: Tensor, degrees: float) -> Tensor:
-    """The photo turned with the clock, on a canvas where all of it has room."""
-    size = photo.shape[-1]
-    room = math.ceil(size * math.sqrt(2))
-    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    middle, centre = (size - 1) / 2, (room - 1) / 2
-    shift = [centre - c * middle + s * middle, centre - s * middle - c * middle]
-    matrix = torch.tensor([[[c, -s, shift[0]], [s, c, shift[1]]]])
-    return warp(photo[None], matrix, room)[0].clamp(0, 1)
+    """The photo turned with the clock, on a grey canvas where all of it has room."""
+    image = to_pil(photo).rotate(
+        -degrees, Image.Resampling.BICUBIC, expand=True, fillcolor=(127, 127, 127)
+    )
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
 
 
 def between(a: float, b: float) -> float:

@@ -43,8 +43,10 @@ FIVE_POINTS = (468, 473, 1, 61, 291)
 """Iris centres, nose tip and mouth corners among MediaPipe's 478 points, image-left first."""
 QUARTERS = (0, 1, 3, 2)
 """Quarter turns of a photo against the clock, in the order in which they are tried."""
+SEEN = 0.1
+"""Least that both detectors make of a face from near; of them, see ``_liking``."""
 BETTER, LEANING, LESS, SAME_WAY, ASKEW = 0.1, 50.0, 0.3, 60.0, 45.0
-"""A face counts as turned where the sum of both scores is so much higher that way; a face whose
+"""A face counts as turned where they make so much more of it that way; a face whose
 eyes lie askew by so many degrees counts so much less; two finds of angles closer than that are the
 same; and of those, the one from the other side is better where the head is turned so far."""
 
@@ -157,12 +159,15 @@ class MediaPipeDetector:
             for box, score in self._boxes(pixels, tiles)
             if not any(covered(box, one) for one in known)
         ]
-        faces = [
-            self._right_way_up(pixels, face, box)
+        looked_at = [
+            self._right_way_up(pixels, self._face(pixels, box, score), box)
             for box, score in candidates
-            if (face := self._face(pixels, box, score)) is not None
         ]
-        faces = [face for face in faces if not any(covered(face.box, one) for one in known)]
+        faces = [
+            face
+            for face in looked_at
+            if face is not None and not any(covered(face.box, one) for one in known)
+        ]
         if not faces:
             return []
         kept = distinct(torch.stack([face.box for face in faces]), [face.score for face in faces])
@@ -198,13 +203,14 @@ class MediaPipeDetector:
                 return Face(bounds(best), points, score, best, tuple(doubts))
         return None
 
-    def _right_way_up(self, pixels: Pixels, face: Face, box: Tensor) -> Face:
-        """The face, as its head is turned.
+    def _right_way_up(self, pixels: Pixels, face: Face | None, box: Tensor) -> Face | None:
+        """The face, as its head is turned; None if it is none.
 
         An inverted head can pass for an upright one. So an unsure face is looked at from all four
-        sides, and the one counts from which both detectors like it best.
+        sides, and the one counts from which both detectors like it best. What they do not see from
+        near, from any side, is no face.
         """
-        if face.score >= self.SURE:
+        if face is None or face.score >= self.SURE:
             return face
         likings = []
         for quarters in range(4):
@@ -212,7 +218,9 @@ class MediaPipeDetector:
             likings.append(self._liking(np.rot90(pixels, quarters), here))
         best = max(range(4), key=lambda quarters: likings[quarters][0])
         total, found, score = likings[best]
-        if best == 0 or found is None:
+        if total < SEEN or found is None:
+            return None
+        if best == 0:
             return face
         turned = np.rot90(pixels, best)
         other = self._face(turned, found, score)
@@ -226,8 +234,12 @@ class MediaPipeDetector:
         return face._replace(doubts=(*face.doubts, WHICH_WAY))
 
     def _liking(self, pixels: Pixels, here: Tensor) -> tuple[float, Tensor | None, float]:
-        """How sure both detectors are of an upright face in the box ``here``: the sum of their
-        scores, the box of the surer one, and its score."""
+        """How sure both detectors are of an upright face in the box ``here``, from 0 to 2, the box
+        of the surer one, and its score.
+
+        Their scores count by the fourth power: one that is sure is right more often than two that
+        are not.
+        """
         crop, x, y, size = square(pixels, here, self.CROPS[0])
         total, best, score = 0.0, None, 0.0
         for found in self._graphs.boxes(crop, self):
@@ -241,7 +253,7 @@ class MediaPipeDetector:
             one, edges = max(fitting, key=lambda each: each[0].score)
             x0, y0, x1, y1 = one.eyes
             leaning = abs(math.degrees(math.atan2(y1 - y0, x1 - x0))) > LEANING
-            total += one.score - (LESS if leaning else 0.0)
+            total += max(one.score - (LESS if leaning else 0.0), 0.0) ** 4
             if one.score > score:
                 best, score = edges, one.score
         return total, best, score
