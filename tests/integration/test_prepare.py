@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -326,7 +327,7 @@ def test_a_killed_worker_costs_no_picture(
                 os.kill(child.pid or 0, signal.SIGKILL)
                 killed.append(child.pid or 0)
 
-    options = {"size": SIZE, "workers": 1, "license": "CC0-1.0", "name": made[0].name}
+    options: Any = {"size": SIZE, "workers": 1, "license": "CC0-1.0"}
     prepare(photos, tmp_path / "d", on_progress=kill_the_worker, **options)
     assert killed
     assert content(tmp_path / "d") == content(made[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from facke_core.errors import (
     FackeError,
     PluginError,
     UnavailableError,
+    UsageError,
     did_you_mean,
 )
 from facke_core.plugins.registry import Registry, default_registry
@@ -260,3 +262,15 @@ def close_detector(detector: FaceDetector) -> None:
     close = getattr(detector, "close", None)
     if callable(close):
         close()
+
+
+def _pickled(registry: Registry) -> tuple[Any, ...]:
+    if registry is not default_registry():
+        raise UsageError(
+            "A registry that was filled by hand cannot be pickled or copied: its plugins are "
+            "modules of this process. Fill one in the other process, or use what is installed."
+        )
+    return default_registry, ()
+
+
+copyreg.pickle(Registry, _pickled)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import os
 import secrets
@@ -120,6 +121,13 @@ class SwapPipeline:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SwapPipeline:
+        memo[id(self.registry)] = self.registry  # plugins are modules, and those are not copied
+        other = object.__new__(type(self))
+        memo[id(self)] = other
+        vars(other).update(copy.deepcopy(vars(self), memo))
+        return other
 
     def __call__(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
@@ -193,8 +193,8 @@ def _disclosure(found: Source, seed: int | None) -> bytes:
 
 
 def _which_face(text: str) -> FaceChoice:
-    if text == "largest" or text == "all":
-        return text
+    if text in ("largest", "all"):
+        return cast("FaceChoice", text)
     numbers = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) > 0 for part in numbers):
         raise UsageError(

@@ -53,4 +53,4 @@ def _frame(face: Face) -> list[tuple[float, float]]:
     x0, x1 = across.min() - margin, across.max() + margin
     y0, y1 = along.min() - margin, along.max() + margin
     places = ((x0, y1), (x0, y0), (x1, y0), (x1, y1))
-    return [tuple((x * right + y * down).tolist()) for x, y in places]  # type: ignore[misc]
+    return [tuple((x * right + y * down).tolist()) for x, y in places]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from facke_core.errors import PluginError, UsageError, did_you_mean
+from facke_core.errors import PluginError, did_you_mean
 from facke_core.plugins import catalogue, specs
 from facke_core.plugins.catalogue import Catalogue, PluginInfo
 from facke_core.references import resolve
@@ -35,7 +35,6 @@ class Registry:
         self._impls: dict[str, list[pluggy.HookImpl]] = {hook: [] for hook in catalogue.EVENTS}
         self._targets: dict[str, str] = {}
         self._plugins: dict[str, PluginInfo] = {}
-        self._installed = False
         self.failures: list[PluginInfo] = []
         """Plugins that could not be loaded, with the reason; every other one keeps working."""
         failed = self.failures  # which the catalogues name when they do not know a name
@@ -63,7 +62,6 @@ class Registry:
         installed = [entry.name for entry in entries]
         named = os.environ.get("FACKE_PLUGINS", ",".join(installed)).split(",")
         wanted = [CORE, *filter(None, map(str.strip, named))]
-        self._installed = True
         for entry in entries:
             if entry.name in wanted:
                 self._load(entry)
@@ -119,17 +117,6 @@ class Registry:
             for hook in events:
                 self._impls[hook] += hooks[hook]
         self._plugins[name] = info._replace(contributions=offers)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        if not self._installed:
-            raise UsageError(
-                "A registry that was filled by hand cannot be pickled or copied: its plugins are "
-                "modules of this process. Fill one in the other process, or use what is installed."
-            )
-        return default_registry, ()
-
-    def __deepcopy__(self, memo: Mapping[int, Any]) -> Registry:
-        return self  # the copy of a pipeline has the same plugins
 
     def plugins(self) -> tuple[PluginInfo, ...]:
         """Every discovered plugin, the failed ones last."""
