@@ -135,6 +135,7 @@ def test_the_report_says_how_many_faces_were_seen(facke: Facke, two_faces: Path)
     assert run.out.startswith("all.png: 2 faces swapped by ")
 
 
+@pytest.mark.filterwarnings("default::facke_core.errors.FackeWarning")
 def test_a_source_of_several_people_is_noted_and_one_can_be_chosen(
     facke: Facke, two_faces: Path, tmp_path: Path
 ) -> None:

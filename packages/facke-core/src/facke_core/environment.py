@@ -166,6 +166,8 @@ def _in_child() -> None:
     for lock in _locks:
         if not lock._held_by_fork:  # whoever held it is not here
             lock._lock = threading.RLock()
+    if set_threads := getattr(sys.modules.get("torch"), "set_num_threads", None):
+        set_threads(1)  # those of OpenMP are not here, and its next sum would wait for them
 
 
 if hasattr(os, "register_at_fork"):

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import copy
 import itertools
-import os
 import secrets
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +16,19 @@ from facke_core.building import close_detector, every_face
 from facke_core.environment import ForkSafeLock
 from facke_core.errors import (
     CompatibilityError,
-    FackeWarning,
     ImageError,
     NoFaceError,
     UsageError,
 )
 from facke_core.faces.align import align
+from facke_core.faces.choosing import (
+    FaceChoice,
+    chosen_faces,
+    largest_of,
+    number_of,
+    numbers_of,
+    shown,
+)
 from facke_core.faces.doubts import looked_over
 from facke_core.faces.paste import paste
 from facke_core.faces.reframe import retemplate
@@ -39,13 +44,10 @@ if TYPE_CHECKING:
     from facke_core.plugins.registry import Registry
     from facke_core.weights.sources import Source
 
-__all__ = ["FaceChoice"]
+__all__: list[str] = []
 
 STAGES = ("detect", "align", "encode", "generate", "paste")
 """What a swap spends its time on."""
-FaceChoice = Literal["largest", "all"] | int | Sequence[int]
-"""The faces of a target to swap. Numbers count from the largest, which is 1, through all faces that
-can be found; ``largest`` is the largest of those that are found first, and takes less time."""
 
 
 class SwapPipeline:
@@ -223,8 +225,8 @@ class SwapPipeline:
         clock: StageClock,
     ) -> Iterator[SwapResult]:
         with clock.stage("detect"):
-            found = [self._faces(photo, choice) for photo in photos]
-            faces = [chosen for chosen, _ in found]
+            looked = [self._faces(photo, choice) for photo in photos]
+            faces = [chosen for chosen, _ in looked]
         with clock.stage("align"):
             aligned = [
                 [self.align(photo.image, face) for face in detected]
@@ -251,7 +253,7 @@ class SwapPipeline:
                 images.append(image)
         request = self._request(sampler, seed, rng, start)
         seconds = {stage: value / len(photos) for stage, value in clock.seconds(total=True).items()}
-        for photo, image, (detected, seen) in zip(photos, images, found, strict=True):
+        for photo, image, (detected, seen) in zip(photos, images, looked, strict=True):
             result = SwapResult(
                 image=image,
                 faces=tuple(detected),
@@ -364,42 +366,21 @@ class SwapPipeline:
 
     def _faces(self, photo: Photo, choice: FaceChoice) -> tuple[list[Face], int]:
         """The faces to swap, and how many were seen."""
-        numbers = _numbers(choice)
-        faces = self._found(photo, every=choice != "largest")
-        if numbers is not None:
-            if missing := [number for number in numbers if number > len(faces)]:
-                there = "is 1 face" if len(faces) == 1 else f"are {len(faces)} faces"
-                raise NoFaceError(
-                    f"There is no face {missing[0]} in {_shown(photo)}: there {there}. Count from "
-                    "the largest, 1, or ask for largest or all."
-                )
-            chosen = [faces[number - 1] for number in numbers]
-        else:
-            chosen = faces if choice == "all" else faces[:1]
-        for face in chosen:
-            _warn_of(face, photo)
-        return chosen, len(faces)
+        numbers = numbers_of(choice)
+        faces = self._seen(photo, every=choice != "largest")
+        return chosen_faces(faces, numbers, photo, every=choice == "all"), len(faces)
 
     def _source_face(self, photo: Photo, number: int | None) -> Face:
-        if number is not None:
-            (face,) = self._faces(photo, _number(number, "source_face"))[0]
-            return face
-        faces = self._found(photo, every=False)
-        if len(faces) > 1:
-            warnings.warn(
-                f"{photo.name} shows {len(faces)} faces or more, of which the largest gives the "
-                "identity. Choose one by `source_face`, counted from the largest, 1.",
-                FackeWarning,
-                stacklevel=_CALLER,
-            )
-        _warn_of(faces[0], photo)
-        return faces[0]
+        if number is None:
+            return largest_of(self._seen(photo, every=False), photo)
+        numbers = [number_of(number, "source_face")]
+        return chosen_faces(self._seen(photo, every=True), numbers, photo)[0]
 
-    def _found(self, photo: Photo, *, every: bool) -> list[Face]:
+    def _seen(self, photo: Photo, *, every: bool) -> list[Face]:
         faces = self.detect(photo.image, every=every)
         if not faces:
             raise NoFaceError(
-                f"No face was found in {_shown(photo, self.detector.threshold)}. Use a picture "
+                f"No face was found in {shown(photo, self.detector.threshold)}. Use a picture "
                 "that shows a face, not in full profile, and at least about 20 pixels wide."
             )
         return faces
@@ -438,55 +419,6 @@ class SwapPipeline:
             settings={name: getattr(sampler, name) for name in settings},
             backend=str(self.choice),
         )
-
-
-_CALLER = 4
-"""Frames from a warning to the code that asked for a swap, about."""
-
-
-def _shown(photo: Photo, threshold: float | None = None) -> str:
-    height, width = photo.image.shape[1:]
-    by = "" if threshold is None else f"; the detector's threshold is {threshold:g}"
-    return f"{photo.name} ({width} x {height} pixels{by})"
-
-
-def _warn_of(face: Face, photo: Photo) -> None:
-    if face.doubts:
-        x, y = ((face.box[:2] + face.box[2:]) / 2).round().int().tolist()
-        warnings.warn(
-            f"The face at ({x}, {y}) in {photo.name} is doubtful: {', '.join(face.doubts)}. Look "
-            "at the result.",
-            FackeWarning,
-            stacklevel=_CALLER,
-        )
-
-
-def _number(value: object, where: str = "face") -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
-        return value
-    others = "" if where == "source_face" else "'largest', 'all', or "
-    raise UsageError(
-        f"{where}={value!r} is not possible. Use {others}a number from 1, which counts from the "
-        f"largest face{', or several such numbers' if others else ''}."
-    )
-
-
-def _numbers(choice: FaceChoice) -> list[int] | None:
-    """The chosen numbers, each once; None for ``largest`` and ``all``."""
-    if isinstance(choice, str):
-        return None if choice in ("largest", "all") else [_number(choice)]
-    if isinstance(choice, Sequence) and choice:
-        return sorted({_number(one) for one in choice})
-    return [_number(choice)]
-
-
-def _one_thread() -> None:
-    """OpenMP's threads are not in a forked child, and its next sum would wait for them for ever."""
-    torch.set_num_threads(1)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_one_thread)
 
 
 def _random(seed: int | None) -> tuple[torch.Generator, Tensor]:

@@ -48,21 +48,22 @@ def faces(
     from facke_core.plugins.registry import default_registry
 
     picture = read_image(path).image
-    found = [looked_over(one) for one in every_face(LazyDetector(default_registry()), picture)]
+    detector = LazyDetector(default_registry())
+    detected = [looked_over(face) for face in every_face(detector, picture)]
     if output is not None:
         from facke_core.faces.drawing import numbered_faces
         from facke_core.images.io import write_image
 
-        write_image(str(output), numbered_faces(picture, found), overwrite=overwrite)
+        write_image(str(output), numbered_faces(picture, detected), overwrite=overwrite)
     if as_json:
-        listed = [{"number": number, **about(face)} for number, face in enumerate(found, 1)]
+        listed = [{"number": number, **about(face)} for number, face in enumerate(detected, 1)]
         emit({"photo": str(path), "output": str(output) if output else None, "faces": listed})
         return
     height, width = picture.shape[1:]
-    write(f"{photo}: {count(len(found), 'face')} in {width} x {height} pixels")
-    if found:
+    write(f"{photo}: {count(len(detected), 'face')} in {width} x {height} pixels")
+    if detected:
         head = ("number", "size", "at", "angle", "score", "doubts")
-        write(table(head, [_row(number, face) for number, face in enumerate(found, 1)]))
+        write(table(head, [_row(number, face) for number, face in enumerate(detected, 1)]))
     if output is not None:
         write(f"drawn into {output}")
 

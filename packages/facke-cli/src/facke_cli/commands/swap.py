@@ -23,7 +23,8 @@ from facke_core.weights.sources import Source, locate
 
 if TYPE_CHECKING:
     from facke_core.backends.choice import Choice, Measured
-    from facke_core.pipeline import FaceChoice, SwapPipeline
+    from facke_core.faces.choosing import FaceChoice
+    from facke_core.pipeline import SwapPipeline
     from facke_core.results import SwapResult
 
 __all__ = ["DEFAULT_METHOD", "find", "swap"]

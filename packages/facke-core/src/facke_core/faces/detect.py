@@ -135,8 +135,8 @@ class MediaPipeDetector:
             most = 4 if quarters == 0 else 1 if faces else 2
             for tiles in self._tilings(pixels, most=most):
                 known = [turned_box(face.box, pixels.shape, quarters) for face in faces]
-                found = self._faces(turned, tiles, known)
-                faces += [turned_face(face, turned.shape, -quarters) for face in found]
+                more = self._faces(turned, tiles, known)
+                faces += [turned_face(face, turned.shape, -quarters) for face in more]
         return self._finished(faces)
 
     def _finished(self, faces: list[Face]) -> list[Face]:
@@ -157,7 +157,7 @@ class MediaPipeDetector:
         candidates = [
             (box, score)
             for box, score in self._boxes(pixels, tiles)
-            if not any(covered(box, one) for one in known)
+            if not any(covered(box, other) for other in known)
         ]
         looked_at = [
             self._right_way_up(pixels, self._face(pixels, box, score), box)
@@ -166,7 +166,7 @@ class MediaPipeDetector:
         faces = [
             face
             for face in looked_at
-            if face is not None and not any(covered(face.box, one) for one in known)
+            if face is not None and not any(covered(face.box, other) for other in known)
         ]
         if not faces:
             return []
@@ -179,9 +179,9 @@ class MediaPipeDetector:
         scores: list[float] = []
         for y, x, h, w in windows(pixels.shape, tiles):
             tile = np.ascontiguousarray(pixels[y : y + h, x : x + w])
-            for found in self._graphs.boxes(tile, self):
-                boxes += [_edges(one, y, x, h, w) for one in found]
-                scores += [one.score for one in found]
+            for detections in self._graphs.boxes(tile, self):
+                boxes += [_edges(detection, y, x, h, w) for detection in detections]
+                scores += [detection.score for detection in detections]
         if not boxes:
             return []
         return [(boxes[i], scores[i]) for i in distinct(torch.stack(boxes), scores)]
@@ -217,13 +217,13 @@ class MediaPipeDetector:
             here = turned_box(box, pixels.shape, quarters)
             likings.append(self._liking(np.rot90(pixels, quarters), here))
         best = max(range(4), key=lambda quarters: likings[quarters][0])
-        total, found, score = likings[best]
-        if total < SEEN or found is None:
+        total, there, score = likings[best]
+        if total < SEEN or there is None:
             return None
         if best == 0:
             return face
         turned = np.rot90(pixels, best)
-        other = self._face(turned, found, score)
+        other = self._face(turned, there, score)
         clear = total >= likings[0][0] + BETTER
         if other is not None:
             other = turned_face(other, turned.shape, -best)
@@ -242,20 +242,20 @@ class MediaPipeDetector:
         """
         crop, x, y, size = square(pixels, here, self.CROPS[0])
         total, best, score = 0.0, None, 0.0
-        for found in self._graphs.boxes(crop, self):
+        for detections in self._graphs.boxes(crop, self):
             fitting = [
-                (one, edges)
-                for one in found
-                if overlap(edges := _edges(one, y, x, size, size), here) > FITS
+                (detection, edges)
+                for detection in detections
+                if overlap(edges := _edges(detection, y, x, size, size), here) > FITS
             ]
             if not fitting:
                 continue
-            one, edges = max(fitting, key=lambda each: each[0].score)
-            x0, y0, x1, y1 = one.eyes
+            detection, edges = max(fitting, key=lambda pair: pair[0].score)
+            x0, y0, x1, y1 = detection.eyes
             leaning = abs(math.degrees(math.atan2(y1 - y0, x1 - x0))) > LEANING
-            total += max(one.score - (LESS if leaning else 0.0), 0.0) ** 4
-            if one.score > score:
-                best, score = edges, one.score
+            total += max(detection.score - (LESS if leaning else 0.0), 0.0) ** 4
+            if detection.score > score:
+                best, score = edges, detection.score
         return total, best, score
 
 

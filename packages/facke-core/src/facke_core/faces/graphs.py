@@ -35,7 +35,7 @@ LONGEST = 16384
 """Sides in pixels from which a picture is thinned out first: from 32767 on, OpenCV ends the whole
 process."""
 _MOST_FACES = 4
-"""Of one crop."""
+"""Number of faces that the mesh looks for in a crop."""
 _PROTOBUF = r"google\.protobuf"
 MESH = 2
 """Place of the graph after those of the two detectors."""
@@ -83,12 +83,12 @@ class Graphs:
         step = -(-max(pixels.shape[:2]) // LONGEST)
         seen = np.ascontiguousarray(pixels[::step, ::step])
         answers = _worked(lambda: [self.run(which, seen, user).detections for which in (0, 1)])
-        return [[_found(one) for one in detections or ()] for detections in answers]
+        return [[_found(detection) for detection in found or ()] for found in answers]
 
     def meshes(self, crop: Pixels, user: object) -> list[Tensor]:
         """The meshes (478, 2) of the faces of a square crop, in shares of its side."""
         answer = _worked(lambda: self.run(MESH, crop, user)).multi_face_landmarks or ()
-        return [torch.tensor([(p.x, p.y) for p in one.landmark]) for one in answer]
+        return [torch.tensor([(p.x, p.y) for p in mesh.landmark]) for mesh in answer]
 
     def leave(self, user: object) -> None:
         """Take the user off the list, and free the graphs if it was the last one."""
@@ -106,7 +106,7 @@ class Graphs:
             UnavailableError: it fails, and does so again after it was built anew.
         """
         self._users.add(user)
-        if not any(getattr(one[3], "pattern", "") == _PROTOBUF for one in warnings.filters):
+        if not any(getattr(rule[3], "pattern", "") == _PROTOBUF for rule in warnings.filters):
             # for good: to put filters back would undo what other threads set meanwhile
             warnings.filterwarnings("ignore", category=UserWarning, module=_PROTOBUF)
         try:

@@ -36,7 +36,7 @@ MIN_EYE_DISTANCE = 18
 """Least distance of the eyes in pixels of the photograph; below, a crop would be mostly
 interpolation."""
 VERSION = 2
-"""Of the way from a photograph to a crop; since 2, heads that are turned are found as they are."""
+"""Version of the way from a photograph to a crop. Since 2, heads are found as they are turned."""
 DETECTOR = "mediapipe"
 """Name of the detector, which is one that gives a mesh."""
 
