@@ -83,7 +83,7 @@ class Graphs:
         step = -(-max(pixels.shape[:2]) // LONGEST)
         seen = np.ascontiguousarray(pixels[::step, ::step])
         answers = _worked(lambda: [self.run(which, seen, user).detections for which in (0, 1)])
-        return [[_found(detection) for detection in found or ()] for found in answers]
+        return [[_found(detection) for detection in detections or ()] for detections in answers]
 
     def meshes(self, crop: Pixels, user: object) -> list[Tensor]:
         """The meshes (478, 2) of the faces of a square crop, in shares of its side."""
