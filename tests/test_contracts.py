@@ -141,7 +141,7 @@ MAY = {
     # what a shell of a stranger takes, who reads the card on the Hub
     "facke_core/publish/card.py": "facke swap SOURCE TARGET",
     # of other programs
-    "facke_core/faces/detect.py": "pip install",
+    "facke_core/faces/graphs.py": "pip install",
     "facke_core/identity/dlib_resnet.py": "pip install",
     "facke_core/testing/checking.py": "--junitxml=",
 }

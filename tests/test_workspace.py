@@ -25,7 +25,9 @@ PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml")
 NAMES = [path.name for path in PACKAGES]
 MODULES = sorted(ROOT.glob("packages/*/src/**/*.py"))
 MAX_LINES = 400
-LONG_FILES: dict[str, str] = {}
+LONG_FILES: dict[str, str] = {
+    "facke_core/pipeline.py": "half of it says what its public stages and calls promise",
+}
 """Modules that may be longer, and why. Take one out when it has become shorter."""
 
 

@@ -18,6 +18,8 @@ import numpy as np
 
 from facke_core.data.mesh import MIRROR, POINTS
 from facke_core.faces import detect
+from facke_core.faces.boxes import square
+from facke_core.faces.graphs import MESH
 from facke_core.images.io import read_image
 
 ROUNDS = 5
@@ -35,8 +37,8 @@ def meshes(photos: list[Path]) -> list[Points]:
         if not faces:
             continue
         pixels = photo.mul(255).byte().permute(1, 2, 0).numpy()
-        crop, _, _ = detect._square(pixels, faces[0].box, 2.0)
-        results = detect._run(finder._mesh, crop).multi_face_landmarks
+        crop, _, _, _ = square(pixels, faces[0].box, 2.0)
+        results = finder._graphs.run(MESH, crop, finder).multi_face_landmarks
         if results:
             points = np.array([(p.x, p.y, p.z) for p in results[0].landmark])
             found.append(points[list(POINTS)] * len(crop))

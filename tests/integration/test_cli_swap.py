@@ -153,6 +153,86 @@ def test_one_or_all_faces_are_swapped(facke: Facke, two_faces: Path) -> None:
     assert not Path("x.png").exists()
 
 
+def test_several_numbers_swap_several_faces(facke: Facke, two_faces: Path) -> None:
+    arguments = (*SWAP, HOPPER, two_faces, "-o", "both.png", "--json", "--face", "2,1")
+    report = json.loads(facke(*arguments).out)
+    assert len(report["faces"]) == report["faces_seen"] == 2
+    for wrong in ("1,", "1,0", "1,largest", "0"):
+        run = facke(*SWAP, HOPPER, two_faces, "-o", "x.png", "--face", wrong)
+        assert run.code == 2
+        assert f"--face {wrong!r} is not possible" in run.err
+    run = facke(*SWAP, HOPPER, two_faces, "-o", "x.png", "--face", "1,5")
+    assert "no face 5" in run.err
+
+
+def test_the_report_says_how_many_faces_were_seen(facke: Facke, two_faces: Path) -> None:
+    run = facke(*SWAP, HOPPER, two_faces, "-o", "one.png")
+    assert run.out.startswith("one.png: 1 of 2 faces swapped by pyramid on cpu in ")
+    assert run.err == ""
+    run = facke(*SWAP, HOPPER, two_faces, "-o", "all.png", "--face", "all")
+    assert run.out.startswith("all.png: 2 faces swapped by ")
+
+
+@pytest.mark.filterwarnings("default::facke_core.errors.FackeWarning")
+def test_a_source_of_several_people_is_noted_and_one_can_be_chosen(
+    facke: Facke, two_faces: Path, tmp_path: Path
+) -> None:
+    def swap(name: str, *options: object) -> tuple[dict[str, Any], str]:
+        run = facke(*SWAP, two_faces, HOPPER, "-o", name, "--json", *options)
+        assert run.code == 0, run.err
+        return json.loads(run.out), run.err
+
+    largest, said = swap("a.png")
+    assert "shows 2 faces or more" in said
+    assert "--source-face" in said
+    first, said = swap("b.png", "--source-face", 1)
+    second, also_said = swap("c.png", "--source-face", 2)
+    assert (said, also_said) == ("", "")
+    assert largest["source"]["box"] == first["source"]["box"]
+    assert first["source"]["box"][0] < 500 < second["source"]["box"][0]
+    pictures = [PIL.Image.open(tmp_path / f"{name}.png").tobytes() for name in "abc"]
+    assert pictures[0] == pictures[1] != pictures[2]
+    run = facke(*SWAP, two_faces, HOPPER, "-o", "d.png", "--source-face", 3)
+    assert run.code == 2
+    assert "no face 3" in run.err
+
+
+def test_a_head_on_its_head_gets_a_face_on_its_head(facke: Facke, tmp_path: Path) -> None:
+    hopper().transpose(PIL.Image.Transpose.ROTATE_180).save(tmp_path / "down.png")
+    run = facke(*SWAP, COLLINS, "down.png", "-o", "out.png", "--json")
+    (face,) = json.loads(run.out)["faces"]
+    assert abs(abs(face["angle"]) - 180) < 10
+    (left, y0), (right, y1), _, (_, mouth), _ = face["landmarks"]
+    assert right < left
+    assert mouth < min(y0, y1)
+
+
+def test_the_faces_of_a_picture_are_listed_and_drawn(
+    facke: Facke, two_faces: Path, tmp_path: Path
+) -> None:
+    run = facke("faces", two_faces, "-o", "numbered.png", "--json")
+    assert run.code == 0, run.err
+    report = json.loads(run.out)
+    first, second = report["faces"]
+    assert (first["number"], second["number"]) == (1, 2)
+    assert first["box"][0] < 500 < second["box"][0]
+    assert {"box", "landmarks", "angle", "score", "doubts"} < first.keys()
+    before = np.asarray(PIL.Image.open(two_faces).convert("RGB"), int)
+    drawn = np.asarray(PIL.Image.open(tmp_path / "numbered.png"), int)
+    changed = np.abs(drawn - before).max(2) > 0
+    for face in (first, second):
+        x0, y0, x1, y1 = (round(v) for v in face["box"])
+        assert changed[max(y0 - 20, 0) : y1 + 20, max(x0 - 20, 0) : x1 + 20].any()
+        assert not changed[(y0 + y1) // 2, (x0 + x1) // 2]
+    assert 0.001 < changed.mean() < 0.1
+    run = facke("faces", two_faces)
+    assert run.out.splitlines()[0].endswith("2 faces in 900 x 600 pixels")
+    assert [line.split()[0] for line in run.out.splitlines()[2:]] == ["1", "2"]
+    assert facke("faces", two_faces, "-o", "numbered.png").code == 2
+    PIL.Image.new("RGB", (90, 90), (9, 99, 9)).save(tmp_path / "none.png")
+    assert facke("faces", "none.png") == (0, "none.png: 0 faces in 90 x 90 pixels\n", "")
+
+
 def upright_box(facke: Facke) -> list[float]:
     return face_box(facke(*SWAP, HOPPER, HOPPER, "-o", "plain.png", "--json"))
 

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,8 +29,10 @@ from facke_core.data.crops import CropSet, check_encoder
 from facke_core.data.mesh import OVAL_RING, POINTS
 from facke_core.errors import DataError, FackeWarning, UsageError
 from facke_core.images.io import read_image, resize
+from facke_core.prepare.portraits import UNREADABLE, Done, Job
 from facke_core.prepare.prepare import prepare
 from facke_core.prepare.summary import PrepareSummary
+from facke_core.prepare.workers import Workers
 
 pytest.importorskip("mediapipe", reason="the detector is not installed")
 
@@ -313,16 +316,65 @@ def test_a_full_disk_keeps_finished_shards_and_says_so(
     assert content(dataset) == content(made[0])
 
 
-def test_a_worker_that_dies_is_reported_with_what_it_worked_on(
-    photos: Path, tmp_path: Path
+def test_a_killed_worker_costs_no_picture(
+    photos: Path, tmp_path: Path, made: tuple[Path, PrepareSummary]
 ) -> None:
+    killed: list[int] = []
+
     def kill_the_worker(what: str, done: int, total: int) -> None:
-        if what == "preparing" and done == 1:
+        if what == "preparing" and done == 1 and not killed:
             for child in multiprocessing.active_children():
                 os.kill(child.pid or 0, signal.SIGKILL)
+                killed.append(child.pid or 0)
 
-    with pytest.raises(DataError, match=r"worker died.*\.(png|jpg|bmp|webp)"):
-        prepare(photos, tmp_path / "d", size=SIZE, workers=1, on_progress=kill_the_worker)
+    options: Any = {"size": SIZE, "workers": 1, "license": "CC0-1.0"}
+    prepare(photos, tmp_path / "d", on_progress=kill_the_worker, **options)
+    assert killed
+    assert content(tmp_path / "d") == content(made[0])
+
+
+def begin(*_: object) -> None:
+    """A worker that needs nothing."""
+
+
+def crash_on_some(job: Job) -> Done:
+    if "crash" in job.path:
+        os.kill(os.getpid(), signal.SIGABRT)
+    return Done(None, job.path)
+
+
+@pytest.mark.parametrize("place", [0, 3, 7])
+def test_a_picture_that_ends_its_worker_is_named_and_left_out(place: int) -> None:
+    jobs = [Job("crash.png" if n == place else f"{n}.png", b"") for n in range(8)]
+    workers = Workers(2, (), start=begin, work=crash_on_some)
+
+    def answered() -> list[Done]:
+        at_hand = [(job, workers.submit(job)) for job in jobs[:4]]
+        found = [workers.result(*one) for one in at_hand]
+        return found + [workers.result(job, workers.submit(job)) for job in jobs[4:]]
+
+    try:
+        with pytest.warns(FackeWarning) as said:
+            found = answered()
+    finally:
+        workers.close()
+    assert [str(one.message).split()[4] for one in said] == ["crash.png"]
+    assert found.pop(place) == Done(None, UNREADABLE, passing=True)
+    assert [one.reason for one in found] == [f"{n}.png" for n in range(8) if n != place]
+
+
+def never(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGABRT)
+
+
+def test_workers_that_cannot_start_blame_no_picture() -> None:
+    workers = Workers(1, (), start=never, work=crash_on_some)
+    job = Job("a.png", b"")
+    try:
+        with pytest.raises(DataError, match="die as soon as they start"):
+            workers.result(job, workers.submit(job))
+    finally:
+        workers.close()
 
 
 def test_two_preparations_of_one_dataset_do_not_mix(tmp_path: Path) -> None:

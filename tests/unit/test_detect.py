@@ -15,16 +15,16 @@ from torch import Tensor, nn
 from facke_core import building
 from facke_core.building import make_detector
 from facke_core.errors import UnavailableError, UnknownNameError, WeightsError
-from facke_core.faces import detect
+from facke_core.faces import graphs
 from facke_core.faces.detect import (
     MediaPipeDetector,
     YuNetDetector,
     build_mediapipe,
     build_yunet,
     fetch_yunet,
-    mediapipe_available,
     yunet_available,
 )
+from facke_core.faces.graphs import mediapipe_available
 from facke_core.plugins.core import facke_face_detectors
 from facke_core.plugins.specs import DetectorSpec
 
@@ -131,7 +131,7 @@ def test_a_missing_system_library_is_named(monkeypatch: pytest.MonkeyPatch) -> N
         raise ImportError("libGL.so.1: cannot open shared object file")
 
     monkeypatch.setattr("importlib.util.find_spec", lambda _: object())
-    monkeypatch.setattr(detect, "_solutions", broken)
+    monkeypatch.setattr(graphs, "_solutions", broken)
     assert "libGL.so.1" in mediapipe_available()
     assert "apt-get install" in mediapipe_available()
 

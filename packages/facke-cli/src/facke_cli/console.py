@@ -10,7 +10,17 @@ from typing import Any
 
 from facke_cli.advice import in_options
 
-__all__ = ["STDOUT", "Show", "bars_on_terminals", "emit", "progress", "say", "table", "write"]
+__all__ = [
+    "STDOUT",
+    "Show",
+    "bars_on_terminals",
+    "count",
+    "emit",
+    "progress",
+    "say",
+    "table",
+    "write",
+]
 
 STDOUT = "-"
 """This word in the place of a file's name means the standard output."""
@@ -54,6 +64,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
         lines.append(start + wrapped[0])
         lines += [" " * indent + more for more in wrapped[1:]]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def count(number: int, what: str) -> str:
+    """Return ``1 face`` or ``2 faces``."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _text(cell: object) -> str:

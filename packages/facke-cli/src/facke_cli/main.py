@@ -29,6 +29,7 @@ __all__ = ["main", "run"]
 
 OWN = {
     "swap": "Put the identity of one face on another picture.",
+    "faces": "List and number the faces of a picture.",
     "inspect": "Tell what a picture says about its own making.",
     "methods": "List the installed methods.",
     "plugins": "List the installed plugins, and those that failed.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,16 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from facke_core.config import from_dict, updated
-from facke_core.environment import resolve_device
+from facke_core.environment import ForkSafeLock, resolve_device
 from facke_core.errors import (
     ConfigError,
     FackeError,
     PluginError,
     UnavailableError,
+    UsageError,
     did_you_mean,
 )
 from facke_core.plugins.registry import Registry, default_registry
-from facke_core.protocols import FaceDetector, IdentityEncoder, Method
+from facke_core.protocols import FaceDetector, GroupDetector, IdentityEncoder, Method
 from facke_core.references import unavailable
 from facke_core.types import Face
 from facke_core.weights import hub
@@ -197,7 +199,7 @@ def make_detector(
 
 
 class LazyDetector:
-    """The best face detector that can be used here, built when the first photo comes.
+    """The best face detector that can be used here, built when the first photo comes, once.
 
     Crops need no detector, so building a pipeline needs none either.
     """
@@ -205,6 +207,7 @@ class LazyDetector:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._built: FaceDetector | None = None
+        self._building = ForkSafeLock()
 
     def get(self) -> FaceDetector:
         """The detector itself.
@@ -212,9 +215,10 @@ class LazyDetector:
         Raises:
             UnavailableError: no detector works here.
         """
-        if self._built is None:
-            self._built = make_detector(registry=self._registry)
-        return self._built
+        with self._building:
+            if self._built is None:
+                self._built = make_detector(registry=self._registry)
+            return self._built
 
     @property
     def threshold(self) -> float:
@@ -228,3 +232,45 @@ class LazyDetector:
             UnavailableError: no detector works here.
         """
         return self.get()(photo)
+
+    def all_faces(self, photo: Tensor) -> list[Face]:
+        """The same, with small faces beside larger ones, if the detector can look for them.
+
+        Raises:
+            UnavailableError: no detector works here.
+        """
+        return every_face(self.get(), photo)
+
+    def close(self) -> None:
+        """Free what the detector holds; a later photo builds it again."""
+        with self._building:
+            built, self._built = self._built, None
+        if built is not None:
+            close_detector(built)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._registry,)
+
+
+def every_face(detector: FaceDetector, photo: Tensor) -> list[Face]:
+    """All faces of a photo that a detector can find, largest first."""
+    return detector.all_faces(photo) if isinstance(detector, GroupDetector) else detector(photo)
+
+
+def close_detector(detector: FaceDetector) -> None:
+    """Free what a detector holds, if it says how: by ``close()``."""
+    close = getattr(detector, "close", None)
+    if callable(close):
+        close()
+
+
+def _pickled(registry: Registry) -> tuple[Any, ...]:
+    if registry is not default_registry():
+        raise UsageError(
+            "A registry that was filled by hand cannot be pickled or copied: its plugins are "
+            "modules of this process. Fill one in the other process, or use what is installed."
+        )
+    return default_registry, ()
+
+
+copyreg.pickle(Registry, _pickled)

@@ -6,8 +6,10 @@ import importlib
 import importlib.util
 import os
 import sys
+import threading
+import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from facke_core.errors import UnavailableError, UsageError
 
@@ -118,3 +120,55 @@ def versions(*modules: str) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return by_module
+
+
+class ForkSafeLock:
+    """A lock that a thread may take again, that a forked child finds open, and that is never copied
+    or pickled: a copy is a lock of its own.
+
+    Args:
+        held_by_fork: a fork waits until the lock is free, for what must not be forked halfway.
+    """
+
+    def __init__(self, *, held_by_fork: bool = False) -> None:
+        self._held_by_fork = held_by_fork
+        self._lock = threading.RLock()
+        _locks.add(self)
+
+    def __enter__(self) -> Self:
+        self._lock.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), ()
+
+
+_locks: weakref.WeakSet[ForkSafeLock] = weakref.WeakSet()
+
+
+def _before_fork() -> None:
+    for lock in _locks:
+        if lock._held_by_fork:
+            lock._lock.acquire()
+
+
+def _after_fork() -> None:
+    for lock in _locks:
+        if lock._held_by_fork:
+            lock._lock.release()
+
+
+def _in_child() -> None:
+    _after_fork()
+    for lock in _locks:
+        if not lock._held_by_fork:  # whoever held it is not here
+            lock._lock = threading.RLock()
+    if set_threads := getattr(sys.modules.get("torch"), "set_num_threads", None):
+        set_threads(1)  # those of OpenMP are not here, and its next sum would wait for them
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child)

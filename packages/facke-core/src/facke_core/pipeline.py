@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from facke_core.backends.choice import Choice
-from facke_core.errors import CompatibilityError, ImageError, NoFaceError, UsageError
+from facke_core.building import close_detector, every_face
+from facke_core.environment import ForkSafeLock
+from facke_core.errors import (
+    CompatibilityError,
+    ImageError,
+    NoFaceError,
+    UsageError,
+)
 from facke_core.faces.align import align
+from facke_core.faces.choosing import (
+    FaceChoice,
+    chosen_faces,
+    largest_of,
+    number_of,
+    numbers_of,
+    shown,
+)
+from facke_core.faces.doubts import looked_over
 from facke_core.faces.paste import paste
 from facke_core.faces.reframe import retemplate
 from facke_core.faces.templates import Alignment
@@ -27,12 +44,10 @@ if TYPE_CHECKING:
     from facke_core.plugins.registry import Registry
     from facke_core.weights.sources import Source
 
-__all__ = ["FaceChoice"]
+__all__: list[str] = []
 
 STAGES = ("detect", "align", "encode", "generate", "paste")
 """What a swap spends its time on."""
-FaceChoice = Literal["largest", "all"] | int
-"""The faces of a target to swap: a number counts from the largest, which is 1."""
 
 
 class SwapPipeline:
@@ -45,6 +60,9 @@ class SwapPipeline:
     Every stage is a public method and can be used alone. Photos and results are RGB in [0, 1] on
     the CPU; the networks run on ``device`` in the dtype of the generator's parameters. Noise is
     drawn from a generator that each call makes from its seed.
+
+    Several threads may use one pipeline. It can be closed, forked, pickled and copied
+    (docs/concepts.md, "Threads, processes, copies").
 
     Args:
         method: generator and sampler.
@@ -90,6 +108,28 @@ class SwapPipeline:
         self.choice = choice or Choice(
             backend="torch", dtype=str(self.dtype).removeprefix("torch.")
         )
+        self._detecting = ForkSafeLock()
+
+    def close(self) -> None:
+        """Free what the detector holds beside memory; a later photo opens it again.
+
+        Networks go when nothing refers to the pipeline any more.
+        """
+        with self._detecting:
+            close_detector(self.detector)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SwapPipeline:
+        memo[id(self.registry)] = self.registry  # plugins are modules, and those are not copied
+        other = object.__new__(type(self))
+        memo[id(self)] = other
+        vars(other).update(copy.deepcopy(vars(self), memo))
+        return other
 
     def __call__(
         self,
@@ -98,6 +138,7 @@ class SwapPipeline:
         *,
         seed: int | None = None,
         face: FaceChoice = "largest",
+        source_face: int | None = None,
     ) -> SwapResult:
         """Swap faces in a photo.
 
@@ -108,15 +149,22 @@ class SwapPipeline:
                 result names. Some methods draw only if it is given
                 (:class:`~facke_core.protocols.SeededSampler`). The global random state is neither
                 read nor changed.
-            face: the faces of the target to swap: ``largest``, ``all``, or a number counted from
-                the largest, 1.
+            face: the faces of the target to swap: ``largest``, ``all``, a number counted from
+                the largest, 1, or several such numbers.
+            source_face: the face of the source that gives the identity, counted from the largest,
+                1; default: the largest, with a warning where there are others.
 
         Raises:
             ImageError: a picture cannot be read.
-            NoFaceError: no face, or fewer than ``face`` asks for.
-            UsageError: an impossible ``seed`` or ``face``.
+            NoFaceError: no face, or fewer than ``face`` or ``source_face`` ask for.
+            UsageError: an impossible ``seed``, ``face`` or ``source_face``.
+
+        Warns:
+            FackeWarning: a face is doubtful (:attr:`~facke_core.types.Face.doubts`), or the source
+                shows several and none was chosen.
         """
-        return next(self.swap_many(source, [target], seed=seed, face=face))
+        targets = [target]
+        return next(self.swap_many(source, targets, seed=seed, face=face, source_face=source_face))
 
     def swap_many(
         self,
@@ -125,6 +173,7 @@ class SwapPipeline:
         *,
         seed: int | None = None,
         face: FaceChoice = "largest",
+        source_face: int | None = None,
         batch_size: int = 8,
     ) -> Iterator[SwapResult]:
         """Swap faces in many photos. The source is looked at once; the faces of ``batch_size``
@@ -136,6 +185,7 @@ class SwapPipeline:
             seed: seed of the noise, with which each batch begins again. Where a method draws
                 noise, what a photo gets depends on its place in the batch.
             face: the faces of each target to swap.
+            source_face: the face of the source, as for a call.
             batch_size: photos at a time.
 
         Yields:
@@ -143,26 +193,30 @@ class SwapPipeline:
 
         Raises:
             ImageError: a picture cannot be read.
-            NoFaceError: no face, or fewer than ``face`` asks for.
-            UsageError: an impossible ``seed``, ``face`` or ``batch_size``.
+            NoFaceError: no face, or fewer than ``face`` or ``source_face`` ask for.
+            UsageError: an impossible ``seed``, ``face``, ``source_face`` or ``batch_size``.
+
+        Warns:
+            FackeWarning: as a call does.
         """
         if batch_size < 1:
             raise UsageError(f"batch_size={batch_size} is not possible. Use a number from 1.")
         clock = StageClock(STAGES)
         photo = read_image(source)
         with clock.stage("detect"):
-            source_face = self._faces(photo, "largest")[0]
+            giver = self._source_face(photo, source_face)
         with clock.stage("align"):
-            crop = self.align(photo.image, source_face).crop
+            crop = self.align(photo.image, giver).crop
         with clock.stage("encode"):
             identity = self.encode(crop[None])
         remaining = iter(targets)
         while photos := [read_image(target) for target in itertools.islice(remaining, batch_size)]:
-            yield from self._swapped(crop, identity, photos, seed, face, clock)
+            yield from self._swapped(giver, crop, identity, photos, seed, face, clock)
             clock = StageClock(STAGES)
 
     def _swapped(
         self,
+        giver: Face,
         source: Tensor,
         identity: Tensor,
         photos: Sequence[Photo],
@@ -171,7 +225,8 @@ class SwapPipeline:
         clock: StageClock,
     ) -> Iterator[SwapResult]:
         with clock.stage("detect"):
-            faces = [self._faces(photo, choice) for photo in photos]
+            looked = [self._faces(photo, choice) for photo in photos]
+            faces = [chosen for chosen, _ in looked]
         with clock.stage("align"):
             aligned = [
                 [self.align(photo.image, face) for face in detected]
@@ -198,10 +253,12 @@ class SwapPipeline:
                 images.append(image)
         request = self._request(sampler, seed, rng, start)
         seconds = {stage: value / len(photos) for stage, value in clock.seconds(total=True).items()}
-        for photo, image, detected in zip(photos, images, faces, strict=True):
+        for photo, image, (detected, seen) in zip(photos, images, looked, strict=True):
             result = SwapResult(
                 image=image,
                 faces=tuple(detected),
+                faces_seen=seen,
+                source=giver,
                 seconds=seconds,
                 request=request,
                 alpha=photo.alpha,
@@ -229,9 +286,16 @@ class SwapPipeline:
         request = self._request(sampler, seed, rng, start)
         return SwapResult(image=image, faces=(), seconds=clock.seconds(total=True), request=request)
 
-    def detect(self, photo: Tensor) -> list[Face]:
-        """The faces of a photo (3, H, W), largest first."""
-        return self.detector(photo)
+    def detect(self, photo: Tensor, *, every: bool = False) -> list[Face]:
+        """The faces of a photo (3, H, W), largest first.
+
+        The detector may stop at the first faces that it finds; with ``every``, one that can looks
+        on, for small faces beside larger ones and for heads that lie or stand on their heads.
+        Threads wait for each other here.
+        """
+        with self._detecting:
+            faces = every_face(self.detector, photo) if every else self.detector(photo)
+        return [looked_over(face) for face in faces]
 
     def align(self, photo: Tensor, face: Face) -> AlignedFace:
         """The crop (3, S, S) of a face of a photo (3, H, W), and the map (2, 3) to its pixels.
@@ -300,32 +364,26 @@ class SwapPipeline:
         first = next(parameters, None)
         return torch.float32 if first is None else first.dtype
 
-    def _faces(self, photo: Photo, choice: FaceChoice) -> list[Face]:
-        if isinstance(choice, bool) or not (
-            choice in ("largest", "all") or (isinstance(choice, int) and choice >= 1)
-        ):
-            raise UsageError(
-                f"face={choice!r} is not possible. Use 'largest', 'all', or a number from 1, "
-                "which counts from the largest face."
-            )
-        faces = self.detect(photo.image)
-        height, width = photo.image.shape[1:]
+    def _faces(self, photo: Photo, choice: FaceChoice) -> tuple[list[Face], int]:
+        """The faces to swap, and how many were seen."""
+        numbers = numbers_of(choice)
+        faces = self._seen(photo, every=choice != "largest")
+        return chosen_faces(faces, numbers, photo, every=choice == "all"), len(faces)
+
+    def _source_face(self, photo: Photo, number: int | None) -> Face:
+        if number is None:
+            return largest_of(self._seen(photo, every=False), photo)
+        numbers = [number_of(number, "source_face")]
+        return chosen_faces(self._seen(photo, every=True), numbers, photo)[0]
+
+    def _seen(self, photo: Photo, *, every: bool) -> list[Face]:
+        faces = self.detect(photo.image, every=every)
         if not faces:
             raise NoFaceError(
-                f"No face was found in {photo.name} ({width} x {height} pixels; the detector's "
-                f"threshold is {self.detector.threshold:g}). Use a picture that shows a face "
-                "upright, not in full profile, and at least about 20 pixels wide."
+                f"No face was found in {shown(photo, self.detector.threshold)}. Use a picture "
+                "that shows a face, not in full profile, and at least about 20 pixels wide."
             )
-        if choice == "all":
-            return faces
-        number = 1 if choice == "largest" else int(choice)
-        if number > len(faces):
-            there = "is 1 face" if len(faces) == 1 else f"are {len(faces)} faces"
-            raise NoFaceError(
-                f"There is no face {number} in {photo.name} ({width} x {height} pixels): there "
-                f"{there}. Count from the largest, 1, or ask for largest or all."
-            )
-        return [faces[number - 1]]
+        return faces
 
     def _as_crop(self, photo: Photo) -> Tensor:
         height, width = photo.image.shape[1:]

@@ -187,6 +187,9 @@ class FaceDetector(Protocol):
 
     Its largest face comes first; the list is empty where there is none. Landmarks are five points
     in the order of :class:`~facke_core.types.Face`.
+
+    It need not be made for several threads: a pipeline calls its own once at a time. If it holds
+    more than memory, it has ``close()``, after which a call opens it again.
     """
 
     @property
@@ -196,6 +199,16 @@ class FaceDetector(Protocol):
 
     def __call__(self, photo: Tensor) -> list[Face]:
         """Find the faces whose score is at least :attr:`threshold`, largest first."""
+        ...
+
+
+@runtime_checkable
+class GroupDetector(FaceDetector, Protocol):
+    """A detector that stops at the first faces it finds when it is called, and can look on."""
+
+    def all_faces(self, photo: Tensor) -> list[Face]:
+        """The faces of a photo, largest first, small ones beside large ones too, at any cost. Those
+        that a call finds are among them, unchanged."""
         ...
 
 

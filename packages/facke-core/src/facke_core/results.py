@@ -29,11 +29,17 @@ class SwapResult:
     image: Tensor
     """Picture (3, H, W) float32 RGB in [0, 1] on the CPU, of the size of the target photo."""
     faces: tuple[Face, ...]
-    """The target faces that were swapped, largest first; none where crops were swapped."""
+    """The target faces that were swapped, largest first, each with its angle and its
+    doubts; none where crops were swapped."""
     seconds: Mapping[str, float]
     """Wall time per stage, in seconds: detect, align, encode, generate, paste, total."""
     request: SwapRequest
     """Method, weights, seed and settings, as the metadata of a saved picture discloses them."""
+    faces_seen: int = 0
+    """How many faces were seen in the target; where only the largest was asked for, small ones
+    beside it were not looked for."""
+    source: Face | None = None
+    """The face that gave the identity; None where nothing was detected."""
     alpha: Tensor | None = None
     """Transparency (1, H, W) of the target in [0, 1], kept as it was."""
 

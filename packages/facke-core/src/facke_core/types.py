@@ -7,6 +7,7 @@ here at run time.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -120,11 +121,21 @@ class Face(NamedTuple):
     box: Tensor
     """Edges (4,) float32: x0, y0, x1, y1."""
     landmarks: Tensor
-    """Points (5, 2) float32, x and y: eyes, nose, mouth corners; image-left first."""
+    """Points (5, 2) float32, x and y: eyes, nose, mouth corners; of each pair the one first that is
+    left in the picture when the head is upright."""
     score: float
     """Certainty of the detector, from its threshold to 1."""
     mesh: Tensor | None = None
     """Points (478, 2) float32 of MediaPipe's face mesh, where the detector gives it."""
+    doubts: tuple[str, ...] = ()
+    """Why the detector, or the pipeline, would have somebody look at what comes of this face."""
+
+    @property
+    def angle(self) -> float:
+        """How far the head is turned in the picture, in degrees with the clock, from -180 to 180:
+        0 is upright, 180 on its head."""
+        (x0, y0), (x1, y1) = self.landmarks[:2].tolist()
+        return math.degrees(math.atan2(y1 - y0, x1 - x0))
 
 
 class AlignedFace(NamedTuple):

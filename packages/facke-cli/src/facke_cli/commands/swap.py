@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from facke_cli.console import emit, say, write
+from facke_cli.commands.faces import about
+from facke_cli.console import count, emit, say, write
 from facke_cli.engines import Backend, Name, RayActors, RayAddress, engine
 from facke_cli.many import swap_many
 from facke_cli.samples import sample_or_path
@@ -22,6 +23,7 @@ from facke_core.weights.sources import Source, locate
 
 if TYPE_CHECKING:
     from facke_core.backends.choice import Choice, Measured
+    from facke_core.faces.choosing import FaceChoice
     from facke_core.pipeline import SwapPipeline
     from facke_core.results import SwapResult
 
@@ -74,9 +76,16 @@ def swap(
     face: Annotated[
         str,
         typer.Option(
-            metavar="largest|all|N", help="Which faces of TARGET; N counts from the largest, 1."
+            metavar="largest|all|N[,N...]",
+            help="Which faces of TARGET; numbers count from the largest, 1, as in facke faces.",
         ),
     ] = "largest",
+    source_face: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Which face of SOURCE gives the identity. [default: largest]"
+        ),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**63 - 1, help="Makes random methods repeatable.")
     ] = None,
@@ -132,7 +141,13 @@ def swap(
                 "--backend": backend != "torch",
             },
         )
-        work: dict[str, Any] = {"face": which, "sampler": settings, "seed": seed, "device": device}
+        work: dict[str, Any] = {
+            "face": which,
+            "source_face": source_face,
+            "sampler": settings,
+            "seed": seed,
+            "device": device,
+        }
         located = find(method, weights, default_registry())
         swap_many(located, pairs, output, work, ray, resume=resume, as_json=as_json, quiet=quiet)
         return
@@ -157,7 +172,7 @@ def swap(
         if crop:
             result = pipeline.swap_files(*pictures, seed=seed)
         else:
-            result = pipeline(*pictures, seed=seed, face=which)
+            result = pipeline(*pictures, seed=seed, face=which, source_face=source_face)
     result.save(str(output), overwrite=overwrite)
     _report(result, pipeline, located, output, as_json=as_json, quiet=quiet)
 
@@ -178,12 +193,16 @@ def _disclosure(found: Source, seed: int | None) -> bytes:
     )
 
 
-def _which_face(text: str) -> Literal["largest", "all"] | int:
+def _which_face(text: str) -> FaceChoice:
     if text in ("largest", "all"):
-        return cast(Literal["largest", "all"], text)
-    if text.isdecimal() and int(text) > 0:
-        return int(text)
-    raise UsageError(f"--face {text!r} is not possible. Use largest, all, or a number from 1.")
+        return cast("FaceChoice", text)
+    numbers = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in numbers):
+        raise UsageError(
+            f"--face {text!r} is not possible. Use largest, all, or a number from 1, or several "
+            "with commas between them."
+        )
+    return int(text) if len(numbers) == 1 else [int(part) for part in numbers]
 
 
 def _check_files(pictures: tuple[Path, Path], output: Path, *, overwrite: bool) -> None:
@@ -264,15 +283,15 @@ def _report(
                 "backend": pipeline.choice.backend,
                 "dtype": pipeline.choice.dtype,
                 "seed": result.request.seed,
-                "faces": [
-                    {"box": face.box.tolist(), "landmarks": face.landmarks.tolist()}
-                    for face in result.faces
-                ],
+                "faces": [about(face) for face in result.faces],
+                "faces_seen": result.faces_seen,
+                "source": about(result.source) if result.source else None,
                 "seconds": {key: round(value, 4) for key, value in result.seconds.items()},
             }
         )
     elif not quiet:
-        faces = f"{len(result.faces)} faces" if len(result.faces) != 1 else "1 face"
+        some, seen = len(result.faces), result.faces_seen
+        faces = f"{some} of {seen} faces" if seen > some else count(some, "face")
         total = result.seconds.get("total", 0.0)
         by = found.name or found.config.method
         write(f"{output}: {faces} swapped by {by} on {pipeline.device} in {total:.1f} s")

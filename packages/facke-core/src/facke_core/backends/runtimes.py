@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from facke_core.backends import rewrites
 from facke_core.environment import require
+from facke_core.errors import UsageError
 from facke_core.types import GeneratorOutput, GeneratorSpec
 
 __all__: list[str] = []
@@ -186,6 +187,12 @@ class GraphGenerator:
         if name == "torch_generator":  # not made yet
             raise AttributeError(name)
         return getattr(self.torch_generator, name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise UsageError(
+            f"A generator that {type(self.session).__name__} computes cannot be pickled or copied. "
+            "Load the pipeline in each process, or use the backend torch."
+        )
 
     @property
     def spec(self) -> GeneratorSpec:

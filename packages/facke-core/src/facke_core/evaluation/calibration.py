@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from threading import Lock
 from typing import Any
 
 from torch import Tensor
@@ -39,14 +38,12 @@ def calibrate(
         that are left out because a picture shows no face.
     """
     pictures = {picture.key: picture for pair in pairs for picture in (pair.a, pair.b)}
-    detecting = Lock()
 
     def look(picture: PictureRef) -> dict[str, Tensor]:
         """Role -> vector; empty where no face is found."""
         assert picture.path is not None, "calibration takes photographs"
         photo = read_image(picture.path).image
-        with detecting:
-            faces = pipeline.detect(photo)
+        faces = pipeline.detect(photo)
         if not faces:
             return {}
         # the training encoder sees crops of the generator's framing

@@ -76,7 +76,7 @@ class PictureStore:
         self._known: dict[str, KnownFace] = {}
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
         self._bytes = 0
-        self._lock, self._detecting = threading.Lock(), threading.Lock()
+        self._lock = threading.Lock()
         self._alignment = _alignment_of(crops.info) if crops is not None else None
 
     def known(self, picture: PictureRef) -> KnownFace:
@@ -108,8 +108,7 @@ class PictureStore:
 
     def find(self, photo: Tensor) -> Face | None:
         """The largest face of a photo (3, H, W) in [0, 1]."""
-        # detectors are not made for several threads
-        with self._detecting, self._clock.stage("detect"):
+        with self._clock.stage("detect"):
             faces = self._pipeline.detect(photo)
         return faces[0] if faces else None
 

@@ -6,15 +6,11 @@ tuples, largest first, in pixels with centres at integers. It never touches the 
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import sys
-import types
-import warnings
+import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -24,63 +20,38 @@ from torch import Tensor, nn
 from facke_core._files import write_bytes
 from facke_core.environment import cache_folder
 from facke_core.errors import UnavailableError, WeightsError
+from facke_core.faces.boxes import (
+    FITS,
+    Pixels,
+    bounds,
+    covered,
+    distinct,
+    largest_first,
+    overlap,
+    square,
+    turned_box,
+    turned_face,
+    windows,
+)
+from facke_core.faces.doubts import MISFIT, MISFIT_OVERLAP, UNSURE, UNSURE_SCORE, WHICH_WAY
+from facke_core.faces.graphs import Found, mediapipe_available, shared_graphs
 from facke_core.types import Face
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["MediaPipeDetector", "YuNetDetector", "fetch_yunet"]
 
-Pixels = np.ndarray[Any, Any]
-
 FIVE_POINTS = (468, 473, 1, 61, 291)
 """Iris centres, nose tip and mouth corners among MediaPipe's 478 points, image-left first."""
+QUARTERS = (0, 1, 3, 2)
+"""Quarter turns of a photo against the clock, in the order in which they are tried."""
+SEEN = 0.1
+"""Least that both detectors make of a face from near; of them, see ``_liking``."""
+BETTER, LEANING, LESS, SAME_WAY, ASKEW = 0.1, 50.0, 0.3, 60.0, 45.0
+"""A face counts as turned where they make so much more of it that way; a face whose
+eyes lie askew by so many degrees counts so much less; two finds of angles closer than that are the
+same; and of those, the one from the other side is better where the head is turned so far."""
 
 
 # MediaPipe
-
-
-def mediapipe_available() -> str:
-    """The reason why the detector cannot be used here, and what to do; empty if it can."""
-    if importlib.util.find_spec("mediapipe") is None:
-        return 'the package mediapipe is not installed. Run: pip install "facke-core[faces]"'
-    try:
-        _solutions()
-    except Exception as error:  # a missing system library surfaces as one of many types
-        reason = f"mediapipe cannot be used: {error}. "
-        if "lib" in str(error) and ".so" in str(error):
-            return reason + "Install the system library, e.g.: apt-get install libgl1 libegl1"
-        return reason + 'Run: pip install --force-reinstall "facke-core[faces]"'
-    return ""
-
-
-def _solutions() -> Any:
-    with _quiet(), _without_pyplot():
-        import mediapipe
-        from mediapipe.python import solutions
-
-    models = Path(mediapipe.__file__).parent / "modules"
-    if not (models / "face_landmark" / "face_landmark_with_attention.tflite").is_file():
-        raise ImportError("this version carries no models (0.10.14 is the last one that does)")
-    return solutions
-
-
-@contextmanager
-def _without_pyplot() -> Iterator[None]:
-    """Keep mediapipe from importing matplotlib for its drawing helpers: half of its import."""
-    names = ("matplotlib", "matplotlib.pyplot")
-    if any(name in sys.modules for name in names):
-        yield
-        return
-    stand_ins = {name: types.ModuleType(name) for name in names}
-    stand_ins["matplotlib"].pyplot = stand_ins["matplotlib.pyplot"]  # type: ignore[attr-defined]
-    sys.modules.update(stand_ins)
-    try:
-        yield
-    finally:
-        for name, module in stand_ins.items():
-            if sys.modules.get(name) is module:
-                del sys.modules[name]
 
 
 def build_mediapipe(*, threshold: float = 0.6, max_faces: int = 64) -> MediaPipeDetector:
@@ -102,159 +73,203 @@ def build_mediapipe(*, threshold: float = 0.6, max_faces: int = 64) -> MediaPipe
 class MediaPipeDetector:
     """MediaPipe's short- and full-range detectors, then its mesh on a crop around each face.
 
-    Where the whole photo shows no face, overlapping tiles of it are searched, so that small
-    faces are found; they are not looked for beside larger ones. What the mesh does not confirm
-    is no face. Deterministic.
+    Called, it looks at the whole photo; where that shows no face, at overlapping tiles, so that
+    small faces are found, and then at the photo on its sides and on its head. What is found first
+    is the answer: small faces beside larger ones are for :meth:`all_faces`. What the mesh does not
+    confirm is no face. Deterministic.
+
+    Any number of threads may call it: detectors of one threshold share MediaPipe's graphs, which
+    serve one thread at a time (:mod:`facke_core.faces.graphs`). It can be pickled and copied.
     """
 
     TILINGS = (1, 2, 4)
     """Tiles per side of the photo, tried in this order until a face is found."""
     SMALLEST_TILE = 256
     """Sides of the photo, in pixels per tile, below which a tiling is not tried."""
+    STRIPS = (3, 100)
+    """A photo so many times as long as it is wide, or as wide as it is high, is searched in squares
+    as well."""
     CROPS = (2.0, 3.0, 1.5)
     """Sides of the crop for the mesh, in sides of the box, tried in this order until it fits."""
+    SURE = 0.88
+    """Score from which a face is taken to be upright, as it seems. Of 85 upside-down heads that
+    were taken for upright ones, none had more than 0.84."""
 
     def __init__(self, *, threshold: float = 0.6, max_faces: int = 64) -> None:
         self.threshold = threshold
         self.max_faces = max_faces
-        solutions = _solutions()
-        with _quiet():
-            self._detectors = [
-                solutions.face_detection.FaceDetection(
-                    model_selection=model, min_detection_confidence=threshold
-                )
-                for model in (0, 1)  # short and full range
-            ]
-            self._mesh = solutions.face_mesh.FaceMesh(
-                static_image_mode=True,
-                refine_landmarks=True,
-                max_num_faces=4,
-                min_detection_confidence=min(threshold, 0.5),
-            )
-            for graph in (*self._detectors, self._mesh):  # their threads write while they start
-                _run(graph, np.zeros((64, 64, 3), np.uint8))
+        self._graphs = shared_graphs(threshold)
 
     def close(self) -> None:
-        """Free the graphs; the detector cannot be used afterwards."""
-        for graph in (*self._detectors, self._mesh):
-            graph.close()
+        """Free the graphs, unless another detector uses them; a later call builds them again."""
+        self._graphs.leave(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), threshold=self.threshold, max_faces=self.max_faces), ()
 
     def __call__(self, photo: Tensor) -> list[Face]:
         """The faces of a photo (3, H, W) in [0, 1], largest first, each with its mesh."""
-        pixels = np.ascontiguousarray(
-            photo.detach().cpu().mul(255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
-        )
-        for tiles in self.TILINGS:
-            if tiles > 1 and min(pixels.shape[:2]) < tiles * self.SMALLEST_TILE:
-                break
-            faces = [
-                face
-                for box, score in self._boxes(pixels, tiles)
-                if (face := self._face(pixels, box, score)) is not None
-            ]
-            if faces:
-                boxes = torch.stack([face.box for face in faces])
-                kept = _distinct(boxes, [face.score for face in faces])
-                return _largest_first([faces[i] for i in kept])[: self.max_faces]
+        pixels = _pixels(photo)
+        for quarters in QUARTERS:
+            turned = np.rot90(pixels, quarters)
+            for tiles in self._tilings(pixels, most=4 if quarters == 0 else 2):
+                if faces := self._faces(turned, tiles, ()):
+                    return self._finished(
+                        [turned_face(face, turned.shape, -quarters) for face in faces]
+                    )
         return []
+
+    def all_faces(self, photo: Tensor) -> list[Face]:
+        """The faces of a photo (3, H, W) in [0, 1], largest first: those of the whole photo, of all
+        its tiles, and of the photo on its sides and on its head. Takes ten times as long."""
+        pixels = _pixels(photo)
+        faces: list[Face] = []
+        for quarters in QUARTERS:
+            turned = np.rot90(pixels, quarters)
+            most = 4 if quarters == 0 else 1 if faces else 2
+            for tiles in self._tilings(pixels, most=most):
+                known = [turned_box(face.box, pixels.shape, quarters) for face in faces]
+                more = self._faces(turned, tiles, known)
+                faces += [turned_face(face, turned.shape, -quarters) for face in more]
+        return self._finished(faces)
+
+    def _finished(self, faces: list[Face]) -> list[Face]:
+        return largest_first(faces)[: self.max_faces]
+
+    def _tilings(self, pixels: Pixels, *, most: int) -> Iterator[int]:
+        """Tiles per side; 0 stands for squares along the longer one."""
+        short, long = sorted(pixels.shape[:2])
+        for tiles in self.TILINGS:
+            if tiles == 1 or (tiles <= most and short >= tiles * self.SMALLEST_TILE):
+                yield tiles
+        least, largest = self.STRIPS
+        if most > 1 and short >= self.SMALLEST_TILE and least * short < long <= largest * short:
+            yield 0
+
+    def _faces(self, pixels: Pixels, tiles: int, known: Sequence[Tensor]) -> list[Face]:
+        """The faces of a tiling, without those that cover a known box."""
+        candidates = [
+            (box, score)
+            for box, score in self._boxes(pixels, tiles)
+            if not any(covered(box, other) for other in known)
+        ]
+        looked_at = [
+            self._right_way_up(pixels, self._face(pixels, box, score), box)
+            for box, score in candidates
+        ]
+        faces = [
+            face
+            for face in looked_at
+            if face is not None and not any(covered(face.box, other) for other in known)
+        ]
+        if not faces:
+            return []
+        kept = distinct(torch.stack([face.box for face in faces]), [face.score for face in faces])
+        return [faces[i] for i in kept]
 
     def _boxes(self, pixels: Pixels, tiles: int) -> list[tuple[Tensor, float]]:
         """Boxes and scores of the whole photo (``tiles`` 1) or of half-overlapping tiles."""
-        height, width = pixels.shape[:2]
-        h, w = -(-height // tiles), -(-width // tiles)
         boxes: list[Tensor] = []
         scores: list[float] = []
-        for i in range(2 * tiles - 1):
-            for j in range(2 * tiles - 1):
-                y, x = min(i * h // 2, height - h), min(j * w // 2, width - w)
-                tile = np.ascontiguousarray(pixels[y : y + h, x : x + w])
-                for graph in self._detectors:
-                    for detection in _run(graph, tile).detections or ():
-                        box = detection.location_data.relative_bounding_box
-                        x0, y0 = x + box.xmin * w - 0.5, y + box.ymin * h - 0.5
-                        edges = [x0, y0, x0 + box.width * w, y0 + box.height * h]
-                        boxes.append(torch.tensor(edges))
-                        scores.append(float(detection.score[0]))
+        for y, x, h, w in windows(pixels.shape, tiles):
+            tile = np.ascontiguousarray(pixels[y : y + h, x : x + w])
+            for detections in self._graphs.boxes(tile, self):
+                boxes += [_edges(detection, y, x, h, w) for detection in detections]
+                scores += [detection.score for detection in detections]
         if not boxes:
             return []
-        return [(boxes[i], scores[i]) for i in _distinct(torch.stack(boxes), scores)]
+        return [(boxes[i], scores[i]) for i in distinct(torch.stack(boxes), scores)]
 
     def _face(self, pixels: Pixels, box: Tensor, score: float) -> Face | None:
         """The face in ``box`` with its mesh, or None where the mesh does not fit."""
         for factor in self.CROPS:
-            crop, x, y = _square(pixels, box, factor)
-            size = crop.shape[0]
-            best, overlap = None, 0.3
-            for candidate in _run(self._mesh, crop).multi_face_landmarks or ():
-                points = torch.tensor([(p.x, p.y) for p in candidate.landmark]) * size
-                mesh = points + torch.tensor([x - 0.5, y - 0.5])
-                common = _overlap(_bounds(mesh), box)
-                if common > overlap:
-                    best, overlap = mesh, common
+            crop, x, y, size = square(pixels, box, factor)
+            best, closest = None, FITS
+            for candidate in self._graphs.meshes(crop, self):
+                mesh = candidate * size + torch.tensor([x - 0.5, y - 0.5])
+                common = overlap(bounds(mesh), box)
+                if common > closest:
+                    best, closest = mesh, common
             if best is not None:
-                return Face(_bounds(best), best[list(FIVE_POINTS)], score, best)
+                doubts = [UNSURE.format(score)] if score < UNSURE_SCORE else []
+                doubts += [MISFIT] if closest < MISFIT_OVERLAP else []
+                points = best[list(FIVE_POINTS)]
+                return Face(bounds(best), points, score, best, tuple(doubts))
         return None
 
+    def _right_way_up(self, pixels: Pixels, face: Face | None, box: Tensor) -> Face | None:
+        """The face, as its head is turned; None if it is none.
 
-def _run(graph: Any, pixels: Pixels) -> Any:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="google.protobuf")
-        return graph.process(pixels)
+        An inverted head can pass for an upright one. So an unsure face is looked at from all four
+        sides, and the one counts from which both detectors like it best. What they do not see from
+        near, from any side, is no face.
+        """
+        if face is None or face.score >= self.SURE:
+            return face
+        likings = []
+        for quarters in range(4):
+            here = turned_box(box, pixels.shape, quarters)
+            likings.append(self._liking(np.rot90(pixels, quarters), here))
+        best = max(range(4), key=lambda quarters: likings[quarters][0])
+        total, there, score = likings[best]
+        if total < SEEN or there is None:
+            return None
+        if best == 0:
+            return face
+        turned = np.rot90(pixels, best)
+        other = self._face(turned, there, score)
+        clear = total >= likings[0][0] + BETTER
+        if other is not None:
+            other = turned_face(other, turned.shape, -best)
+            if abs((other.angle - face.angle + 180) % 360 - 180) < SAME_WAY:
+                return face if abs(face.angle) < ASKEW else other
+            if clear:
+                return other
+        return face._replace(doubts=(*face.doubts, WHICH_WAY))
 
+    def _liking(self, pixels: Pixels, here: Tensor) -> tuple[float, Tensor | None, float]:
+        """How sure both detectors are of an upright face in the box ``here``, from 0 to 2, the box
+        of the surer one, and its score.
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Discard what C++ threads write to the process's stderr: logs that no option silences."""
-    try:
-        kept = os.dup(2)
-    except OSError:  # there is no stderr
-        yield
-        return
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nothing, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nothing)
-
-
-def _square(pixels: Pixels, box: Tensor, factor: float) -> tuple[Pixels, int, int]:
-    """A square around a box, black beyond the photo, and its corner (x, y)."""
-    x0, y0, x1, y1 = box.tolist()
-    size = max(round(factor * max(x1 - x0, y1 - y0)), 8)
-    x, y = round((x0 + x1 - size) / 2), round((y0 + y1 - size) / 2)
-    height, width = pixels.shape[:2]
-    crop = np.zeros((size, size, 3), np.uint8)
-    top, bottom = max(y, 0), min(y + size, height)
-    left, right = max(x, 0), min(x + size, width)
-    if top < bottom and left < right:
-        crop[top - y : bottom - y, left - x : right - x] = pixels[top:bottom, left:right]
-    return crop, x, y
-
-
-def _bounds(points: Tensor) -> Tensor:
-    return torch.cat([points.amin(0), points.amax(0)])
-
-
-def _overlap(a: Tensor, b: Tensor) -> float:
-    """Intersection over union of two boxes."""
-    common = (torch.minimum(a[2:], b[2:]) - torch.maximum(a[:2], b[:2])).clamp(min=0).prod()
-    union = (a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - common
-    return float(common / union.clamp(min=1e-9))
-
-
-def _distinct(boxes: Tensor, scores: Sequence[float]) -> list[int]:
-    """Indices that remain of boxes (N, 4) that show the same face: the best score of each."""
-    from kornia.geometry.bbox import nms
-
-    kept: list[int] = nms(boxes, torch.tensor(scores), 0.3).tolist()
-    return kept
+        Their scores count by the fourth power: one that is sure is right more often than two that
+        are not.
+        """
+        crop, x, y, size = square(pixels, here, self.CROPS[0])
+        total, best, score = 0.0, None, 0.0
+        for detections in self._graphs.boxes(crop, self):
+            fitting = [
+                (detection, edges)
+                for detection in detections
+                if overlap(edges := _edges(detection, y, x, size, size), here) > FITS
+            ]
+            if not fitting:
+                continue
+            detection, edges = max(fitting, key=lambda pair: pair[0].score)
+            x0, y0, x1, y1 = detection.eyes
+            leaning = abs(math.degrees(math.atan2(y1 - y0, x1 - x0))) > LEANING
+            total += max(detection.score - (LESS if leaning else 0.0), 0.0) ** 4
+            if detection.score > score:
+                best, score = edges, detection.score
+        return total, best, score
 
 
-def _largest_first(faces: list[Face]) -> list[Face]:
-    return sorted(faces, key=lambda face: -float((face.box[2:] - face.box[:2]).prod()))
+def _pixels(photo: Tensor) -> Pixels:
+    return np.ascontiguousarray(
+        photo.detach().cpu().mul(255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    )
+
+
+def _edges(found: Found, y: int, x: int, h: int, w: int) -> Tensor:
+    """The box in pixels of the photo, of which a tile at (x, y) was looked at."""
+    left, upper, width, height = found.box
+    x0, y0 = x + left * w - 0.5, y + upper * h - 0.5
+    return torch.tensor([x0, y0, x0 + width * w, y0 + height * h])
 
 
 # YuNet
@@ -372,5 +387,5 @@ class YuNetDetector:
         points = decoded[keep].view(-1, 7, 2) * torch.tensor([padded[1], padded[0]])
         points = points * torch.tensor([width / w, height / h]) - 0.5
         boxes, certain = points[:, :2].reshape(-1, 4), scores[keep].tolist()
-        faces = [Face(boxes[i], points[i, 2:], certain[i]) for i in _distinct(boxes, certain)]
-        return _largest_first(faces)
+        faces = [Face(boxes[i], points[i, 2:], certain[i]) for i in distinct(boxes, certain)]
+        return largest_first(faces)

@@ -10,14 +10,22 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from facke_core._files import leftovers
 from facke_core.config import read_json, write_json, write_text
-from facke_core.errors import DataError, FackeError, ImageError, NoFaceError, UsageError
+from facke_core.errors import (
+    DataError,
+    FackeError,
+    FackeWarning,
+    ImageError,
+    NoFaceError,
+    UsageError,
+)
 from facke_core.jobs.engines import Engine, here, shards
 from facke_core.jobs.pairs import PairSet, Progress, SwapPair, read_pairs
 from facke_core.plugins.registry import Registry, default_registry
@@ -45,6 +53,10 @@ class Swap:
     """The name of the picture; empty if there is none."""
     faces: int = 0
     """The number of faces that were swapped."""
+    faces_seen: int = 0
+    """The number of faces that were seen in the target."""
+    doubts: str = ""
+    """The doubts about these faces, and about the source's; empty if there are none."""
     seed: int | None = None
     """Seed with which this picture can be made alone; None where it was made without one."""
     skipped: str = ""
@@ -62,9 +74,11 @@ class SwapWork:
     """A CSV for :func:`~facke_core.jobs.pairs.read_pairs`."""
     folder: str
     """The folder that the pictures go to."""
-    face: str | int = "largest"
+    face: str | int | Sequence[int] = "largest"
     """The faces of each target to swap, as :class:`~facke_core.pipeline.SwapPipeline` takes them.
     """
+    source_face: int | None = None
+    """The face of each source that gives the identity; None: the largest."""
     sampler: Mapping[str, Any] = field(default_factory=dict)
     """Settings that override the sampler's."""
     seed: int | None = None
@@ -82,7 +96,8 @@ class SwapWork:
             "pairs": {"sha256": pairs.digest, "n": len(pairs)},
             "weights": {"name": source.name, "revision": source.revision},
             "method": source.config.method,
-            "face": self.face,
+            "face": self.face if isinstance(self.face, str | int) else list(self.face),
+            "source_face": self.source_face,
             "sampler": json.loads(json.dumps(dict(self.sampler), default=str)),
             "seed": self.seed,
         }
@@ -108,12 +123,27 @@ class SwapWork:
             seed = noise(self.seed, *pair).initial_seed() if draws else None
             files = [str(picture.path) for picture in pair]
             try:
-                result = pipeline(*files, seed=seed, face=self.face)  # type: ignore[arg-type]
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", FackeWarning)  # the row says what is doubtful
+                    result = pipeline(
+                        *files,
+                        seed=seed,
+                        face=self.face,  # type: ignore[arg-type]
+                        source_face=self.source_face,
+                    )
             except (ImageError, NoFaceError) as error:
                 return replace(row, skipped=str(error))
             name = f"{index:06d}.png"
             result.save(str(Path(self.folder) / name), overwrite=True)
-            return replace(row, output=name, faces=len(result.faces), seed=seed)
+            shown = [*result.faces, *([result.source] if result.source else [])]
+            return replace(
+                row,
+                output=name,
+                faces=len(result.faces),
+                faces_seen=result.faces_seen,
+                doubts="; ".join(dict.fromkeys(doubt for face in shown for doubt in face.doubts)),
+                seed=seed,
+            )
 
         def do(part: range) -> dict[str, Any]:
             return {"swaps": [asdict(swap(index, pairs[index])) for index in part]}

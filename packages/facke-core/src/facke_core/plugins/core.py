@@ -48,7 +48,7 @@ def facke_face_detectors() -> list[DetectorSpec]:
             name="mediapipe",
             summary="MediaPipe detector and 478-point mesh; offline (extra: faces)",
             build="facke_core.faces.detect:build_mediapipe",
-            available="facke_core.faces.detect:mediapipe_available",
+            available="facke_core.faces.graphs:mediapipe_available",
             license="Apache-2.0",
         ),
         DetectorSpec(

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
-import sys
 import time
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -27,8 +24,9 @@ from facke_core.data.tensors import Column
 from facke_core.errors import DataError, FackeWarning
 from facke_core.prepare.known import Bucket, KnownCrops, skipped_columns
 from facke_core.prepare.photos import Album, Photograph, file_keys, shown
-from facke_core.prepare.portraits import UNREADABLE, Done, Job, Preparation, answer, start_worker
+from facke_core.prepare.portraits import UNREADABLE, Done, Job, Preparation
 from facke_core.prepare.summary import PrepareSummary, write_csv
+from facke_core.prepare.workers import Workers
 
 __all__: list[str] = []
 
@@ -106,19 +104,16 @@ class Making:
         """Make what is missing, shard by shard.
 
         Raises:
-            DataError: the disk is full, or a worker died; finished shards are kept.
+            DataError: the disk is full, or no worker can be started; finished shards are kept.
             FackeError: the detector or the encoder cannot be used.
+
+        Warns:
+            FackeWarning: a picture is left out because a worker died with it in hand.
         """
         keys = sorted(self.first)
         begin, done = time.perf_counter(), 0
-        context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
-        if sys.platform == "linux":  # torch is imported once, not by each worker
-            context.set_forkserver_preload(["__main__", "facke_core.prepare.portraits"])
-        pool = ProcessPoolExecutor(
-            self.workers,
-            mp_context=context,
-            initializer=start_worker,
-            initargs=(os.getcwd(), self.photos, self.preparation, dict(self.encoder)),
+        workers = Workers(
+            self.workers, (os.getcwd(), self.photos, self.preparation, dict(self.encoder))
         )
         waiting: deque[tuple[Bucket, bytes, Job | None, Future[Done] | None]] = deque()
 
@@ -126,7 +121,7 @@ class Making:
             nonlocal done
             bucket, key, job, future = waiting.popleft()
             if job is not None and future is not None:
-                self._take(bucket, key, job, future.result())
+                self._take(bucket, key, job, workers.result(job, future))
             done += 1
             self.on_progress("preparing", done, len(keys))
             if key == bucket.keys[-1]:
@@ -139,21 +134,14 @@ class Making:
                 bucket = self._bucket(name, keys[start:end])
                 for key in bucket.keys:
                     job = bucket.job(key, self.first[key].path)
-                    future = pool.submit(answer, job) if job else None
+                    future = workers.submit(job) if job else None
                     waiting.append((bucket, key, job, future))
                     while len(waiting) > _AHEAD * self.workers:
                         settle()
             while waiting:
                 settle()
-        except BrokenProcessPool as error:
-            names = [shown(job.path) for _, _, job, _ in waiting if job][: _AHEAD * self.workers]
-            raise DataError(
-                "A worker died: it was killed, the memory was full, or a decoder crashed on one "
-                f"of {', '.join(names)}. Finished shards are kept; do the same again, "
-                "with fewer `workers` or without that picture."
-            ) from error
         finally:
-            pool.shutdown(cancel_futures=True)
+            workers.close()
         self.working = time.perf_counter() - begin
 
     def _bucket(self, name: str, keys: list[bytes]) -> Bucket:

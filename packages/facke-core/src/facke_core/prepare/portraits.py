@@ -23,6 +23,7 @@ from torch import Tensor
 from facke_core.data.mesh import OVAL_RING, POINTS
 from facke_core.errors import FackeWarning, ImageError, NoFaceError, OutOfMemoryError
 from facke_core.faces.align import align, transform_points
+from facke_core.faces.doubts import MOST_AWAY, turned_away
 from facke_core.faces.reframe import retemplate
 from facke_core.faces.templates import Alignment
 from facke_core.images.files import explaining_memory
@@ -35,9 +36,8 @@ __all__: list[str] = []
 MIN_EYE_DISTANCE = 18
 """Least distance of the eyes in pixels of the photograph; below, a crop would be mostly
 interpolation."""
-MAX_TURN = 0.38
-"""Largest distance of the nose tip from the middle of the eyes, along their line and in distances
-of the eyes: about 50 degrees of yaw."""
+VERSION = 2
+"""Version of the way from a photograph to a crop. Since 2, heads are found as they are turned."""
 DETECTOR = "mediapipe"
 """Name of the detector, which is one that gives a mesh."""
 
@@ -66,13 +66,13 @@ class Preparation:
 
         Crops of the same digest need not be made again.
         """
-        about: dict[str, Any] = {"version": 1, "aligned": self.aligned}
+        about: dict[str, Any] = {"version": VERSION, "aligned": self.aligned}
         alignment = self.alignment
         about["alignment"] = [alignment.template, alignment.size]
         if not self.aligned:
             about["alignment"] += [alignment.border, alignment.antialias]
             about["detector"] = [DETECTOR, _version()]
-            about["limits"] = [MIN_EYE_DISTANCE, MAX_TURN]
+            about["limits"] = [MIN_EYE_DISTANCE, MOST_AWAY]
             about["points"] = [POINTS, OVAL_RING]
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
@@ -170,12 +170,9 @@ class Portraits:
         if not faces:
             return NO_FACE
         face = faces[0]
-        eyes = face.landmarks[1] - face.landmarks[0]
-        distance = float(eyes.norm())
-        if distance < MIN_EYE_DISTANCE:
+        if float((face.landmarks[1] - face.landmarks[0]).norm()) < MIN_EYE_DISTANCE:
             return SMALL
-        along = ((face.landmarks[2] - face.landmarks[:2].mean(0)) * eyes).sum() / distance**2
-        if abs(float(along)) > MAX_TURN:
+        if turned_away(face.landmarks) > MOST_AWAY:
             return TURNED
         try:
             aligned = align(photo, face, self.preparation.alignment)

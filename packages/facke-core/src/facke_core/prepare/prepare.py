@@ -88,7 +88,7 @@ def prepare(
 
     Raises:
         DataError: no person or no usable picture in ``photos``; ``dataset`` is something else, has
-            other crops, or cannot be written; a worker died.
+            other crops, or cannot be written; no worker can be started.
         UnavailableError: the encoder or the detector cannot be used here.
 
     Warns:

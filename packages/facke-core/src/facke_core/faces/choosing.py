@@ -1,0 +1,104 @@
+"""The faces of a photo that a swap is about."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Literal
+
+from facke_core.errors import FackeWarning, NoFaceError, UsageError
+from facke_core.images.io import Photo
+from facke_core.types import Face
+
+__all__ = ["FaceChoice"]
+
+FaceChoice = Literal["largest", "all"] | int | Sequence[int]
+"""The faces of a target to swap. Numbers count from the largest, which is 1, through all faces that
+can be found; ``largest`` is the largest of those that are found first, and takes less time."""
+_CALLER = 5
+"""Number of frames from a warning to the code that asked for a swap, about."""
+
+
+def numbers_of(choice: FaceChoice) -> list[int] | None:
+    """The chosen numbers, each once; None for ``largest`` and ``all``.
+
+    Raises:
+        UsageError: it is no choice.
+    """
+    if isinstance(choice, str):
+        return None if choice in ("largest", "all") else [number_of(choice)]
+    if isinstance(choice, Sequence) and choice:
+        return sorted({number_of(number) for number in choice})
+    return [number_of(choice)]
+
+
+def number_of(value: object, where: str = "face") -> int:
+    """The number of a face.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return value
+    others = "" if where == "source_face" else "'largest', 'all', or "
+    raise UsageError(
+        f"{where}={value!r} is not possible. Use {others}a number from 1, which counts from the "
+        f"largest face{', or several such numbers' if others else ''}."
+    )
+
+
+def chosen_faces(
+    faces: Sequence[Face], numbers: Sequence[int] | None, photo: Photo, *, every: bool = False
+) -> list[Face]:
+    """The faces of a photo with these numbers; for None all, or the largest.
+
+    Raises:
+        NoFaceError: there are fewer.
+
+    Warns:
+        FackeWarning: one of them is doubtful.
+    """
+    missing = [number for number in numbers or () if number > len(faces)]
+    if missing:
+        there = "is 1 face" if len(faces) == 1 else f"are {len(faces)} faces"
+        raise NoFaceError(
+            f"There is no face {missing[0]} in {shown(photo)}: there {there}. Count from the "
+            "largest, 1, or ask for largest or all."
+        )
+    if numbers is None:
+        chosen = list(faces) if every else list(faces[:1])
+    else:
+        chosen = [faces[number - 1] for number in numbers]
+    for face in chosen:
+        if face.doubts:
+            x, y = ((face.box[:2] + face.box[2:]) / 2).round().int().tolist()
+            warnings.warn(
+                f"The face at ({x}, {y}) in {photo.name} is doubtful: {', '.join(face.doubts)}. "
+                "Look at the result.",
+                FackeWarning,
+                stacklevel=_CALLER,
+            )
+    return chosen
+
+
+def largest_of(faces: Sequence[Face], photo: Photo) -> Face:
+    """The largest face of a source for which nobody chose one.
+
+    Warns:
+        FackeWarning: there are others, or it is doubtful.
+    """
+    if len(faces) > 1:
+        warnings.warn(
+            f"{photo.name} shows {len(faces)} faces or more, of which the largest gives the "
+            "identity. Choose one by `source_face`, counted from the largest, 1.",
+            FackeWarning,
+            stacklevel=_CALLER,
+        )
+    return chosen_faces(faces, None, photo)[0]
+
+
+def shown(photo: Photo, threshold: float | None = None) -> str:
+    """Name and size of a photo for messages, and the threshold of the detector."""
+    height, width = photo.image.shape[1:]
+    by = "" if threshold is None else f"; the detector's threshold is {threshold:g}"
+    return f"{photo.name} ({width} x {height} pixels{by})"
