@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from wheels import BROKEN, install_plugin
 
 from facke_cli.main import main
 from facke_core.plugins.registry import default_registry
@@ -103,47 +102,14 @@ def levels(size: int):
 '''
 
 
-PROJECT = """\
-[build-system]
-requires = ["setuptools"]
-build-backend = "setuptools.build_meta"
-
-[project]
-name = "{name}"
-version = "1.2"
-dependencies = ["facke-core"]
-
-[project.entry-points."facke.plugins"]
-{name} = "{package}.plugin"
-"""
-
-
-def install_plugin(site: Path, source: Path, name: str, modules: dict[str, str]) -> None:
-    """Write a plugin package, build its wheel and install that into the folder ``site``."""
-    package = name.replace("-", "_")
-    (source / package).mkdir(parents=True)
-    (source / "pyproject.toml").write_text(PROJECT.format(name=name, package=package))
-    for module, code in {"__init__": "", **modules}.items():
-        (source / package / f"{module}.py").write_text(code)
-    build = "from setuptools.build_meta import build_wheel; build_wheel('dist')"
-    subprocess.run([sys.executable, "-c", build], cwd=source, check=True, capture_output=True)
-    (wheel,) = (source / "dist").glob("*.whl")
-    uv = shutil.which("uv")
-    if uv is None:
-        pytest.skip("uv is not on the PATH; run the tests as ./dev pytest")
-    command = [uv, "pip", "install", "--offline", "--no-deps", "--target", str(site), str(wheel)]
-    subprocess.run(command, check=True, capture_output=True)
-
-
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the plugins ``facke-pyramid`` and ``facke-broken``."""
     folder = tmp_path_factory.mktemp("site")
     modules = {"plugin": PLUGIN, "pyramid": METHOD, "command": COMMAND}
-    source = tmp_path_factory.mktemp("source")
-    install_plugin(folder, source / "pyramid", "facke-pyramid", modules)
-    broken = "raise RuntimeError('compiled against another CUDA')\n"
-    install_plugin(folder, source / "broken", "facke-broken", {"plugin": broken})
+    work = tmp_path_factory.mktemp("work")
+    install_plugin(folder, work, "facke-pyramid", modules)
+    install_plugin(folder, work, "facke-broken", BROKEN)
     return folder
 
 

@@ -16,16 +16,10 @@ import PIL.Image
 import pytest
 
 from facke_cli.samples import sample_or_path
+from standins import Bomb
 
 Facke = Callable[..., Any]
 HOPPER = sample_or_path("sample:hopper")
-
-
-class Bomb:
-    """Unpickling it would leave a mark."""
-
-    def __reduce__(self) -> Any:
-        return (os.mkdir, ("unpickled",))
 
 
 @pytest.fixture
@@ -35,7 +29,7 @@ def pictures(tmp_path: Path) -> Path:
     (tmp_path / "cut.jpg").write_bytes(HOPPER.read_bytes()[:20_000])
     (tmp_path / "text.png").write_text("I am not a picture.\n")
     (tmp_path / "empty.png").touch()
-    (tmp_path / "arcface.pth").write_bytes(pickle.dumps(Bomb()))
+    (tmp_path / "arcface.pth").write_bytes(pickle.dumps(Bomb(Path("unpickled"))))
     (tmp_path / "there.png").write_bytes(b"kept")
     (tmp_path / "folder").mkdir()
     return tmp_path

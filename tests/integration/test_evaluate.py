@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -24,6 +24,7 @@ from facke_core.evaluation.work import EvaluationWork
 from facke_core.weights.checkpoints import STATE
 from facke_core.weights.layout import MODEL, sha256_of
 from facke_core.weights.sources import locate
+from standins import PlainSampler
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = Path(facke_cli.samples.__file__).parent
@@ -381,7 +382,7 @@ def london(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tup
 
 @pytest.mark.parametrize("copied", ["target", "source"])
 def test_planted_swappers_get_their_due_on_photographs(
-    london: tuple[Any, Any], copied: str
+    london: tuple[Any, Any], copied: Literal["target", "source"]
 ) -> None:
     registry, file = london
     metrics = ("recon-l1", "id-gain", "retrieval-top1", "pose-error", "background")
@@ -389,13 +390,7 @@ def test_planted_swappers_get_their_due_on_photographs(
     evaluator = spec.evaluator(registry)
     pipeline = evaluator.pipeline
 
-    class Copy:
-        supplies = frozenset({"identity"})
-
-        def __call__(self, generator: Any, inputs: Any, *, rng: Any = None) -> torch.Tensor:
-            return getattr(inputs, copied)
-
-    pipeline.method = pipeline.method._replace(sampler=Copy())
+    pipeline.method = pipeline.method._replace(sampler=PlainSampler(picture=copied))
     report = evaluator.run(spec.pair_set())
     found = {name: value.value or 0.0 for name, value in report.summary.items()}
     assert (report.undetected, found["recon-l1"]) == (0, 0)

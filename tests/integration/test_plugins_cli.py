@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from wheels import ROOT, build_wheel, install, write_plugin
+from wheels import BROKEN, ROOT, install_plugin
 
 from facke_cli.commands.plugins_new import generate
 from facke_cli.main import main
@@ -23,7 +23,6 @@ from facke_core.plugins.registry import default_registry
 METHOD = """
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from facke_core import GeneratorOutput, GeneratorSpec, Method
@@ -81,10 +80,8 @@ def flawed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An installed method that ignores its source, a command without a target, and a plugin that
     cannot be imported."""
     site = tmp_path / "site"
-    broken = "raise RuntimeError('compiled against another CUDA')\n"
-    flawed = write_plugin(tmp_path / "flawed", "facke-flawed", {"plugin": PLUGIN, "m": METHOD})
-    cuda = write_plugin(tmp_path / "broken", "facke-broken", {"plugin": broken})
-    install(site, *(build_wheel(project, tmp_path / "dist") for project in (flawed, cuda)))
+    install_plugin(site, tmp_path, "facke-flawed", {"plugin": PLUGIN, "m": METHOD})
+    install_plugin(site, tmp_path, "facke-broken", BROKEN)
     monkeypatch.syspath_prepend(site)
     monkeypatch.setenv("PYTHONPATH", str(site))
     importlib.invalidate_caches()

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from facke_core import CommandSpec, default_registry, hookimpl
+from facke_core import CommandSpec, default_registry
+from standins import plugin
 
 Facke = Callable[..., Any]
 
@@ -106,20 +107,14 @@ def test_a_plugin_adds_a_command(facke: Facke) -> None:
     assert facke("pyramid-levels", "x").code == 2
 
 
-class Greedy:
-    """A plugin whose commands are called like facke's own."""
-
-    @hookimpl
-    def facke_commands(self) -> list[CommandSpec]:
-        names = ("swap", "help")
-        return [CommandSpec(name=name, target="json:loads", help="Takes over.") for name in names]
-
-
 def test_a_command_of_facke_stays_when_a_plugin_takes_its_name(
     facke: Facke, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FACKE_PLUGINS", "facke-pyramid")
-    default_registry().register(Greedy(), "greedy")
+    taken = [
+        CommandSpec(name=name, target="json:loads", help="Takes over.") for name in ("swap", "help")
+    ]
+    default_registry().register(plugin(facke_commands=lambda: taken), "greedy")
     for name in ("swap", "help"):
         fault = f"'greedy' offers the command {name!r}, a name that facke keeps for itself. Rename"
         assert fault in " ".join(facke("plugins").out.split())

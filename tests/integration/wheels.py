@@ -25,6 +25,10 @@ version = "1.2"
 """
 
 
+BROKEN = {"plugin": "raise RuntimeError('compiled against another CUDA')\n"}
+"""The modules of a plugin that cannot be imported."""
+
+
 def write_plugin(folder: Path, name: str, modules: dict[str, str]) -> Path:
     """A project with these modules."""
     package = name.replace("-", "_")
@@ -33,6 +37,14 @@ def write_plugin(folder: Path, name: str, modules: dict[str, str]) -> Path:
     for module, code in {"__init__": "", **modules}.items():
         (folder / package / f"{module}.py").write_text(code)
     return folder
+
+
+def install_plugin(site: Path, work: Path, name: str, modules: dict[str, str]) -> None:
+    """Write a plugin with these modules, build its wheel and install that into ``site``.
+
+    ``work`` is a folder for what comes about on the way.
+    """
+    install(site, build_wheel(write_plugin(work / name, name, modules), work / "dist"))
 
 
 def build_wheel(project: Path, into: Path) -> Path:

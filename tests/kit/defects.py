@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from facke_core.errors import UsageError
 from facke_core.losses.terms import GanLoss, IdentityLoss, ReconstructionLoss
@@ -18,9 +17,9 @@ from facke_core.plugins.registry import Registry
 from facke_core.plugins.specs import DetectorSpec, EncoderSpec, MethodSpec, MetricSpec
 from facke_core.protocols import Method
 from facke_core.sampling import SinglePass
-from facke_core.testing.fakes import TinyEncoder
+from facke_core.testing.fakes import TinyDiscriminator, TinyEncoder, TinyGenerator
 from facke_core.training.swapping import SwapObjective, generate
-from facke_core.types import DiscriminatorOutput, GeneratorOutput, GeneratorSpec, Step, SwapInputs
+from facke_core.types import Step, SwapInputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,33 +28,12 @@ class Config:
     identity_dim: int = 8
 
 
-class Generator(nn.Module):
-    """Target and identity in, picture out."""
+class Generator(TinyGenerator):
+    """Healthy, and built of its config."""
 
     def __init__(self, config: Config) -> None:
-        super().__init__()
+        super().__init__(config.image_size, config.identity_dim)
         self.config = config
-        self.stem = nn.Conv2d(3, 8, 3, padding=1)
-        self.norm: nn.Module = nn.BatchNorm2d(8)
-        self.mix = nn.Linear(config.identity_dim, 8)
-        self.head = nn.Conv2d(8, 3, 3, padding=1)
-
-    @property
-    def spec(self) -> GeneratorSpec:
-        return GeneratorSpec(
-            image_size=self.config.image_size,
-            identity_dim=self.config.identity_dim,
-            conditions=frozenset({"identity"}),
-        )
-
-    def features(self, x: Tensor, identity: Tensor) -> Tensor:
-        return F.leaky_relu(self.norm(self.stem(x)) + self.mix(identity)[..., None, None], 0.2)
-
-    def draw(self, h: Tensor) -> Tensor:
-        return torch.sigmoid(self.head(h))
-
-    def forward(self, x: Tensor, *, identity: Tensor) -> Any:
-        return GeneratorOutput(image=self.draw(self.features(x, identity)), aux={})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,19 +58,8 @@ class NoisySampler:
         return generator(x, identity=inputs.identity).image.clamp(0, 1)
 
 
-class Discriminator(nn.Module):
-    """One scale, two layers."""
-
-    num_scales = 1
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(3, 8, 4, stride=2, padding=1)
-        self.last = nn.Conv2d(8, 1, 3, padding=1)
-
-    def forward(self, image: Tensor) -> Any:
-        h = F.leaky_relu(self.first(image), 0.2)
-        return DiscriminatorOutput([self.last(h)], [[h]])
+class Discriminator(TinyDiscriminator):
+    """Healthy."""
 
 
 class Encoder(TinyEncoder):

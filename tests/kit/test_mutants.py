@@ -316,7 +316,7 @@ class ShiftedLoss(defects.Loss):
 
 def moves_discriminator(modules: Any, batch: Any, rng: Any, made: Any = None) -> Any:
     with torch.no_grad():
-        modules["discriminator"].last.bias.add_(0.1)
+        modules["discriminator"].last[0].bias.add_(0.1)
     return generate(modules, batch, rng, made)
 
 
@@ -712,7 +712,9 @@ class Upwards(defects.Metric):
 
 
 class SaysOften(defects.Discriminator):
-    num_scales = 2
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_scales = 2
 
 
 class Squashed(defects.Discriminator):

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from facke_core.identity.crops import CropEncoder
+from facke_core.identity.iresnet import build_arcface
 
 _MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
 _STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
@@ -99,6 +104,18 @@ def filled(
     if prefix is None:
         prefix = meta["fill_prefix"] if part is None else meta["fill_prefix"][part]
     return fill(meta["seed"], prefix, entries)
+
+
+def encoder_of_step(meta: Mapping[str, Any], shared: Path) -> CropEncoder:
+    """The identity encoder of the recorded training step, as the originals feed it: a shallower
+    network than in the fixture that lists its tensors, the first two blocks of each layer."""
+    _, deep = load("arcface_se_ir101", shared)
+    deeper = re.compile(r"layer\d\.([2-9]|\d\d)\.")
+    entries = [e for e in deep["state_dict"] if not deeper.match(e["key"])]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "arcface.safetensors"
+        save_file(fill(meta["seed"], meta["fill_prefix"]["arc"], entries), file)
+        return build_arcface(weights=str(file), resize="nearest", normalize="imagenet")
 
 
 def imagenet(u8: Tensor) -> Tensor:

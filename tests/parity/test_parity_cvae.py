@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,16 +10,14 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from fixture import assert_close, fill, filled, load, uniform
+from fixture import assert_close, encoder_of_step, filled, load, uniform
 from torch import Tensor, nn
 
-from facke_core.identity.crops import NORMALIZE, CropEncoder
-from facke_core.identity.iresnet import arcface_network
 from facke_core.losses.functional import gradient_penalty
 from facke_core.losses.terms import GanLoss, IdentityLoss, ReconstructionLoss
 from facke_core.nn.discriminators import MultiScalePatchDiscriminator
 from facke_core.nn.normalize import Normalize
-from facke_core.types import FaceBatch, GeneratorOutput, IdentityEncoderSpec, Step
+from facke_core.types import FaceBatch, GeneratorOutput, Step
 from facke_gan.convert import from_discriminators
 from facke_vae.convert import from_facke
 from facke_vae.cvae import FACKE_224, CVAEGenerator
@@ -139,25 +136,13 @@ class TrainStep(NamedTuple):
 def step(shared: Path) -> Iterator[TrainStep]:
     tensors, meta = load("train_step", shared)
     weight = meta["lambdas"]
-    _, deep = load("arcface_se_ir101", shared)
-    deeper = re.compile(r"layer\d\.([2-9]|\d\d)\.")
-    shallow = [e for e in deep["state_dict"] if not deeper.match(e["key"])]
-    arcface = fill(meta["seed"], meta["fill_prefix"]["arc"], shallow)
-    spec = IdentityEncoderSpec(name="a", embedding_dim=512, input_size=(112, 112), template="")
-    encoder = CropEncoder(
-        arcface_network(arcface),
-        spec,
-        template="arcface",
-        normalize=NORMALIZE["imagenet"],
-        resize="nearest",
-    )
     discriminator = MultiScalePatchDiscriminator()
     discriminator.load_state_dict(from_discriminators(filled(meta, "D1"), filled(meta, "D2")))
     generator = network(96, lambda part: filled(meta, f"cvae.{part}"))
     modules: dict[str, nn.Module] = {
         "generator": generator.train(),
         "discriminator": discriminator.train(),
-        "identity_encoder": encoder,
+        "identity_encoder": encoder_of_step(meta, shared),
     }
     eps = uniform(meta["seed"], "input:step:eps", (2, 512, 12, 12))
     target = Normalize().inverse(tensors["img_target"])

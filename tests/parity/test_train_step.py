@@ -7,30 +7,27 @@ Facke's CVAE-GAN that the same fixture records is compared in ``test_parity_cvae
 from __future__ import annotations
 
 import gc
-import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import pytest
 import torch
-from fixture import assert_close, fill, filled, load
+from fixture import assert_close, encoder_of_step, filled, load
 from torch import Tensor
 
 from facke_core import default_registry
 from facke_core.config import from_dict
-from facke_core.identity.crops import NORMALIZE, CropEncoder
-from facke_core.identity.iresnet import arcface_network
 from facke_core.losses import functional
 from facke_core.nn.normalize import Normalize
 from facke_core.objective import Objective
-from facke_core.protocols import IdentityEncoder
 from facke_core.training.recipe import Recipe, TermConfig, read_recipe, terms
 from facke_core.training.trainer import Trainer
-from facke_core.types import FaceBatch, IdentityEncoderSpec, Step
+from facke_core.types import FaceBatch, Step
 from facke_gan.convert import from_discriminators, from_facke
 from facke_gan.simswap import SimSwapConfig, build, objective
+from standins import Batches
 
 RECIPES = {
     "w": "simswap-224",
@@ -79,27 +76,10 @@ class Run(NamedTuple):
     statistics: Mapping[str, Tensor]
 
 
-def arcface_weights(meta: Mapping[str, Any], shared: Path) -> dict[str, Tensor]:
-    """Of the step's identity network, a shallower one than in the fixture that lists its tensors:
-    the first two blocks of each layer."""
-    _, deep = load("arcface_se_ir101", shared)
-    deeper = re.compile(r"layer\d\.([2-9]|\d\d)\.")
-    entries = [e for e in deep["state_dict"] if not deeper.match(e["key"])]
-    return fill(meta["seed"], meta["fill_prefix"]["arc"], entries)
-
-
-def objective_of(recipe: Recipe, meta: Mapping[str, Any], arcface: dict[str, Tensor]) -> Objective:
+def objective_of(recipe: Recipe, meta: Mapping[str, Any], shared: Path) -> Objective:
     """Networks and terms of the recipe, with the weights of the fixture."""
-    spec = IdentityEncoderSpec(name="a", embedding_dim=512, input_size=(112, 112), template="")
-    encoder = CropEncoder(
-        arcface_network(arcface),
-        spec,
-        template="arcface",
-        normalize=NORMALIZE["imagenet"],
-        resize="nearest",
-    )
     method = build(from_dict(SimSwapConfig, recipe.generator))
-    made = objective(method, cast(IdentityEncoder, encoder), recipe)
+    made = objective(method, encoder_of_step(meta, shared), recipe)
     made.modules["generator"].load_state_dict(from_facke(filled(meta, "G")))
     state = from_discriminators(filled(meta, "D1"), filled(meta, "D2"))
     made.modules["discriminator"].load_state_dict(state)
@@ -134,7 +114,7 @@ def run(fixture: Fixture, shared: Path) -> Iterator[Run]:
     tensors, meta = fixture
     recipes = {mode: recipe_of(name) for mode, name in RECIPES.items()}
     weak = recipes["w"]
-    modules = objective_of(weak, meta, arcface_weights(meta, shared)).modules
+    modules = objective_of(weak, meta, shared).modules
     generator, discriminator = modules["generator"], modules["discriminator"]
     batch = batch_of(tensors)
     output = generator(batch.target, identity=batch.identity)
@@ -228,21 +208,12 @@ def test_batch_norm_statistics_after_the_step(run: Run) -> None:
         assert_close(actual, run.tensors[f"simswap.after.{key}"], atol=1e-4, rel_l2=1e-4)
 
 
-class Always:
-    """The same batch in every step."""
-
-    def __init__(self, batch: FaceBatch) -> None:
-        self.batch = batch
-
-    def read(self, step: int, rows: slice = slice(None)) -> FaceBatch:
-        return FaceBatch(*(x[rows] for x in self.batch))
-
-
 def test_the_trainer_logs_these_terms(fixture: Fixture, shared: Path) -> None:
     tensors, meta = fixture
     recipe = recipe_of("simswap-224")
-    made = objective_of(recipe, meta, arcface_weights(meta, shared))
-    trainer = Trainer(made, Always(batch_of(tensors)), recipe=recipe)
+    made = objective_of(recipe, meta, shared)
+    batch = batch_of(tensors)
+    trainer = Trainer(made, Batches(lambda step: batch), recipe=recipe)
     (report,) = trainer
     configs = {"generator": recipe.loss, "discriminator": recipe.discriminator_loss}
     logged = {

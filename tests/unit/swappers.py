@@ -1,10 +1,9 @@
-"""Small swappers, a recogniser and a detector whose values can be told beforehand."""
+"""Small swappers and a recogniser whose values can be told beforehand, and their pictures."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,12 @@ from facke_core.data.crops import CropSet
 from facke_core.evaluation import metrics as m
 from facke_core.evaluation.judges import Recogniser
 from facke_core.evaluation.runner import Evaluator
-from facke_core.faces.templates import Alignment, template_points
+from facke_core.faces.templates import Alignment
 from facke_core.pipeline import SwapPipeline
 from facke_core.plugins.registry import Registry
 from facke_core.protocols import Method
-from facke_core.types import Face, GeneratorOutput, GeneratorSpec, IdentityEncoderSpec, SwapInputs
+from facke_core.testing import TinyDetector, TinyGenerator
+from standins import ColourEncoder, PlainSampler
 
 SIZE = 32
 TEMPLATE = "simswap_frontal"
@@ -40,88 +40,46 @@ PER_PAIR: list[Callable[[], Any]] = [
 ]
 
 
-class Colours(nn.Module):
+def colours(seed: int) -> ColourEncoder:
     """Recognises people by four colours: those of the quarters of their face."""
-
-    def __init__(self, seed: int = 0) -> None:
-        super().__init__()
-        rng = torch.Generator().manual_seed(seed)
-        self.mix = nn.Parameter(torch.randn(12, 12, generator=rng), requires_grad=False)
-        self.spec = IdentityEncoderSpec(
-            name=f"colours-{seed}", embedding_dim=12, input_size=(SIZE, SIZE), template=TEMPLATE
-        )
-
-    def forward(self, face: Tensor) -> Tensor:
-        inner = face[:, :, SIZE // 4 : -SIZE // 4, SIZE // 4 : -SIZE // 4]
-        quarters = nn.functional.adaptive_avg_pool2d(inner, 2).flatten(1) - 0.5
-        return nn.functional.normalize(quarters @ self.mix, dim=1)
+    return ColourEncoder(
+        2,
+        name=f"colours-{seed}",
+        size=SIZE,
+        template=TEMPLATE,
+        centre=0.5,
+        middle=True,
+        mixed=seed,
+    )
 
 
-class Fixed:
-    """Finds a face in the middle of every photo that is not black."""
-
-    threshold = 0.5
-
-    def __call__(self, photo: Tensor) -> list[Face]:
-        if float(photo.mean()) < 0.02:
-            return []
-        side = min(photo.shape[1:])
-        points = template_points(TEMPLATE, side).float()
-        return [Face(torch.cat([points.amin(0), points.amax(0)]), points, 1.0)]
-
-
-class Network(nn.Module):
+def network() -> TinyGenerator:
     """Convolutions, so that sums depend on the number of crops that are computed together."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        rng = torch.Generator().manual_seed(0)
-        self.first, self.last = nn.Conv2d(3, 24, 3, padding=1), nn.Conv2d(24, 3, 3, padding=1)
-        for parameter in self.parameters():
-            nn.init.normal_(parameter, 0, 0.15, generator=rng)
-        self.spec = GeneratorSpec(
-            image_size=SIZE, identity_dim=12, conditions=frozenset({"identity"})
-        )
-
-    def forward(self, x: Tensor, *, identity: Tensor) -> GeneratorOutput:
-        tint = 0.2 * identity[:, :3, None, None]
-        return GeneratorOutput((x + self.last(self.first(x).relu()) + tint).clamp(0, 1), {})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return TinyGenerator(SIZE, 12, width=24, norm=False).eval()
 
 
-@dataclass(frozen=True)
-class Way:
-    """``network``, ``target``, ``source``, or ``noise``: the target with noise."""
-
-    what: str = "network"
-
-    @property
-    def supplies(self) -> frozenset[str]:
-        return frozenset({"identity"})
-
-    def __call__(
-        self, generator: Any, inputs: SwapInputs, *, rng: torch.Generator | None = None
-    ) -> Tensor:
-        if self.what == "network":
-            image: Tensor = generator(inputs.target, identity=inputs.identity).image
-            return image
-        if self.what == "noise":
-            drawn = torch.rand(inputs.target.shape, generator=rng)
-            return (inputs.target + 0.1 * drawn).clamp(0, 1)
-        return {"target": inputs.target, "source": inputs.source}[self.what]
+SAMPLERS = {
+    "network": PlainSampler(),
+    "target": PlainSampler(picture="target"),
+    "source": PlainSampler(picture="source"),
+    "noise": PlainSampler(picture="target", noise=0.1),
+}
 
 
 def pipeline(what: str = "network") -> SwapPipeline:
     return SwapPipeline(
-        Method(Network().eval(), Way(what)),
-        identity_encoder=Colours(0),
-        detector=Fixed(),
+        Method(network(), SAMPLERS[what]),
+        identity_encoder=colours(0),
+        detector=TinyDetector(TEMPLATE),
         alignment=Alignment(template=TEMPLATE, size=SIZE),
         registry=Registry(),
     )
 
 
 def judge(seed: int = 1) -> Recogniser:
-    return Recogniser(encoder=Colours(seed), settings={"name": f"colours-{seed}"})
+    return Recogniser(encoder=colours(seed), settings={"name": f"colours-{seed}"})
 
 
 def evaluator(what: str = "network", *more: Any, **options: Any) -> Evaluator:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from facke_core.backends import choice, graphs, rewrites, runtimes
 from facke_core.backends.choice import BOUND, Choice, Measured, choose, measure, with_backend
@@ -23,10 +23,10 @@ from facke_core.backends.graphs import cached_graph, max_error, probe_inputs, ru
 from facke_core.backends.runtimes import GraphGenerator, OnnxRuntimeSession, OpenVinoSession
 from facke_core.errors import CompatibilityError, UnavailableError, UsageError
 from facke_core.protocols import Generator
-from facke_core.types import GeneratorOutput, GeneratorSpec
 from facke_diffusion.ddpm import DDPMConfig, DDPMGenerator
 from facke_gan.simswap import SimSwapConfig, SimSwapGenerator
 from facke_vae.cvae import CVAEConfig, CVAEGenerator
+from standins import FunctionGenerator
 
 CPU = torch.device("cpu")
 SMALL: dict[str, Any] = {
@@ -88,16 +88,15 @@ def ddpm() -> DDPMGenerator:
     return generator
 
 
-class Slow(nn.Module):
-    """A generator that no graph knows: it takes a condition of its own."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.share = nn.Parameter(torch.tensor(0.5))
-        self.spec = GeneratorSpec(image_size=8, identity_dim=0, conditions=frozenset({"mood"}))
-
-    def forward(self, x: Tensor, *, mood: Tensor) -> GeneratorOutput:
-        return GeneratorOutput(x * self.share, {})
+def moody(show: bool) -> FunctionGenerator:
+    """A generator that no graph knows: it takes a condition of its own, and may ``show`` it."""
+    generator: Any = FunctionGenerator(
+        lambda x, mood: x / 2 + mood[..., None, None], 8, conditions=["mood"]
+    )
+    generator.share = nn.Parameter(torch.tensor(0.5))
+    if show:
+        generator.example_inputs = lambda x, *, rng: {"mood": torch.rand(len(x), 3, generator=rng)}
+    return generator
 
 
 # Graphs
@@ -202,21 +201,11 @@ def test_a_failed_export_leaves_nothing_behind(tmp_path: Path) -> None:
 
 def test_unknown_conditions_are_refused() -> None:
     with pytest.raises(CompatibilityError, match="'mood'"):
-        with_backend(Slow(), "onnxruntime", device=CPU)
-
-
-class Shown(Slow):
-    """The same, but it shows what its condition looks like."""
-
-    def example_inputs(self, x: Tensor, *, rng: torch.Generator) -> dict[str, Tensor]:
-        return {"mood": torch.rand(len(x), 3, generator=rng)}
-
-    def forward(self, x: Tensor, *, mood: Tensor) -> GeneratorOutput:
-        return GeneratorOutput(x * self.share + mood[..., None, None], {})
+        with_backend(moody(show=False), "onnxruntime", device=CPU)
 
 
 def test_a_condition_of_a_plugin_can_be_exported_if_it_is_shown() -> None:
-    plain = Shown()
+    plain = moody(show=True)
     generator, _ = with_backend(plain, "onnxruntime", device=CPU)
     inputs = probe_inputs(plain, 3, seed=1)
     assert {name: tuple(one.shape) for name, one in inputs.items()} == {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,12 +12,13 @@ from safetensors.torch import load_file
 from test_convert_safety import tiny
 
 from facke_cli.main import main
-from facke_core import ConverterSpec, Registry, default_registry, hookimpl
+from facke_core import ConverterSpec, Registry, default_registry
 from facke_core.convert.kinds import Checkpoint, Converted
 from facke_core.convert.run import convert
 from facke_core.errors import ConfigError, PluginError, UnknownNameError, UsageError, WeightsError
 from facke_core.identity.iresnet import ArcFaceResNet
 from facke_core.weights.layout import read_weights_config, sha256_of
+from standins import plugin
 
 
 @pytest.fixture
@@ -224,16 +224,10 @@ def read_tower(checkpoint: Checkpoint) -> Converted | None:
     return Converted(summary="a tower", tensors=state, usage="look at {folder}", license="MIT")
 
 
-class Tower:
-    @hookimpl
-    def facke_converters(self) -> list[Any]:
-        target = f"{__name__}:read_tower"
-        return [ConverterSpec(name="tower", summary="towers", target=target)]
-
-
 def test_a_plugin_brings_a_converter(tmp_path: Path) -> None:
     registry = Registry().discover()
-    registry.register(Tower(), "towers")
+    spec = ConverterSpec(name="tower", summary="towers", target=f"{__name__}:read_tower")
+    registry.register(plugin(facke_converters=lambda: [spec]), "towers")
     assert registry.plugins()[-1].contributions == {"converter": ("tower",)}
     torch.save({"module.tower.weight": torch.ones(2, 3)}, tmp_path / "t.pt")
     report = convert(tmp_path / "t.pt", tmp_path / "out", registry=registry)

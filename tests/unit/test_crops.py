@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from facke_core.data.crops import CropSet, check_encoder
 from facke_core.data.mesh import OVAL_RING, POINTS
@@ -19,7 +19,7 @@ from facke_core.data.shards import TarShard, digits_for, shards_of, write_shard
 from facke_core.data.tensors import Column, read_tensors, write_tensors
 from facke_core.errors import DataError
 from facke_core.identity.digest import encoder_digest
-from facke_core.types import IdentityEncoderSpec
+from standins import ColourEncoder
 
 SIZE = 16
 
@@ -37,21 +37,8 @@ def crop_set(n: int = 12, *, seed: int = 0) -> CropSet:
     )
 
 
-class Colours(nn.Module):
-    """An encoder with a parameter, and a buffer that no state_dict shows."""
-
-    centroid: Tensor
-
-    def __init__(self, scale: float = 1.0, centroid: float = 0.0, resize: str = "antialias"):
-        super().__init__()
-        self.spec = IdentityEncoderSpec(
-            name="colours", embedding_dim=3, input_size=(SIZE, SIZE), template="ffhq"
-        )
-        self.scale = nn.Parameter(torch.tensor([scale] * 3))
-        self.register_buffer("centroid", torch.full((3,), centroid), persistent=False)
-
-    def forward(self, face: Tensor) -> Tensor:
-        return nn.functional.normalize(self.scale * face.mean((2, 3)) - self.centroid, dim=1)
+def colours(scale: float = 1.0, centre: float = 0.0) -> ColourEncoder:
+    return ColourEncoder(size=SIZE, template="ffhq", scale=scale, centre=centre)
 
 
 def test_a_crop_set_survives_the_disk(tmp_path: Path) -> None:
@@ -236,26 +223,26 @@ SETTINGS = {"name": "colours"}
 
 def test_the_digest_of_an_encoder_sees_every_number_and_setting() -> None:
     digests = [
-        encoder_digest(Colours(), SETTINGS),
-        encoder_digest(Colours(scale=1.001), SETTINGS),
-        encoder_digest(Colours(centroid=0.001), SETTINGS),
-        encoder_digest(Colours(), SETTINGS | {"resize": "nearest"}),
+        encoder_digest(colours(), SETTINGS),
+        encoder_digest(colours(scale=1.001), SETTINGS),
+        encoder_digest(colours(centre=0.001), SETTINGS),
+        encoder_digest(colours(), SETTINGS | {"resize": "nearest"}),
     ]
     assert len(set(digests)) == 4
 
 
 def test_the_digest_of_an_encoder_ignores_where_it_lies() -> None:
-    here = encoder_digest(Colours(), SETTINGS | {"weights": "a/model.safetensors"})
-    assert here == encoder_digest(Colours(), SETTINGS | {"weights": "b/model.safetensors"})
+    here = encoder_digest(colours(), SETTINGS | {"weights": "a/model.safetensors"})
+    assert here == encoder_digest(colours(), SETTINGS | {"weights": "b/model.safetensors"})
 
 
 def test_vectors_of_another_encoder_are_refused_with_the_call(tmp_path: Path) -> None:
-    encoder = Colours()
+    encoder = colours()
     made = {"identity_encoder": SETTINGS, "encoder_digest": encoder_digest(encoder, SETTINGS)}
     crops = replace(crop_set(), info=made | {"manifest": "faces.csv"})
     check_encoder(crops, encoder, SETTINGS, tmp_path)
     with pytest.raises(DataError) as refused:
-        check_encoder(crops, Colours(centroid=0.1), SETTINGS, tmp_path)
+        check_encoder(crops, colours(centre=0.1), SETTINGS, tmp_path)
     assert "with other weights or settings" in str(refused.value)
     call = f"`prepare(PHOTOS, {str(tmp_path)!r}, manifest='faces.csv', encoder="
     assert call + "'colours')`" in str(refused.value)
@@ -267,6 +254,6 @@ def test_vectors_of_another_encoder_are_refused_with_the_call(tmp_path: Path) ->
 
 def test_vectors_of_a_set_that_was_made_by_hand_are_told_by_the_settings() -> None:
     crops = replace(crop_set(), info={"identity_encoder": SETTINGS})
-    check_encoder(crops, Colours(), SETTINGS, Path("set"))
+    check_encoder(crops, colours(), SETTINGS, Path("set"))
     with pytest.raises(DataError, match="unknown encoder"):
-        check_encoder(crop_set(), Colours(), SETTINGS, Path("set"))
+        check_encoder(crop_set(), colours(), SETTINGS, Path("set"))

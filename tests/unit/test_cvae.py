@@ -22,9 +22,10 @@ from facke_core.pipeline import SwapPipeline
 from facke_core.plugins.registry import default_registry
 from facke_core.protocols import Generator, Method
 from facke_core.sampling import check_compatible
+from facke_core.testing import TinyEncoder
 from facke_core.training.recipe import Recipe, read_recipe
 from facke_core.training.trainer import Trainer
-from facke_core.types import FaceBatch, GeneratorOutput, IdentityEncoderSpec, Step, SwapInputs
+from facke_core.types import DiscriminatorOutput, FaceBatch, GeneratorOutput, Step, SwapInputs
 from facke_vae.classifier import IdentityClassifier, classification_loss
 from facke_vae.convert import from_facke
 from facke_vae.cvae import FACKE_224, CVAEConfig, CVAEGenerator, LatentSampler, build
@@ -35,6 +36,7 @@ from facke_vae.losses import (
     free_bits_divergence,
 )
 from facke_vae.objective import objective
+from standins import Batches, Function
 
 SIZE = 48
 TINY = CVAEConfig(
@@ -189,7 +191,7 @@ def test_extreme_log_variances_stay_finite(
     config: CVAEConfig, extreme: float, precision: str
 ) -> None:
     model = generator(config).train()
-    model.log_var.append(Scale(extreme))
+    model.log_var.append(Function(lambda x: (x * extreme).clamp(-3e38, 3e38)))
     x, identity = images().requires_grad_(), identities()
     if precision == "bfloat16":
         model = model.bfloat16()
@@ -203,15 +205,6 @@ def test_extreme_log_variances_stay_finite(
     assert loss.dtype == torch.float32
     for name, parameter in model.named_parameters():
         assert parameter.grad is None or parameter.grad.isfinite().all(), name
-
-
-class Scale(nn.Module):
-    def __init__(self, factor: float) -> None:
-        super().__init__()
-        self.factor = factor
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x * self.factor).clamp(-3e38, 3e38)
 
 
 @each_config
@@ -457,42 +450,21 @@ def test_features_of_the_classifier_are_compared_with_the_source_or_the_referenc
 
 
 def test_mean_features_see_the_batch_and_not_its_order() -> None:
-    class OneLayer(nn.Module):
-        def forward(self, image: Tensor) -> Any:
-            from facke_core.types import DiscriminatorOutput
-
-            return DiscriminatorOutput([image[:, :1]], [[image]])
-
+    one_layer = Function(lambda image: DiscriminatorOutput([image[:, :1]], [[image]]))
     made = images(4, seed=9)
-    step = step_of(modules={"discriminator": OneLayer()}, output=GeneratorOutput(made, {}))
+    step = step_of(modules={"discriminator": one_layer}, output=GeneratorOutput(made, {}))
     value = MeanFeatureMatching()(step)
     expected = (made.mean((0, 2, 3)) - images(4).mean((0, 2, 3))).square().sum() / 2
     torch.testing.assert_close(value, expected.expand(4))
-    turned = step_of(
-        modules={"discriminator": OneLayer()}, output=GeneratorOutput(made.flip(0), {})
-    )
+    turned = step_of(modules={"discriminator": one_layer}, output=GeneratorOutput(made.flip(0), {}))
     torch.testing.assert_close(MeanFeatureMatching()(turned), value)
 
 
 # -- the objectives ------------------------------------------------------------------------------
 
 
-class TinyEncoder(nn.Module):
-    spec = IdentityEncoderSpec(name="tiny", embedding_dim=8, input_size=(16, 16), template="")
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(1)
-        self.linear = nn.Linear(3, 8).requires_grad_(False)
-
-    def forward(self, face: Tensor) -> Tensor:
-        return F.normalize(self.linear(face.mean(dim=(2, 3))), dim=1)
-
-
-class Batches:
-    def read(self, step: int, rows: slice = slice(None)) -> FaceBatch:
-        made = batch()._replace(source=images(4, seed=step), identity=identities(4, seed=step))
-        return FaceBatch(*(x[rows] for x in made))
+def batch_at(step: int) -> FaceBatch:
+    return batch()._replace(source=images(4, seed=step), identity=identities(4, seed=step))
 
 
 TERMS: dict[str, Any] = {
@@ -527,7 +499,7 @@ def trained(loss: dict[str, Any], judge: dict[str, Any], steps: int = 2) -> tupl
     method = Method(generator(TINY), LatentSampler())
     torch.manual_seed(2)
     made = objective(method, TinyEncoder(), recipe)
-    return made, list(Trainer(made, Batches(), recipe=recipe))
+    return made, list(Trainer(made, Batches(batch_at), recipe=recipe))
 
 
 @pytest.mark.parametrize(
@@ -644,14 +616,11 @@ def test_a_recipe_trains(name: str) -> None:
     at_once = {term: replace(config, start=0) for term, config in recipe.loss.items()}
     recipe = replace(recipe, loss=at_once)
 
-    class Large(Batches):
-        def read(self, step: int, rows: slice = slice(None)) -> FaceBatch:
-            source, target = images(4, size, seed=1), images(4, size)
-            flags = torch.tensor([True, True, False, False])
-            return FaceBatch(source, target, identities(4), flags, target)
-
+    source, target = images(4, size, seed=1), images(4, size)
+    flags = torch.tensor([True, True, False, False])
+    batches = Batches(lambda step: FaceBatch(source, target, identities(4), flags, target))
     method = build(from_dict(CVAEConfig, recipe.generator))
-    (report,) = Trainer(objective(method, TinyEncoder(), recipe), Large(), recipe=recipe)
+    (report,) = Trainer(objective(method, TinyEncoder(), recipe), batches, recipe=recipe)
     trained_terms = {f"generator.{term}" for term in recipe.loss}
     assert trained_terms <= report.losses.keys()
     assert all(value == value for value in report.losses.values())

@@ -40,6 +40,7 @@ from facke_diffusion.losses import (
 )
 from facke_diffusion.objective import DenoisingObjective, objective
 from facke_diffusion.timesteps import LossSecondMoment, Uniform
+from standins import Batches
 
 SIZE = 16
 TINY = DDPMConfig(
@@ -64,18 +65,11 @@ def generator(config: DDPMConfig = TINY) -> DDPMGenerator:
     return model
 
 
-class Batches:
+def noise_batch(step: int, size: int = 4, pixels: int = SIZE) -> FaceBatch:
     """Batch k from seed k; what is not the target must not matter."""
-
-    def __init__(self, size: int = 4, pixels: int = SIZE) -> None:
-        self.size, self.pixels = size, pixels
-
-    def read(self, step: int, rows: slice = slice(None)) -> FaceBatch:
-        target = torch.rand(self.size, 3, self.pixels, self.pixels, generator=rng(step))
-        other = torch.full_like(target, torch.nan)
-        same = torch.ones(self.size, dtype=torch.bool)
-        batch = FaceBatch(other, target, other[:, 0, 0], same, other)
-        return FaceBatch(*(x[rows] for x in batch))
+    target = torch.rand(size, 3, pixels, pixels, generator=rng(step))
+    other = torch.full_like(target, torch.nan)
+    return FaceBatch(other, target, other[:, 0, 0], torch.ones(size, dtype=torch.bool), other)
 
 
 def recipe(**changes: Any) -> Recipe:
@@ -101,14 +95,14 @@ def make(settings: Recipe, config: DDPMConfig = TINY, **arguments: Any) -> Denoi
 
 
 def trainer(settings: Recipe, config: DDPMConfig = TINY, **arguments: Any) -> Trainer:
-    batches = Batches(settings.batch_size, config.image_size)
+    batches = Batches(partial(noise_batch, size=settings.batch_size, pixels=config.image_size))
     return Trainer(make(settings, config, **arguments), batches, recipe=settings)
 
 
 def denoise(
     made: DenoisingObjective, batch: FaceBatch | None = None, seed: int = 0
 ) -> DenoisingStep:
-    step = made.denoise(made.modules, batch or Batches().read(0), rng(seed))
+    step = made.denoise(made.modules, batch or noise_batch(0), rng(seed))
     return cast(DenoisingStep, step)
 
 
@@ -116,7 +110,7 @@ def denoise(
 
 
 def test_the_generator_sees_a_noised_target_at_the_timestep_of_training() -> None:
-    batch = Batches().read(0)
+    batch = noise_batch(0)
     step = denoise(make(recipe(), respacing="10"), batch)
     assert len(step.schedule) == 10
     torch.testing.assert_close(step.clean, 2 * batch.target - 1)
@@ -138,7 +132,7 @@ def test_all_noise_comes_from_the_steps_own_generator() -> None:
     assert not torch.equal(first.noise, other.noise)
     assert not torch.equal(first.noise[0], first.noise[1])
     with pytest.raises(UsageError, match="rng"):
-        made.denoise(made.modules, Batches().read(0), None)
+        made.denoise(made.modules, noise_batch(0), None)
 
 
 @pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
@@ -366,11 +360,8 @@ def test_what_the_timesteps_remember_is_resumed_too(tmp_path: Path) -> None:
 
 
 def test_a_small_network_learns_a_picture() -> None:
-    class OnePicture(Batches):
-        def read(self, step: int, rows: slice = slice(None)) -> FaceBatch:
-            batch = super().read(0)
-            return batch._replace(target=batch.target[:1].expand_as(batch.target))
-
+    batch = noise_batch(0, pixels=8)
+    picture = Batches(lambda step: batch._replace(target=batch.target[:1].expand(4, 3, 8, 8)))
     config = replace(
         TINY,
         image_size=8,
@@ -387,7 +378,7 @@ def test_a_small_network_learns_a_picture() -> None:
     )
     losses = [
         report.losses["generator.noise"]
-        for report in Trainer(make(settings, config), OnePicture(4, 8), recipe=settings)
+        for report in Trainer(make(settings, config), picture, recipe=settings)
     ]
     assert sum(losses[-20:]) < sum(losses[:20]) / 3
 

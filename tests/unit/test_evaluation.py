@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +17,8 @@ import pytest
 import torch
 from PIL import Image
 from swappers import (
-    Colours,
     all_pairs,
+    colours,
     dataset,
     evaluator,
     judge,
@@ -36,6 +39,10 @@ from facke_core.jobs import engines
 from facke_core.jobs.pairs import PairSet, pairs_of_dataset, read_pairs, read_same
 from facke_core.plugins.registry import Registry
 from facke_core.results import StageClock
+from standins import FunctionDetector
+
+HERE = str(Path(__file__).parent), str(Path(__file__).parent.parent)
+"""Where ``swappers`` and ``standins`` lie."""
 
 
 @pytest.fixture
@@ -157,17 +164,10 @@ def test_each_picture_is_searched_and_encoded_once(tmp_path: Path, photos: PairS
 # -- faces that are not found ----------------------------------------------------------------------
 
 
-class Hiding:
-    """Finds no face in pictures that are brighter than half."""
-
-    threshold = 0.5
-
-    def __init__(self, inner: Any, hidden: list[int]) -> None:
-        self.inner, self.hidden, self.calls = inner, hidden, 0
-
-    def __call__(self, photo: Tensor) -> Any:
-        self.calls += 1
-        return [] if self.calls in self.hidden else self.inner(photo)
+def hiding(inner: Any, hidden: list[int]) -> FunctionDetector:
+    """Finds no face at the calls with these numbers, from 1."""
+    calls = itertools.count(1)
+    return FunctionDetector(lambda photo: [] if next(calls) in hidden else inner(photo))
 
 
 def test_a_result_without_a_face_is_judged_where_the_target_was_and_counted(
@@ -177,7 +177,7 @@ def test_a_result_without_a_face_is_judged_where_the_target_was_and_counted(
     usual = evaluator(workers=1).run(pairs).rows[0]
     one = evaluator(workers=1)
     # source, target, result
-    one.pipeline.detector = Hiding(one.pipeline.detector, [3])
+    one.pipeline.detector = hiding(one.pipeline.detector, [3])
     report = one.run(pairs)
     row = report.rows[0]
     assert (row.detected, report.undetected) == (False, 1)
@@ -208,17 +208,16 @@ def test_nothing_but_black_pictures_is_an_error(tmp_path: Path) -> None:
 # -- interruptions ---------------------------------------------------------------------------------
 
 
-class Killing:
-    """A metric that ends the process at its n-th pair."""
+def killing(n: int) -> Callable[[Any], Tensor]:
+    """A metric that ends the process after its n-th pair."""
+    left = iter(range(n))
 
-    def __init__(self, n: int) -> None:
-        self.left = n
-
-    def __call__(self, pairs: Any) -> Tensor:
-        self.left -= 1
-        if self.left < 0:
+    def metric(pairs: Any) -> Tensor:
+        if next(left, None) is None:
             raise KeyboardInterrupt
         return torch.zeros(1)
+
+    return metric
 
 
 def _with(metric: Any, **options: Any) -> Evaluator:
@@ -232,13 +231,13 @@ def test_an_interrupted_evaluation_goes_on_and_says_the_same(
     tmp_path: Path, photos: PairSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engines, "SHARD", 3)
-    whole = _with(Killing(99)).run(photos)
+    whole = _with(killing(99)).run(photos)
     with pytest.raises(KeyboardInterrupt):
-        _with(Killing(7), workers=1).run(photos, out=tmp_path / "out")
+        _with(killing(7), workers=1).run(photos, out=tmp_path / "out")
     assert len(list((tmp_path / "out").glob("rows-*.jsonl"))) == 2
     with pytest.raises(UsageError, match="resume=True"):
-        _with(Killing(99)).run(photos, out=tmp_path / "out")
-    resumed = _with(Killing(99)).run(photos, out=tmp_path / "out", resume=True, batch_size=5)
+        _with(killing(99)).run(photos, out=tmp_path / "out")
+    resumed = _with(killing(99)).run(photos, out=tmp_path / "out", resume=True, batch_size=5)
     assert resumed.run["pairs_computed"] == 6
     assert diff([whole], [resumed], 0) == []
 
@@ -276,16 +275,16 @@ def test_a_killed_evaluation_goes_on_and_says_the_same(
     done = subprocess.run(
         [sys.executable, "-c", KILLED],
         cwd=tmp_path,
-        env={"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"},
+        env={"PYTHONPATH": os.pathsep.join(HERE), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
     )
     assert done.returncode == -9, done.stderr
     assert [p.name for p in (tmp_path / "out").glob("rows-*")] == ["rows-00000.jsonl"]
     monkeypatch.setattr(engines, "SHARD", 5)
-    resumed = _with(Killing(99)).run(photos, out=tmp_path / "out", resume=True)
+    resumed = _with(killing(99)).run(photos, out=tmp_path / "out", resume=True)
     assert resumed.run["pairs_computed"] == 7
-    assert diff([_with(Killing(99)).run(photos)], [resumed], 0) == []
+    assert diff([_with(killing(99)).run(photos)], [resumed], 0) == []
 
 
 def test_rows_of_another_evaluation_are_refused(tmp_path: Path, crops: PairSet) -> None:
@@ -305,7 +304,7 @@ def test_damaged_rows_are_told(tmp_path: Path, crops: PairSet) -> None:
 
 
 def test_the_encoder_of_the_training_is_refused_under_any_name() -> None:
-    same = Recogniser(encoder=Colours(0), settings={"name": "innocent"})
+    same = Recogniser(encoder=colours(0), settings={"name": "innocent"})
     with pytest.raises(UsageError, match="'innocent' cannot judge"):
         check_judge(same, pipeline(), Registry())
     check_judge(judge(), pipeline(), Registry())

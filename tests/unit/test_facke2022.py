@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
-from swappers import SIZE, TEMPLATE, Fixed, dataset, judge
-from torch import Tensor, nn
+from swappers import SIZE, TEMPLATE, dataset, judge
 
 from facke_core.evaluation import metrics as m
 from facke_core.evaluation.facke2022 import (
@@ -24,41 +22,29 @@ from facke_core.jobs.pairs import pairs_of_dataset
 from facke_core.pipeline import SwapPipeline
 from facke_core.plugins.registry import Registry
 from facke_core.protocols import Method
-from facke_core.types import GeneratorOutput, GeneratorSpec, SwapInputs
+from facke_core.testing import TinyDetector
 from facke_diffusion.ilvr import ILVRSampler
+from standins import FunctionGenerator, FunctionSampler
 
 PAIRS = pairs_of_dataset(dataset(), 6)
 
 
-class Copies(nn.Module):
-    """A generator of a plugin that takes no identity."""
-
-    spec = GeneratorSpec(image_size=SIZE, identity_dim=0, conditions=frozenset())
-
-    def forward(self, x: Tensor) -> GeneratorOutput:
-        return GeneratorOutput(x, {})
+def plain() -> FunctionSampler:
+    """The sampler of a plugin that takes no identity."""
+    return FunctionSampler(lambda generator, inputs, rng: generator(inputs.target).image, ())
 
 
-@dataclass(frozen=True)
-class Plain:
-    supplies: frozenset[str] = frozenset()
-
-    def __call__(
-        self, generator: Any, inputs: SwapInputs, *, rng: torch.Generator | None = None
-    ) -> Tensor:
-        image: Tensor = generator(inputs.target).image
-        return image
+def rescaled() -> FunctionSampler:
+    sampler: Any = plain()
+    sampler.loader_units = Units((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    return sampler
 
 
-class Rescaled(Plain):
-    loader_units = Units((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-
-
-def measured(sampler: Plain) -> Facke2022Report:
+def measured(sampler: FunctionSampler) -> Facke2022Report:
     pipeline = SwapPipeline(
-        Method(Copies().eval(), sampler),
+        Method(FunctionGenerator(lambda x: x, SIZE), sampler),
         identity_encoder=None,
-        detector=Fixed(),
+        detector=TinyDetector(TEMPLATE),
         alignment=Alignment(template=TEMPLATE, size=SIZE),
         registry=Registry(),
     )
@@ -67,13 +53,13 @@ def measured(sampler: Plain) -> Facke2022Report:
 
 
 def test_a_method_without_identity_is_measured_without_the_slips_of_another() -> None:
-    report = measured(Plain())
+    report = measured(plain())
     assert report.mean["Recon Loss"] == 0  # a copy of the source in the units of its loader
     assert report.notes[0] == "the method takes no identity"
 
 
 def test_results_are_normalised_twice_where_the_sampler_says_so() -> None:
-    report = measured(Rescaled())
+    report = measured(rescaled())
     # 4 x - 2 in the loader's units, and 4 (4 x - 2) - 2 after another time: off by |12 x - 8|
     rows = torch.tensor([pair.source.row for pair in PAIRS.pairs])
     off = (12 * dataset().images[rows].float() / 255 - 8).abs().mean()

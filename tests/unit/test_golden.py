@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from facke_core import GeneratorOutput, GeneratorSpec, Method, MethodSpec, Registry, hookimpl, save
+from facke_core import Method, MethodSpec, Registry, SwapInputs, save
 from facke_core.errors import FackeWarning, VerificationError, WeightsError
 from facke_core.publish.golden import make_golden, replay, verify
 from facke_core.weights.layout import (
@@ -23,33 +24,16 @@ from facke_core.weights.layout import (
     read_weights_config,
     sha256_of,
 )
+from standins import FunctionGenerator, FunctionSampler, registry_of
 
 SETTINGS = {"strength": 0.5}
-"""What ``build`` puts into the sampler, as a version of a plugin would."""
+"""What the sampler computes with, as a version of a plugin would."""
 
 
-class Mixer(nn.Module):
-    """Shifts the target's colours by a matrix and the identity."""
-
-    spec = GeneratorSpec(image_size=40, identity_dim=3, conditions=frozenset({"identity"}))
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 3, 3, padding=1)
-
-    def forward(self, x: torch.Tensor, *, identity: torch.Tensor) -> GeneratorOutput:
-        return GeneratorOutput(self.conv(x) + 0.1 * identity[:, :, None, None], {})
-
-
-class Noisy:
-    """Draws from ``rng``."""
-
-    supplies = frozenset({"identity"})
-
-    def __call__(self, generator, inputs, *, rng=None):  # type: ignore[no-untyped-def]
-        image = generator(inputs.target, identity=inputs.identity).image
-        noise = torch.rand(image.shape, generator=rng)
-        return torch.lerp(inputs.target, image + 0.1 * noise, SETTINGS["strength"])
+def noisy(generator: Any, inputs: SwapInputs, rng: torch.Generator | None) -> torch.Tensor:
+    image = generator(inputs.target, identity=inputs.identity).image
+    noise = torch.rand(image.shape, generator=rng)
+    return torch.lerp(inputs.target, image + 0.1 * noise, SETTINGS["strength"])
 
 
 @dataclass(frozen=True)
@@ -58,27 +42,20 @@ class NoSettings:
 
 
 def build(config: object) -> Method:
-    return Method(Mixer(), Noisy())
-
-
-class Plugin:
-    @hookimpl
-    def facke_methods(self) -> list[MethodSpec]:
-        return [
-            MethodSpec(
-                name="mixer",
-                summary="",
-                config="test_golden:NoSettings",
-                build="test_golden:build",
-            )
-        ]
+    conv = nn.Conv2d(3, 3, 3, padding=1)
+    generator = FunctionGenerator(
+        lambda x, identity: conv(x) + 0.1 * identity[:, :, None, None], 40, identity_dim=3
+    )
+    generator.conv = conv
+    return Method(generator, FunctionSampler(noisy))
 
 
 @pytest.fixture
 def registry() -> Registry:
-    registry = Registry()
-    registry.register(Plugin(), "mixer")
-    return registry
+    spec = MethodSpec(
+        name="mixer", summary="", config="test_golden:NoSettings", build="test_golden:build"
+    )
+    return registry_of("mixer", facke_methods=lambda: [spec])
 
 
 @pytest.fixture

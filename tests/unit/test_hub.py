@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from facke_cli.main import main
-from facke_core import Bundled, HubRef, MethodSpec, Registry, hookimpl
+from facke_core import Bundled, HubRef, MethodSpec, Registry
 from facke_core.errors import UnavailableError, UnknownNameError, UsageError, WeightsError
 from facke_core.weights import hub
 from facke_core.weights.layout import WeightsConfig
 from facke_core.weights.sources import Source, hub_location
+from standins import registry_of
 
 COMMIT = "c0ffee" * 6 + "c0ff"
 FILES = {"config.json": b'{"method": "demo"}', "model.safetensors": b"tensors"}
@@ -153,19 +154,11 @@ def test_a_reference_is_read_with_its_revision() -> None:
         hub.parse_reference("hf:org/repo@v1", "v2")
 
 
-class OnTheHub:
-    @hookimpl
-    def facke_methods(self) -> list[MethodSpec]:
-        weights: dict[str, HubRef | Bundled] = {"large": HubRef("org/repo", COMMIT)}
-        weights["own"] = Bundled("facke_gan:weights/x")
-        return [MethodSpec(name="far", summary="far", config="a:A", build="a:b", weights=weights)]
-
-
 @pytest.fixture
 def far() -> Registry:
-    registry = Registry()
-    registry.register(OnTheHub(), "far-plugin")
-    return registry
+    weights = {"large": HubRef("org/repo", COMMIT), "own": Bundled("facke_gan:weights/x")}
+    spec = MethodSpec(name="far", summary="far", config="a:A", build="a:b", weights=weights)
+    return registry_of("far-plugin", facke_methods=lambda: [spec])
 
 
 def test_a_name_tells_its_place_on_the_hub(far: Registry) -> None:

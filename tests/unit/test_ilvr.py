@@ -10,8 +10,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from facke_core.config import to_dict, updated
 from facke_core.errors import (
@@ -23,15 +22,17 @@ from facke_core.errors import (
 )
 from facke_core.faces.templates import Alignment
 from facke_core.pipeline import SwapPipeline
-from facke_core.protocols import Generator, Method, Sampler, SteeredSampler
+from facke_core.protocols import Method, Sampler, SteeredSampler
 from facke_core.sampling import check_compatible, watched
-from facke_core.types import GeneratorOutput, GeneratorSpec, IdentityEncoderSpec, SwapInputs
+from facke_core.testing import TinyEncoder
+from facke_core.types import GeneratorOutput, GeneratorSpec, SwapInputs
 from facke_diffusion import guidance, ilvr, refine
 from facke_diffusion.ddpm import DDPMConfig, DDPMGenerator
 from facke_diffusion.ilvr import ILVRSampler, build, project, reference_state, start_state
 from facke_diffusion.low_pass import low_pass
 from facke_diffusion.schedule import make_schedule
 from facke_diffusion.solvers import dpmpp_step, levels
+from standins import FunctionGenerator, FunctionSampler
 
 SIZE = 32
 TINY = DDPMConfig(
@@ -364,7 +365,7 @@ def test_settings_that_do_not_fit_the_network_are_refused(network: DDPMGenerator
 
 
 def test_a_network_is_compiled_once_and_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    compiled: list[nn.Module] = []
+    compiled: list[DDPMGenerator] = []
     monkeypatch.setattr(DDPMGenerator, "compile", lambda self: compiled.append(self))
     model = DDPMGenerator(TINY)
     FAST(model, inputs(), rng=rng())
@@ -400,34 +401,20 @@ def test_who_watches_is_told_of_each_step(network: DDPMGenerator) -> None:
 # -- identity guidance ---------------------------------------------------------------------------
 
 
-class TinyEncoder(nn.Module):
-    """Frozen, differentiable, and aware of how crops are framed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(3)
-        self.network = nn.Sequential(
-            nn.Conv2d(3, 8, 5, stride=4), nn.Tanh(), nn.Flatten(), nn.LazyLinear(6)
-        )
-        self.network(torch.zeros(1, 3, 32, 32))
-        self.requires_grad_(False)
-        self.spec = IdentityEncoderSpec(
-            name="tiny", embedding_dim=6, input_size=(32, 32), template="simswap_frontal"
-        )
-
-    def forward(self, face: Tensor) -> Tensor:
-        return F.normalize(self.network(face - 0.5), dim=1)
+def recogniser() -> TinyEncoder:
+    """Differentiable, and aware of how crops are framed."""
+    return TinyEncoder(6, template="simswap_frontal", size=32)
 
 
 @pytest.fixture
 def encoder(monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyEncoder]:
     def load(name: str, *, device: str) -> TinyEncoder:
         assert (name, device) == ("tiny", "cpu")
-        return TinyEncoder()  # within inference mode its parameters would be of no use
+        return recogniser()  # within inference mode its parameters would be of no use
 
     monkeypatch.setattr(guidance, "load_encoder", load)
     guidance._encoder.cache_clear()
-    yield TinyEncoder()
+    yield recogniser()
     guidance._encoder.cache_clear()
 
 
@@ -489,29 +476,19 @@ def test_an_unknown_recogniser_is_refused_by_name(network: DDPMGenerator) -> Non
 # -- refinement ----------------------------------------------------------------------------------
 
 
-class Darker(nn.Module):
-    """Another method, for crops of 16 pixels."""
-
-    spec = GeneratorSpec(image_size=16, identity_dim=0, conditions=frozenset())
-
-    def forward(self, x: Tensor) -> GeneratorOutput:
-        assert x.shape[-1] == 16
-        return GeneratorOutput(x / 2, {})
-
-
-class OnePass:
-    refine = ""
-    supplies: frozenset[str] = frozenset()
-
-    def __call__(self, generator: Generator, inputs: SwapInputs, *, rng: Any = None) -> Tensor:
-        return generator(inputs.source).image
-
-
 @pytest.fixture
 def other(monkeypatch: pytest.MonkeyPatch) -> Iterator[SwapPipeline]:
-    """What ``refine=darker`` loads."""
+    """What ``refine=darker`` loads: another method, for crops of 16 pixels."""
+
+    def darker(x: Tensor) -> Tensor:
+        assert x.shape[-1] == 16
+        return x / 2
+
     pipeline = SwapPipeline(
-        Method(Darker(), OnePass()),
+        Method(
+            FunctionGenerator(darker, 16),
+            FunctionSampler(lambda generator, inputs, rng: generator(inputs.source).image),
+        ),
         identity_encoder=None,
         detector=None,  # type: ignore[arg-type]
         alignment=Alignment(template="simswap_frontal", size=16),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import types
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from facke_core import Bundled, EncoderSpec, HubRef, Method, MethodSpec, Registry, hookimpl
+from facke_core import Bundled, EncoderSpec, HubRef, Method, MethodSpec, Registry
 from facke_core.building import build_method, load_encoder
 from facke_core.errors import (
     CompatibilityError,
@@ -30,7 +29,7 @@ from facke_core.loading import load
 from facke_core.publish._curves import write_logs
 from facke_core.publish.card import model_card
 from facke_core.publish.save import save
-from facke_core.types import GeneratorOutput, GeneratorSpec, IdentityEncoderSpec, SwapInputs
+from facke_core.testing import TinyGenerator
 from facke_core.weights import hub, layout, sources
 from facke_core.weights.layout import (
     CONFIG,
@@ -43,6 +42,7 @@ from facke_core.weights.layout import (
     sha256_of,
 )
 from facke_core.weights.sources import locate
+from standins import Bomb, ColourEncoder, PlainSampler, registry_of
 
 COMMIT = "0123456789" * 4
 
@@ -54,58 +54,14 @@ class TinyConfig:
     fail: bool = False
 
 
-class Tiny(nn.Module):
-    def __init__(self, config: TinyConfig) -> None:
-        super().__init__()
-        if config.fail:
-            raise RuntimeError("no such layer")
-        self.spec = GeneratorSpec(
-            image_size=config.image_size, identity_dim=8, conditions=frozenset({"identity"})
-        )
-        self.conv = nn.Conv2d(3, config.width, 1)
-        self.linear = nn.Linear(8, config.width)
-        self.norm = nn.BatchNorm2d(config.width)
-        self.out = nn.Conv2d(config.width, 3, 1)
-
-    def forward(self, x: Tensor, *, identity: Tensor) -> GeneratorOutput:
-        h = self.norm(self.conv(x) + self.linear(identity.to(x.dtype))[:, :, None, None])
-        return GeneratorOutput(torch.sigmoid(self.out(h)), {})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Blend:
-    """A sampler with a setting."""
-
-    strength: float = 1.0
-    supplies = frozenset({"identity"})
-
-    def __call__(
-        self, generator: Tiny, inputs: SwapInputs, *, rng: torch.Generator | None = None
-    ) -> Tensor:
-        image = generator(inputs.target, identity=inputs.identity).image
-        return inputs.target + self.strength * (image - inputs.target)
-
-
 def build(config: TinyConfig) -> Method:
-    return Method(Tiny(config), Blend())
+    if config.fail:
+        raise RuntimeError("no such layer")
+    return Method(TinyGenerator(config.image_size, width=config.width), PlainSampler())
 
 
-class MeanEncoder(nn.Module):
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.spec = IdentityEncoderSpec(
-            name="mean", embedding_dim=dim + 0, input_size=(4, 4), template=""
-        )
-
-    def forward(self, face: Tensor) -> Tensor:
-        pooled = nn.functional.adaptive_avg_pool2d(face, (4, 4)).flatten(1)[
-            :, : self.spec.embedding_dim
-        ]
-        return nn.functional.normalize(pooled - 0.5, dim=1)
-
-
-def build_encoder(*, dim: int) -> MeanEncoder:
-    return MeanEncoder(dim)
+def build_encoder(*, dim: int) -> ColourEncoder:
+    return ColourEncoder(4, name="mean", dim=dim + 0, centre=0.5)
 
 
 def unavailable() -> str:
@@ -127,16 +83,12 @@ def make_registry(**more: Any) -> Registry:
             name="gone", summary="", build=f"{here}:build_encoder", available=f"{here}:unavailable"
         ),
     ]
-    registry = Registry()
-    registry.register(
-        types.SimpleNamespace(
-            facke_methods=hookimpl(lambda: [tiny]),
-            facke_identity_encoders=hookimpl(lambda: encoders),
-        ),
+    return registry_of(
         "tiny-plugin",
         version="1.5",
+        facke_methods=lambda: [tiny],
+        facke_identity_encoders=lambda: encoders,
     )
-    return registry
 
 
 @pytest.fixture
@@ -174,7 +126,7 @@ def edit(folder: Path, **changes: Any) -> None:
 
 def test_what_is_saved_is_loaded_bit_for_bit(folder: Path, registry: Registry) -> None:
     torch.manual_seed(1)
-    built = Tiny(TinyConfig()).state_dict()
+    built = TinyGenerator(16, width=3).state_dict()
     pipeline = load(folder, registry=registry)
     loaded = pipeline.method.generator.state_dict()  # type: ignore[attr-defined]
     assert all(torch.equal(built[key], loaded[key]) for key in built)
@@ -203,9 +155,9 @@ def test_half_precision_files_are_cast_to_the_dtype_asked_for(
     assert config.files[MODEL].dtype == "float16"
     for dtype in (torch.float32, torch.bfloat16):
         generator: Any = load(tmp_path, dtype=dtype, registry=registry).method.generator
-        assert generator.conv.weight.dtype == dtype
+        assert generator.stem.weight.dtype == dtype
         assert generator.norm.num_batches_tracked.dtype == torch.int64
-        assert torch.allclose(generator.conv.weight.float(), original.conv.weight, atol=1e-2)
+        assert torch.allclose(generator.stem.weight.float(), original.stem.weight, atol=1e-2)
 
 
 def test_a_loaded_generator_is_frozen_and_in_evaluation_mode(
@@ -440,16 +392,16 @@ def test_missing_unexpected_and_misshapen_tensors_are_listed(
     folder: Path, registry: Registry
 ) -> None:
     def change(tensors: dict[str, Tensor]) -> None:
-        tensors["more"] = tensors.pop("conv.bias")
-        tensors["linear.bias"] = torch.zeros(5)
+        tensors["more"] = tensors.pop("stem.bias")
+        tensors["mix.bias"] = torch.zeros(5)
 
     rewrite(folder, change)
     with pytest.raises(WeightsError) as caught:
         load(folder, registry=registry)
     text = str(caught.value)
-    assert "missing: conv.bias" in text
+    assert "missing: stem.bias" in text
     assert "unexpected: more" in text
-    assert "linear.bias is (5,), the network has (3,)" in text
+    assert "mix.bias is (5,), the network has (3,)" in text
     assert "'width': 3" in text
 
 
@@ -460,16 +412,6 @@ def test_a_changed_byte_is_found(folder: Path, registry: Registry) -> None:
     with pytest.raises(VerificationError, match="damaged or was replaced") as caught:
         load(folder, registry=registry)
     assert caught.value.exit_code == 3
-
-
-class Bomb:
-    """Unpickling it would leave a mark."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> Any:
-        return (Path.touch, (self.mark,))
 
 
 @pytest.mark.parametrize("name", ["arcface.pth", "x.pt", "x.ckpt", "x.tar", "x.bin", "x.onnx"])

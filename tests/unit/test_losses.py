@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from facke_core.errors import CompatibilityError, UsageError
 from facke_core.losses import functional as L
 from facke_core.nn.discriminators import MultiScalePatchDiscriminator
-from facke_core.types import DiscriminatorOutput
+from facke_core.testing import TinyDiscriminator
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -37,19 +37,9 @@ def features(count: int = 4, seed: int = 0) -> list[list[Tensor]]:
     ]
 
 
-class TinyDiscriminator(nn.Module):
-    """Two scales, no batch statistics, smooth enough for exact second derivatives."""
-
-    num_scales = 2
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.convs = nn.ModuleList(nn.Conv2d(3, 2, 3) for _ in range(2))
-
-    def forward(self, image: Tensor) -> DiscriminatorOutput:
-        features = [[torch.tanh(conv(image))] for conv in self.convs]
-        return DiscriminatorOutput([f[-1].sum(1, keepdim=True) for f in features], features)
+def discriminator() -> TinyDiscriminator:
+    torch.manual_seed(0)
+    return TinyDiscriminator(num_scales=2)
 
 
 def gan(f: Callable[..., Tensor], mode: str, i: Tensor) -> Tensor:
@@ -78,7 +68,7 @@ LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
     ),
     "kl": lambda i: L.kl_divergence(images()[i], images(seed=1)[i]),
     "gp": lambda i: L.gradient_penalty(
-        TinyDiscriminator(),
+        discriminator(),
         images()[i],
         images(seed=1)[i],
         alpha=[torch.rand(4, 1, 1, 1, generator=rng(k))[i] for k in range(2)],
@@ -136,7 +126,7 @@ def test_unknown_modes_are_named_with_a_suggestion() -> None:
 
 
 def test_gradient_penalty_equals_a_float64_autograd_reference() -> None:
-    model = TinyDiscriminator().double()
+    model = discriminator().double()
     real, fake = images().double(), images(seed=1).double()
     alpha = [torch.rand(4, 1, 1, 1, generator=rng(k), dtype=torch.float64) for k in range(2)]
     expected = torch.zeros(4, dtype=torch.float64)
@@ -150,16 +140,16 @@ def test_gradient_penalty_equals_a_float64_autograd_reference() -> None:
 
 
 def test_gradient_penalty_moves_the_discriminator_and_not_the_images() -> None:
-    model = TinyDiscriminator()
+    model = discriminator()
     real, fake = images().requires_grad_(), images(seed=1).requires_grad_()
     L.gradient_penalty(model, real, fake, rng=rng()).sum().backward()
     assert real.grad is None
     assert fake.grad is None
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.convs.parameters())
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.first.parameters())
 
 
 def test_gradient_penalty_draws_a_number_per_sample_and_scale_from_rng_only() -> None:
-    model = TinyDiscriminator()
+    model = discriminator()
     before = torch.get_rng_state()
     first, again, other = (
         L.gradient_penalty(model, images(), images(seed=1), rng=rng(seed)) for seed in (3, 3, 4)
@@ -176,7 +166,7 @@ def test_gradient_penalty_draws_a_number_per_sample_and_scale_from_rng_only() ->
 
 def test_gradient_penalty_works_where_gradients_are_off_and_returns_none() -> None:
     with torch.no_grad():
-        value = L.gradient_penalty(TinyDiscriminator(), images(), images(seed=1), rng=rng())
+        value = L.gradient_penalty(discriminator(), images(), images(seed=1), rng=rng())
     assert not value.requires_grad
     assert value.isfinite().all()
 

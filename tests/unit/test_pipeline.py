@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,78 +13,41 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from facke_core import hookimpl
 from facke_core.errors import CompatibilityError, ImageError, NoFaceError, UsageError
 from facke_core.faces.templates import Alignment, template_points
 from facke_core.images.provenance import read_disclosure
 from facke_core.pipeline import SwapPipeline
 from facke_core.plugins.registry import Registry
-from facke_core.protocols import Method
+from facke_core.protocols import FaceDetector, Method
 from facke_core.results import SwapResult
 from facke_core.sampling import SinglePass, check_compatible
-from facke_core.types import Face, GeneratorOutput, GeneratorSpec, IdentityEncoderSpec, SwapInputs
+from facke_core.types import Face
+from standins import (
+    ColourEncoder,
+    FunctionDetector,
+    FunctionGenerator,
+    PlainSampler,
+    registry_of,
+    shapes_seen_by,
+)
 
 SIZE = 32
 
 
-class Tint(nn.Module):
+def tint() -> FunctionGenerator:
     """Colours the target with the identity: enough of a face swap to see who went where."""
 
-    def __init__(self, conditions: frozenset[str] = frozenset({"identity"})) -> None:
-        super().__init__()
-        self.share = nn.Parameter(torch.tensor(0.75))
-        self.spec = GeneratorSpec(image_size=SIZE, identity_dim=3, conditions=conditions)
-        self.batches: list[int] = []
+    def coloured(x: Tensor, identity: Tensor) -> Tensor:
+        share: Any = generator.share
+        return x * (1 - share) + identity[:, :, None, None].clamp(0, 1) * share
 
-    def forward(self, x: Tensor, *, identity: Tensor) -> GeneratorOutput:
-        self.batches.append(len(x))
-        colour = identity[:, :, None, None].clamp(0, 1)
-        return GeneratorOutput(x * (1 - self.share) + colour * self.share, {})
+    generator = FunctionGenerator(coloured, SIZE, identity_dim=3)
+    generator.share = nn.Parameter(torch.tensor(0.75))
+    return generator
 
 
-class MeanColour(nn.Module):
-    """An identity encoder: who you are is your mean colour."""
-
-    def __init__(self, template: str = "arcface", dim: int = 3) -> None:
-        super().__init__()
-        self.spec = IdentityEncoderSpec(
-            name="mean-colour", embedding_dim=dim, input_size=(24, 24), template=template
-        )
-        self.seen: list[tuple[int, ...]] = []
-
-    def forward(self, face: Tensor) -> Tensor:
-        self.seen.append(tuple(face.shape))
-        return nn.functional.normalize(face.mean((2, 3)), dim=1)
-
-
-@dataclass(frozen=True)
-class Noisy:
-    """A sampler that draws noise."""
-
-    strength: float = 0.1
-
-    @property
-    def supplies(self) -> frozenset[str]:
-        return frozenset({"identity"})
-
-    def __call__(
-        self, generator: Any, inputs: SwapInputs, *, rng: torch.Generator | None = None
-    ) -> Tensor:
-        noise = torch.rand(inputs.target.shape, generator=rng) * self.strength
-        image: Tensor = generator(inputs.target, identity=inputs.identity).image
-        return (image + noise).clamp(0, 1)
-
-
-class Detector:
-    """Finds what each photo was registered with."""
-
-    threshold = 0.6
-
-    def __init__(self) -> None:
-        self.faces: dict[tuple[int, ...], list[Face]] = {}
-
-    def __call__(self, photo: Tensor) -> list[Face]:
-        return self.faces.get(tuple(photo.shape), [])
+def mean_colour(template: str = "arcface", dim: int = 3) -> ColourEncoder:
+    return ColourEncoder(name="mean-colour", dim=dim, size=24, template=template)
 
 
 def face_at(x: float, y: float, size: float) -> Face:
@@ -92,18 +55,22 @@ def face_at(x: float, y: float, size: float) -> Face:
     return Face(torch.tensor([x, y, x + size, y + size]), points, 0.9)
 
 
+FACES = {
+    (3, 90, 80): [face_at(10, 10, 60)],
+    (3, 150, 260): [face_at(150, 30, 90), face_at(20, 50, 60), face_at(100, 5, 30)],
+}
+"""The faces in each photo, which is known by its shape."""
+
+
 @pytest.fixture
-def detector() -> Detector:
-    found = Detector()
-    found.faces[(3, 90, 80)] = [face_at(10, 10, 60)]
-    found.faces[(3, 150, 260)] = [face_at(150, 30, 90), face_at(20, 50, 60), face_at(100, 5, 30)]
-    return found
+def detector() -> FunctionDetector:
+    return FunctionDetector(lambda photo: FACES.get(tuple(photo.shape), []))
 
 
-def make(detector: Detector, **changes: Any) -> SwapPipeline:
+def make(detector: FaceDetector, **changes: Any) -> SwapPipeline:
     parts: dict[str, Any] = {
-        "method": Method(Tint(), SinglePass()),
-        "identity_encoder": MeanColour(),
+        "method": Method(tint(), SinglePass()),
+        "identity_encoder": mean_colour(),
         "detector": detector,
         "alignment": Alignment(template="arcface", size=SIZE),
         "registry": Registry(),
@@ -133,11 +100,11 @@ def changed(result: SwapResult, photo: Tensor, face: Face) -> bool:
 
 
 def test_the_largest_face_is_swapped_and_nothing_else(
-    detector: Detector, red: Tensor, group: Tensor
+    detector: FaceDetector, red: Tensor, group: Tensor
 ) -> None:
     before = group.clone()
     result = make(detector)(red, group)
-    faces = detector.faces[(3, 150, 260)]
+    faces = FACES[(3, 150, 260)]
     assert [changed(result, group, f) for f in faces] == [True, False, False]
     assert torch.equal(result.image[:, :, :120], group[:, :, :120])
     assert torch.equal(group, before)
@@ -148,30 +115,33 @@ def test_the_largest_face_is_swapped_and_nothing_else(
     assert torch.equal(result.faces[0].landmarks, faces[0].landmarks)
 
 
-def test_all_faces_are_swapped_in_one_batch(detector: Detector, red: Tensor, group: Tensor) -> None:
-    generator = Tint()
+def test_all_faces_are_swapped_in_one_batch(
+    detector: FaceDetector, red: Tensor, group: Tensor
+) -> None:
+    generator = tint()
+    seen = shapes_seen_by(generator)
     result = make(detector, method=Method(generator, SinglePass()))(red, group, face="all")
-    assert all(changed(result, group, f) for f in detector.faces[(3, 150, 260)])
-    assert generator.batches == [3]
+    assert all(changed(result, group, f) for f in FACES[(3, 150, 260)])
+    assert [shape[0] for shape in seen] == [3]
     assert len(result.faces) == 3
 
 
 def test_many_targets_are_swapped_as_each_is_alone(
-    detector: Detector, red: Tensor, group: Tensor
+    detector: FaceDetector, red: Tensor, group: Tensor
 ) -> None:
     pipeline = make(detector)
+    batches = shapes_seen_by(pipeline.method.generator)
+    sources = shapes_seen_by(pipeline.identity_encoder)
     targets = [group, red, group.flip(0)]
     results = list(pipeline.swap_many(red, iter(targets), face="all", batch_size=2))
     assert [len(result.faces) for result in results] == [3, 1, 3]
     for result, target in zip(results, targets, strict=True):
         assert torch.equal(result.image, make(detector)(red, target, face="all").image)
-    generator: Any = pipeline.method.generator
-    encoder: Any = pipeline.identity_encoder
-    assert generator.batches == [4, 3], "the faces of two photos go together"
-    assert len(encoder.seen) == 1, "the source is looked at once"
+    assert [shape[0] for shape in batches] == [4, 3], "the faces of two photos go together"
+    assert len(sources) == 1, "the source is looked at once"
 
 
-def test_targets_are_read_as_they_are_needed(detector: Detector, red: Tensor) -> None:
+def test_targets_are_read_as_they_are_needed(detector: FaceDetector, red: Tensor) -> None:
     pipeline = make(detector)
     results = pipeline.swap_many(red, [red, torch.zeros(3, 40, 40)], batch_size=1)
     assert next(results).faces
@@ -181,14 +151,14 @@ def test_targets_are_read_as_they_are_needed(detector: Detector, red: Tensor) ->
         next(pipeline.swap_many(red, [red], batch_size=0))
 
 
-def test_a_face_is_chosen_by_its_number(detector: Detector, red: Tensor, group: Tensor) -> None:
+def test_a_face_is_chosen_by_its_number(detector: FaceDetector, red: Tensor, group: Tensor) -> None:
     result = make(detector)(red, group, face=2)
-    faces = detector.faces[(3, 150, 260)]
+    faces = FACES[(3, 150, 260)]
     assert [changed(result, group, f) for f in faces] == [False, True, False]
 
 
 def test_every_kind_of_image_gives_the_same_result(
-    detector: Detector, tmp_path: Path, red: Tensor, group: Tensor
+    detector: FaceDetector, tmp_path: Path, red: Tensor, group: Tensor
 ) -> None:
     pipeline = make(detector)
     array = (group * 255).round().byte().permute(1, 2, 0).numpy()
@@ -202,7 +172,7 @@ def test_every_kind_of_image_gives_the_same_result(
     assert all(torch.equal(result, results[0]) for result in results)
 
 
-def test_transparency_of_the_target_is_kept(detector: Detector, red: Tensor) -> None:
+def test_transparency_of_the_target_is_kept(detector: FaceDetector, red: Tensor) -> None:
     rgba = np.full((90, 80, 4), 128, np.uint8)
     rgba[..., 3] = np.arange(80)
     result = make(detector)(red, rgba)
@@ -211,7 +181,9 @@ def test_transparency_of_the_target_is_kept(detector: Detector, red: Tensor) -> 
     assert result.to_pil().mode == "RGBA"
 
 
-def test_times_of_all_stages_are_reported(detector: Detector, red: Tensor, group: Tensor) -> None:
+def test_times_of_all_stages_are_reported(
+    detector: FaceDetector, red: Tensor, group: Tensor
+) -> None:
     seconds = make(detector)(red, group).seconds
     stages = ["detect", "align", "encode", "generate", "paste"]
     assert list(seconds) == [*stages, "total"]
@@ -220,7 +192,7 @@ def test_times_of_all_stages_are_reported(detector: Detector, red: Tensor, group
 
 
 def test_a_saved_result_says_what_it_is(
-    detector: Detector, tmp_path: Path, red: Tensor, group: Tensor
+    detector: FaceDetector, tmp_path: Path, red: Tensor, group: Tensor
 ) -> None:
     source: Any = SimpleNamespace(
         config=SimpleNamespace(method="tint"), name="tint.best", revision="abc"
@@ -233,32 +205,28 @@ def test_a_saved_result_says_what_it_is(
     assert expected.items() <= said.items()
 
 
-def test_hooks_see_full_pictures_only(detector: Detector, red: Tensor, group: Tensor) -> None:
+def test_hooks_see_full_pictures_only(detector: FaceDetector, red: Tensor, group: Tensor) -> None:
     seen = []
 
-    class Watermark:
-        @hookimpl
-        def facke_result(self, result: SwapResult, request: Any) -> SwapResult:
-            from dataclasses import replace
+    def blacken(result: SwapResult, request: Any) -> SwapResult:
+        seen.append(request.method)
+        return replace(result, image=torch.zeros_like(result.image))
 
-            seen.append(request.method)
-            return replace(result, image=torch.zeros_like(result.image))
-
-    registry = Registry()
-    registry.register(Watermark(), "watermark")
-    pipeline = make(detector, registry=registry)
+    pipeline = make(detector, registry=registry_of("watermark", facke_result=blacken))
     assert pipeline(red, group).image.max() == 0
-    assert seen == ["Tint"]
+    assert seen == ["FunctionGenerator"]
     crops = torch.rand(2, 3, SIZE, SIZE)
     assert pipeline.swap_crops(crops, crops).max() > 0
     assert pipeline.swap_files(crops[0], crops[1]).image.max() > 0
-    assert seen == ["Tint"]
+    assert seen == ["FunctionGenerator"]
 
 
 # What can go wrong
 
 
-def test_a_photo_without_a_face_is_named(detector: Detector, red: Tensor, tmp_path: Path) -> None:
+def test_a_photo_without_a_face_is_named(
+    detector: FaceDetector, red: Tensor, tmp_path: Path
+) -> None:
     Image.new("RGB", (77, 55)).save(tmp_path / "empty.png")
     pipeline = make(detector)
     message = r"No face was found in .*empty.png \(77 x 55 pixels; the detector's threshold is 0.6"
@@ -269,7 +237,7 @@ def test_a_photo_without_a_face_is_named(detector: Detector, red: Tensor, tmp_pa
 
 
 def test_a_missing_face_says_how_many_there_are(
-    detector: Detector, red: Tensor, group: Tensor
+    detector: FaceDetector, red: Tensor, group: Tensor
 ) -> None:
     with pytest.raises(NoFaceError, match=r"no face 4 in .* there are 3 faces"):
         make(detector)(red, group, face=4)
@@ -279,46 +247,52 @@ def test_a_missing_face_says_how_many_there_are(
 
 @pytest.mark.parametrize("face", [0, -1, "biggest", True, 1.0])
 def test_impossible_choices_are_explained(
-    detector: Detector, red: Tensor, group: Tensor, face: Any
+    detector: FaceDetector, red: Tensor, group: Tensor, face: Any
 ) -> None:
     with pytest.raises(UsageError, match="Use 'largest', 'all', or a number from 1"):
         make(detector)(red, group, face=face)
 
 
-def test_parts_that_do_not_fit_are_refused(detector: Detector) -> None:
+def test_parts_that_do_not_fit_are_refused(detector: FaceDetector) -> None:
     with pytest.raises(CompatibilityError, match="'mean-colour' gives 4"):
-        make(detector, identity_encoder=MeanColour(dim=4))
+        make(detector, identity_encoder=mean_colour(dim=4))
     with pytest.raises(CompatibilityError, match="no identity encoder was given"):
         make(detector, identity_encoder=None)
     with pytest.raises(CompatibilityError, match="timestep is missing"):
-        make(detector, method=Method(Tint(frozenset({"identity", "timestep"})), SinglePass()))
+        make(
+            detector,
+            method=Method(
+                FunctionGenerator(lambda x: x, SIZE, identity_dim=3, conditions=["timestep"]),
+                SinglePass(),
+            ),
+        )
     with pytest.raises(CompatibilityError, match=r"size=32\)"):
         make(detector, alignment=Alignment(template="arcface", size=64))
-    check_compatible(Tint(), SinglePass(), MeanColour())
+    check_compatible(tint(), SinglePass(), mean_colour())
 
 
 # Randomness
 
 
 def test_a_seed_repeats_a_result_and_the_global_state_is_left_alone(
-    detector: Detector, red: Tensor, group: Tensor
+    detector: FaceDetector, red: Tensor, group: Tensor
 ) -> None:
-    pipeline = make(detector, method=Method(Tint(), Noisy()))
+    pipeline = make(detector, method=Method(tint(), PlainSampler(noise=0.1)))
     state = torch.get_rng_state()
     first, second, other = (pipeline(red, group, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(first.image, second.image)
     assert not torch.equal(first.image, other.image)
     assert torch.equal(torch.get_rng_state(), state)
     assert first.request.seed == 1
-    assert first.request.settings == {"strength": 0.1}
+    assert first.request.settings == {"picture": "result", "noise": 0.1, "strength": 1.0}
     with pytest.raises(UsageError, match="seed=-1"):
         pipeline(red, group, seed=-1)
 
 
 def test_a_seed_that_was_drawn_repeats_the_result(
-    detector: Detector, red: Tensor, group: Tensor
+    detector: FaceDetector, red: Tensor, group: Tensor
 ) -> None:
-    pipeline = make(detector, method=Method(Tint(), Noisy()))
+    pipeline = make(detector, method=Method(tint(), PlainSampler(noise=0.1)))
     result = pipeline(red, group)
     assert result.request.seed is not None
     again = pipeline(red, group, seed=result.request.seed)
@@ -326,7 +300,7 @@ def test_a_seed_that_was_drawn_repeats_the_result(
 
 
 def test_a_method_without_noise_names_no_seed(
-    detector: Detector, red: Tensor, group: Tensor
+    detector: FaceDetector, red: Tensor, group: Tensor
 ) -> None:
     first, second = (make(detector)(red, group) for _ in range(2))
     assert first.request.seed is None
@@ -336,18 +310,20 @@ def test_a_method_without_noise_names_no_seed(
 # The stages alone
 
 
-def test_the_encoder_sees_crops_in_its_own_framing(detector: Detector) -> None:
+def test_the_encoder_sees_crops_in_its_own_framing(detector: FaceDetector) -> None:
     crops = torch.rand(2, 3, SIZE, SIZE)
-    other = MeanColour("ffhq")
+    other = mean_colour("ffhq")
+    seen = shapes_seen_by(other)
     identity = make(detector, identity_encoder=other).encode(crops)
-    assert other.seen == [(2, 3, 24, 24)]
+    assert seen == [(2, 3, 24, 24)]
     assert torch.allclose(identity.norm(dim=1), torch.ones(2))
-    own = MeanColour()
+    own = mean_colour()
+    seen = shapes_seen_by(own)
     make(detector, identity_encoder=own).encode(crops)
-    assert own.seen == [(2, 3, SIZE, SIZE)]
+    assert seen == [(2, 3, SIZE, SIZE)]
 
 
-def test_a_batch_gives_what_its_crops_give_alone(detector: Detector) -> None:
+def test_a_batch_gives_what_its_crops_give_alone(detector: FaceDetector) -> None:
     pipeline = make(detector)
     source, target = torch.rand(3, 3, SIZE, SIZE), torch.rand(3, 3, SIZE, SIZE)
     together = pipeline.swap_crops(source, target)
@@ -358,7 +334,7 @@ def test_a_batch_gives_what_its_crops_give_alone(detector: Detector) -> None:
     assert torch.equal(pipeline.swap_crops(source, target, identity=identity), together)
 
 
-def test_results_are_ordinary_tensors(detector: Detector, red: Tensor, group: Tensor) -> None:
+def test_results_are_ordinary_tensors(detector: FaceDetector, red: Tensor, group: Tensor) -> None:
     pipeline = make(detector)
     crops = pipeline.swap_crops(torch.rand(1, 3, SIZE, SIZE), torch.rand(1, 3, SIZE, SIZE))
     for tensor in (crops, pipeline(red, group).image, pipeline.encode(crops)):
@@ -367,14 +343,14 @@ def test_results_are_ordinary_tensors(detector: Detector, red: Tensor, group: Te
         assert (tensor * torch.ones(1, requires_grad=True)).sum().requires_grad
 
 
-def test_a_generator_in_half_precision_gets_what_it_takes(detector: Detector) -> None:
-    pipeline = make(detector, method=Method(Tint().bfloat16(), SinglePass()))
+def test_a_generator_in_half_precision_gets_what_it_takes(detector: FaceDetector) -> None:
+    pipeline = make(detector, method=Method(tint().bfloat16(), SinglePass()))
     assert pipeline.dtype == torch.bfloat16
     result = pipeline.swap_crops(torch.rand(1, 3, SIZE, SIZE), torch.rand(1, 3, SIZE, SIZE))
     assert result.dtype == torch.float32
 
 
-def test_aligned_crops_are_swapped_without_a_detector(detector: Detector) -> None:
+def test_aligned_crops_are_swapped_without_a_detector(detector: FaceDetector) -> None:
     pipeline = make(detector)
     source, target = torch.rand(3, SIZE, SIZE), torch.rand(3, SIZE, SIZE)
     result = pipeline.swap_files(source, target, seed=3)
@@ -386,19 +362,11 @@ def test_aligned_crops_are_swapped_without_a_detector(detector: Detector) -> Non
         pipeline.swap_files(source, torch.rand(3, 30, 40))
 
 
-class Mirror(nn.Module):
-    """A method that takes no identity."""
-
-    spec = GeneratorSpec(image_size=SIZE, identity_dim=0, conditions=frozenset())
-
-    def forward(self, x: Tensor) -> GeneratorOutput:
-        return GeneratorOutput(x.flip(3), {})
-
-
 def test_a_method_without_identity_needs_no_encoder(
-    detector: Detector, red: Tensor, group: Tensor
+    detector: FaceDetector, red: Tensor, group: Tensor
 ) -> None:
-    pipeline = make(detector, method=Method(Mirror(), SinglePass()), identity_encoder=None)
+    mirror = FunctionGenerator(lambda x: x.flip(3), SIZE)
+    pipeline = make(detector, method=Method(mirror, SinglePass()), identity_encoder=None)
     crop = torch.rand(1, 3, SIZE, SIZE)
     assert torch.equal(pipeline.swap_crops(crop, crop), crop.flip(3))
     assert pipeline(red, group).image.shape == group.shape
@@ -406,9 +374,9 @@ def test_a_method_without_identity_needs_no_encoder(
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_cpu_and_cuda_agree(detector: Detector, red: Tensor, group: Tensor) -> None:
-    method = Method(Tint().cuda(), SinglePass())
-    encoder = MeanColour().cuda()
+def test_cpu_and_cuda_agree(detector: FaceDetector, red: Tensor, group: Tensor) -> None:
+    method = Method(tint().cuda(), SinglePass())
+    encoder = mean_colour().cuda()
     cuda = make(detector, method=method, identity_encoder=encoder, device="cuda")(red, group)
     assert cuda.image.device.type == "cpu"
     assert (cuda.image - make(detector)(red, group).image).abs().max() < 1e-4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,77 +17,64 @@ from facke_core.errors import ConfigError, DataError
 from facke_core.nn.normalize import IMAGENET_STD
 from facke_core.sampling import SinglePass
 from facke_core.training.probe import ProbeConfig, ProbeReport, SwapProbe, choose_panel
-from facke_core.types import GeneratorOutput, GeneratorSpec, IdentityEncoderSpec, SwapInputs
+from facke_core.types import SwapInputs
+from standins import ColourEncoder, FunctionGenerator, FunctionSampler
 
 SIZE = 16
-SPEC = GeneratorSpec(image_size=SIZE, identity_dim=48, conditions=frozenset({"identity"}))
 
 
-class Encoder(nn.Module):
+def encoder() -> ColourEncoder:
     """Sees a face as its 4 x 4 mean colours."""
-
-    spec = IdentityEncoderSpec(
-        name="colours", embedding_dim=48, input_size=(4, 4), template="simswap_frontal"
-    )
-
-    def forward(self, face: Tensor) -> Tensor:
-        return F.normalize(F.adaptive_avg_pool2d(face - 0.5, 4).flatten(1), dim=1)
+    return ColourEncoder(4, centre=0.5, template="simswap_frontal")
 
 
-class Generator(nn.Module):
-    spec = SPEC
-
-    def forward(self, x: Tensor, *, identity: Tensor) -> GeneratorOutput:
-        return GeneratorOutput(self.made(x, identity), {})
-
-    def made(self, x: Tensor, identity: Tensor) -> Tensor:
-        raise NotImplementedError
+def generator(picture: Callable[[Tensor, Tensor], Tensor]) -> FunctionGenerator:
+    return FunctionGenerator(lambda x, identity: picture(x, identity), SIZE, identity_dim=48)
 
 
-class Copy(Generator):
-    def made(self, x: Tensor, identity: Tensor) -> Tensor:
-        return x
+def cells(colours: Tensor) -> Tensor:
+    """A picture of what :func:`encoder` saw."""
+    return F.interpolate(colours.view(-1, 3, 4, 4), SIZE)
 
 
-class Blur(Generator):
-    def made(self, x: Tensor, identity: Tensor) -> Tensor:
-        return x - F.adaptive_avg_pool2d(x, 1) * 0.3
+def copied(x: Tensor, identity: Tensor) -> Tensor:
+    return x
 
 
-class Paste(Generator):
-    """Paints just the face that :class:`Encoder` saw."""
-
-    def made(self, x: Tensor, identity: Tensor) -> Tensor:
-        return 0.5 + 0.5 * F.interpolate(identity.view(-1, 3, 4, 4), SIZE)
+def blurred(x: Tensor, identity: Tensor) -> Tensor:
+    return x - F.adaptive_avg_pool2d(x, 1) * 0.3
 
 
-class Blend(Generator):
-    def made(self, x: Tensor, identity: Tensor) -> Tensor:
-        return 0.6 * x + 0.4 * F.interpolate(identity.view(-1, 3, 4, 4), SIZE).abs()
+def pasted(x: Tensor, identity: Tensor) -> Tensor:
+    """Just the face that :func:`encoder` saw."""
+    return 0.5 + 0.5 * cells(identity)
 
 
-class Hint(Generator):
-    """Changes the target by little, towards the source."""
-
-    def made(self, x: Tensor, identity: Tensor) -> Tensor:
-        towards = (identity - Encoder()(x)).view(-1, 3, 4, 4)
-        return x + 0.1 * F.interpolate(towards, SIZE)
+def blended(x: Tensor, identity: Tensor) -> Tensor:
+    return 0.6 * x + 0.4 * cells(identity).abs()
 
 
-class Ghost(Generator):
-    """Changes the target much, by a pattern that :class:`Encoder` averages away."""
+def hinted(x: Tensor, identity: Tensor) -> Tensor:
+    """The target changed by little, towards the source."""
+    return x + 0.1 * cells(identity - encoder()(x))
 
-    def made(self, x: Tensor, identity: Tensor) -> Tensor:
-        stripes = torch.tensor([0.0, 0.2, -0.2, 0.0]).repeat(SIZE // 4)
-        ghost = stripes * (F.cosine_similarity(Encoder()(x), identity) < 0.99)[:, None, None, None]
-        return x + ghost
+
+def haunted(x: Tensor, identity: Tensor) -> Tensor:
+    """The target changed much, by a pattern that :func:`encoder` averages away."""
+    stripes = torch.tensor([0.0, 0.2, -0.2, 0.0]).repeat(SIZE // 4)
+    return x + stripes * (F.cosine_similarity(encoder()(x), identity) < 0.99)[:, None, None, None]
+
+
+COPY, BLUR, PASTE, BLEND, HINT, GHOST = map(
+    generator, (copied, blurred, pasted, blended, hinted, haunted)
+)
 
 
 def faces(people: int = 5, pictures: int = 2, contrast: float = 0.6) -> Any:
     rng = torch.Generator().manual_seed(3)
     own = torch.rand(people, 3, 4, 4, generator=rng).repeat_interleave(pictures, 0)
     images = F.interpolate(0.5 + (own - 0.5) * contrast, SIZE, mode="bilinear").mul(255).byte()
-    embeddings = Encoder()(images.float() / 255)
+    embeddings = encoder()(images.float() / 255)
     return SimpleNamespace(
         images=images,
         embeddings=torch.stack([embeddings, embeddings], 1),
@@ -96,19 +84,19 @@ def faces(people: int = 5, pictures: int = 2, contrast: float = 0.6) -> Any:
 
 
 def probe(config: ProbeConfig | None = None, **options: Any) -> SwapProbe:
-    settings: dict[str, Any] = {"sampler": SinglePass(), "encoder": Encoder()}
+    settings: dict[str, Any] = {"sampler": SinglePass(), "encoder": encoder()}
     return SwapProbe(faces(), config=config or ProbeConfig(), **settings | options)
 
 
 def test_a_copy_gains_nothing_and_leaves_all_of_the_target() -> None:
-    found = probe()(Copy(), 1)
+    found = probe()(COPY, 1)
     assert found.gained == pytest.approx(0, abs=1e-6)
     assert found.left == pytest.approx(1, abs=1e-6)
     assert (found.top1, found.changed, found.reconstruction) == (0, 0, 0)
 
 
 def test_a_pasted_source_is_found_as_the_source() -> None:
-    found = probe()(Paste(), 5000)
+    found = probe()(PASTE, 5000)
     assert found.top1 == 1
     assert found.gained > 0.3
     assert found.left < 0.7
@@ -117,10 +105,10 @@ def test_a_pasted_source_is_found_as_the_source() -> None:
 
 
 def test_every_number_is_the_mean_that_its_name_says() -> None:
-    judged, model = probe(), Blend()
+    judged, model = probe(), BLEND
     found, crops = judged(model, 1), faces()
     images = crops.images[judged.panel].float() / 255
-    look, values = Encoder(), {name: [] for name in found.values}  # type: ignore[var-annotated]
+    look, values = encoder(), {name: [] for name in found.values}  # type: ignore[var-annotated]
     std = torch.tensor(IMAGENET_STD).view(3, 1, 1)
     seen = look(images)
     for i, source in enumerate(seen):
@@ -144,7 +132,7 @@ def test_every_number_is_the_mean_that_its_name_says() -> None:
 
 def test_the_preview_has_sources_down_and_targets_across() -> None:
     judged = probe()
-    preview = judged(Paste(), 1).preview
+    preview = judged(PASTE, 1).preview
     assert preview is not None
     assert preview.shape == (3, 6 * (SIZE + 4) - 4, 6 * (SIZE + 4) - 4)
 
@@ -160,83 +148,76 @@ def test_the_preview_has_sources_down_and_targets_across() -> None:
 
 
 def test_no_preview_is_made_where_none_is_asked_for() -> None:
-    assert probe(ProbeConfig(preview=False))(Copy(), 1).preview is None
+    assert probe(ProbeConfig(preview=False))(COPY, 1).preview is None
 
 
 def test_a_judge_is_asked_instead_of_the_training_encoder() -> None:
-    class Colourless(Encoder):
-        def forward(self, face: Tensor) -> Tensor:
-            return super().forward(face.mean(dim=1, keepdim=True).expand_as(face))
-
-    own, other = probe()(Blend(), 1), probe(judge=Colourless())(Blend(), 1)
+    grey = encoder()
+    grey.register_forward_pre_hook(
+        lambda _, faces: faces[0].mean(1, keepdim=True).expand_as(faces[0])
+    )
+    own, other = probe()(BLEND, 1), probe(judge=grey)(BLEND, 1)
     assert own.gained != pytest.approx(other.gained, abs=1e-3)
     assert own.reconstruction == other.reconstruction
 
 
 def test_the_sampler_gets_small_batches_and_the_same_noise_every_time() -> None:
-    class Noisy(SinglePass):
-        def __call__(
-            self, generator: Any, inputs: SwapInputs, *, rng: torch.Generator | None = None
-        ) -> Tensor:
-            sizes.append(len(inputs.target))
-            drawn.append(torch.rand(inputs.target.shape, generator=rng))
-            return (inputs.target + drawn[-1] * 0.1).clamp(0, 1)
+    def noisy(generator: Any, inputs: SwapInputs, rng: torch.Generator | None) -> Tensor:
+        sizes.append(len(inputs.target))
+        drawn.append(torch.rand(inputs.target.shape, generator=rng))
+        return (inputs.target + drawn[-1] * 0.1).clamp(0, 1)
 
     sizes: list[int] = []
     drawn: list[Tensor] = []
-    judged = probe(sampler=Noisy(), seed=7)
-    first, second = judged(Copy(), 1), judged(Copy(), 1)
+    judged = probe(sampler=FunctionSampler(noisy), seed=7)
+    first, second = judged(COPY, 1), judged(COPY, 1)
     assert max(sizes) <= 8
     assert sum(sizes) == 2 * 25
     assert first == second
     assert not torch.equal(drawn[0], drawn[1])
-    other = probe(sampler=Noisy(), seed=8)(Copy(), 1)
+    other = probe(sampler=FunctionSampler(noisy), seed=8)(COPY, 1)
     assert other != first
 
 
 def test_the_generator_and_all_noise_are_left_as_they_were() -> None:
-    class Careless(Generator):
+    norm, drop, frozen = nn.BatchNorm2d(3), nn.Dropout(), nn.Conv2d(3, 3, 1)
+    seen: list[tuple[bool, bool]] = []
+
+    def careless(x: Tensor, identity: Tensor) -> Tensor:
         """Draws torch's own noise, has batch statistics and a part that stays frozen."""
+        seen.append((model.training or drop.training, torch.is_grad_enabled()))
+        return drop(norm(frozen(x))) + torch.rand_like(x) * 0.1
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.norm, self.drop = nn.BatchNorm2d(3), nn.Dropout()
-            self.frozen = nn.Conv2d(3, 3, 1).eval()
-            self.seen: list[tuple[bool, bool]] = []
-
-        def made(self, x: Tensor, identity: Tensor) -> Tensor:
-            self.seen.append((self.training or self.drop.training, torch.is_grad_enabled()))
-            return self.drop(self.norm(self.frozen(x))) + torch.rand_like(x) * 0.1
-
-    model = Careless().train()
-    model.frozen.eval()
+    model = generator(careless)
+    model.norm, model.drop, model.frozen = norm, drop, frozen
+    model.train()
+    frozen.eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     noise = torch.get_rng_state()
     probe()(model, 1)
-    assert set(model.seen) == {(False, False)}
+    assert set(seen) == {(False, False)}
     assert model.training
-    assert model.drop.training
-    assert not model.frozen.training
+    assert drop.training
+    assert not frozen.training
     assert torch.is_grad_enabled()
     assert torch.equal(torch.get_rng_state(), noise)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_the_generator_trains_on_after_a_probe_that_failed() -> None:
-    class Failing(Generator):
-        def made(self, x: Tensor, identity: Tensor) -> Tensor:
-            raise RuntimeError("out of memory")
+    def failing(x: Tensor, identity: Tensor) -> Tensor:
+        raise RuntimeError("out of memory")
 
-    model = Failing().train()
+    model = generator(failing).train()
     with pytest.raises(RuntimeError, match="out of memory"):
         probe()(model, 1)
     assert model.training
     assert torch.is_grad_enabled()
 
 
-@pytest.mark.parametrize("model", [Copy(), Blur()])
+@pytest.mark.parametrize("model", [COPY, BLUR])
 def test_a_model_that_only_reconstructs_is_warned_of_with_numbers_and_remedies(
-    model: Generator,
+    model: FunctionGenerator,
 ) -> None:
     warning = probe()(model, 1000).warning
     assert "At step 1000 the model only reconstructs" in warning
@@ -245,20 +226,21 @@ def test_a_model_that_only_reconstructs_is_warned_of_with_numbers_and_remedies(
         assert remedy in warning
 
 
-@pytest.mark.parametrize("model", [Paste(), Blend(), Hint(), Ghost()])
-def test_a_model_whose_results_depend_on_the_source_is_not_warned_of(model: Generator) -> None:
+@pytest.mark.parametrize("model", [PASTE, BLEND, HINT, GHOST])
+def test_a_model_whose_results_depend_on_the_source_is_not_warned_of(
+    model: FunctionGenerator,
+) -> None:
     assert probe()(model, 5000).warning == ""
 
 
 def test_a_model_that_makes_someone_else_of_everybody_is_not_warned_of() -> None:
-    class Negative(Generator):
-        def made(self, x: Tensor, identity: Tensor) -> Tensor:
-            own = F.cosine_similarity(Encoder()(x), identity) > 0.99
-            return torch.where(own[:, None, None, None], x, 1 - x)
+    def negative(x: Tensor, identity: Tensor) -> Tensor:
+        own = F.cosine_similarity(encoder()(x), identity) > 0.99
+        return torch.where(own[:, None, None, None], x, 1 - x)
 
     faint = faces(contrast=0.05)
-    judged = SwapProbe(faint, config=ProbeConfig(), sampler=SinglePass(), encoder=Encoder())
-    found = judged(Negative(), 5000)
+    judged = SwapProbe(faint, config=ProbeConfig(), sampler=SinglePass(), encoder=encoder())
+    found = judged(generator(negative), 5000)
     assert found.left < -0.9
     assert found.gained < 0.05
     assert found.changed < 0.02
@@ -267,24 +249,20 @@ def test_a_model_that_makes_someone_else_of_everybody_is_not_warned_of() -> None
 
 def test_the_warning_waits_comes_once_and_comes_again_after_a_relapse() -> None:
     judged = probe(ProbeConfig(patience=200, preview=False))
-    models: list[tuple[int, Generator]] = [
-        (199, Copy()),
-        (200, Copy()),
-        (300, Copy()),
-        (400, Paste()),
-        (500, Copy()),
-        (600, Copy()),
+    models: list[tuple[int, FunctionGenerator]] = [
+        (199, COPY),
+        (200, COPY),
+        (300, COPY),
+        (400, PASTE),
+        (500, COPY),
+        (600, COPY),
     ]
     came = [bool(judged(model, step).warning) for step, model in models]
     assert came == [False, True, False, False, True, False]
 
 
 def test_numbers_of_a_broken_model_are_not_a_number_and_warn_of_nothing() -> None:
-    class Broken(Generator):
-        def made(self, x: Tensor, identity: Tensor) -> Tensor:
-            return x * float("nan")
-
-    found = probe()(Broken(), 5000)
+    found = probe()(generator(lambda x, identity: x * float("nan")), 5000)
     assert found.gained != found.gained
     assert not found.score < 1e9
     assert found.warning == ""
@@ -318,12 +296,12 @@ def test_the_panel_has_different_people_and_at_most_all(people: int) -> None:
 
 def test_one_person_makes_no_panel() -> None:
     with pytest.raises(DataError, match=r"needs two people, the faces show 1\..*probe.every=0"):
-        SwapProbe(faces(1), config=ProbeConfig(), sampler=SinglePass(), encoder=Encoder())
+        SwapProbe(faces(1), config=ProbeConfig(), sampler=SinglePass(), encoder=encoder())
 
 
 def test_two_people_are_enough() -> None:
-    found = SwapProbe(faces(2), config=ProbeConfig(), sampler=SinglePass(), encoder=Encoder())
-    assert found(Paste(), 1).top1 == 1
+    found = SwapProbe(faces(2), config=ProbeConfig(), sampler=SinglePass(), encoder=encoder())
+    assert found(PASTE, 1).top1 == 1
 
 
 def test_the_config_is_read_from_a_recipe() -> None:

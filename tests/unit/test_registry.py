@@ -17,6 +17,7 @@ from facke_core.plugins.specs import DetectorSpec
 from facke_core.references import HubRef, resource, unavailable
 from facke_core.results import SwapResult
 from facke_core.types import SwapRequest
+from standins import plugin
 
 Install = Callable[..., None]
 
@@ -25,10 +26,6 @@ def method(name: str = "demo", **more: Any) -> MethodSpec:
     return MethodSpec(
         name=name, summary="a demo", config="json:JSONDecoder", build="json:loads", **more
     )
-
-
-def plugin(**hooks: Callable[..., Any]) -> types.SimpleNamespace:
-    return types.SimpleNamespace(**{name: hookimpl(f) for name, f in hooks.items()})
 
 
 def nothing() -> list[Any]:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,50 +22,23 @@ from facke_core.errors import ConfigError, FackeWarning, TrainingError, UsageErr
 from facke_core.losses.terms import IdentityLoss, ReconstructionLoss
 from facke_core.nn.discriminators import MultiScalePatchDiscriminator
 from facke_core.objective import LossTerm
+from facke_core.testing import TinyEncoder, TinyGenerator
 from facke_core.training.recipe import OptimizerConfig, Recipe, terms
 from facke_core.training.swapping import SwapObjective
 from facke_core.training.trainer import Trainer
 from facke_core.types import FaceBatch, GeneratorOutput, Step
 from facke_core.weights.checkpoints import newest_sound
+from standins import Batches
 
 SIZE = 48
 
 
-class TinyGenerator(nn.Module):
-    def __init__(self, norm: str = "batch") -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 3, 3, padding=1)
-        self.norm = nn.BatchNorm2d(3) if norm == "batch" else nn.Identity()
-        self.dropout = nn.Dropout(0.1)  # draws from torch's global generator
-        self.identity = nn.Linear(4, 3)
-
-    def forward(self, x: Tensor, *, identity: Tensor) -> GeneratorOutput:
-        y = self.dropout(self.norm(self.conv(x))) + self.identity(identity)[..., None, None]
-        return GeneratorOutput(torch.sigmoid(y), {})
-
-
-class TinyEncoder(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(3, 4).requires_grad_(False)
-
-    def forward(self, face: Tensor) -> Tensor:
-        return nn.functional.normalize(self.linear(face.mean(dim=(2, 3))), dim=1)
-
-
-class RandomBatches:
+def random_batch(step: int, size: int = 2) -> FaceBatch:
     """Batch k from seed k, as the trainer's contract asks."""
-
-    def __init__(self, size: int = 2) -> None:
-        self.size = size
-
-    def read(self, step: int, rows: slice = slice(None)) -> FaceBatch:
-        rng = torch.Generator().manual_seed(step)
-        source, target = torch.rand(2, self.size, 3, SIZE, SIZE, generator=rng)
-        identity = nn.functional.normalize(torch.randn(self.size, 4, generator=rng), dim=1)
-        same = torch.arange(self.size) % 2 == 0
-        batch = FaceBatch(source, target, identity, same, target)
-        return FaceBatch(*(x[rows] for x in batch))
+    rng = torch.Generator().manual_seed(step)
+    source, target = torch.rand(2, size, 3, SIZE, SIZE, generator=rng)
+    identity = nn.functional.normalize(torch.randn(size, 4, generator=rng), dim=1)
+    return FaceBatch(source, target, identity, torch.arange(size) % 2 == 0, target)
 
 
 RECIPE: dict[str, Any] = {
@@ -94,15 +68,16 @@ def make_trainer(workers: int = 0, norm: str = "batch", **changes: Any) -> Train
     torch.manual_seed(0)
     objective = SwapObjective(
         {
-            "generator": TinyGenerator(norm),
-            "identity_encoder": TinyEncoder(),
+            "generator": TinyGenerator(SIZE, 4, norm=norm == "batch", dropout=0.1),  # global noise
+            "identity_encoder": TinyEncoder(4),
             "discriminator": MultiScalePatchDiscriminator(num_scales=1, width=4, norm=norm),  # type: ignore[arg-type]
         },
         generator_terms=terms(recipe.loss),
         discriminator_terms=terms(recipe.discriminator_loss),
         discriminator_every=recipe.discriminator_every,
     )
-    return Trainer(objective, RandomBatches(recipe.batch_size), recipe=recipe, workers=workers)
+    batches = Batches(partial(random_batch, size=recipe.batch_size))
+    return Trainer(objective, batches, recipe=recipe, workers=workers)
 
 
 def weights(trainer: Trainer) -> Mapping[str, Tensor]:
@@ -171,7 +146,7 @@ def test_the_discriminator_can_learn_in_every_nth_step_only() -> None:
 
 
 def test_where_averages_over_the_chosen_samples_only() -> None:
-    batch = RandomBatches().read(0)
+    batch = random_batch(0)
     image = batch.target.clone()
     image[0] += 0.25
     image[1] += 100.0
@@ -184,7 +159,7 @@ def test_where_averages_over_the_chosen_samples_only() -> None:
 
 def test_the_identity_loss_perturbs_with_its_own_randomness_only() -> None:
     trainer = make_trainer()
-    batch = RandomBatches().read(0)
+    batch = random_batch(0)
 
     def value(seed: int) -> Tensor:
         rng = torch.Generator().manual_seed(seed)
@@ -202,11 +177,11 @@ def test_a_loss_that_is_not_finite_stops_before_it_does_harm() -> None:
     trainer = make_trainer()
     generator: Any = trainer.objective.modules["generator"]
     with torch.no_grad():
-        generator.conv.weight[0, 0, 0, 0] = float("nan")
+        generator.stem.weight[0, 0, 0, 0] = float("nan")
     with pytest.raises(TrainingError, match=r"generator\.reconstruction"):
         list(trainer)
     assert trainer.step == 0
-    assert torch.isfinite(generator.identity.weight).all()
+    assert torch.isfinite(generator.mix.weight).all()
 
 
 def test_parts_of_a_batch_give_the_gradient_of_the_whole() -> None:

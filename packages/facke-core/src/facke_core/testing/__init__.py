@@ -21,7 +21,14 @@ if TYPE_CHECKING:
     from facke_core.testing.detectors import DetectorConformance
     from facke_core.testing.discriminators import DiscriminatorConformance
     from facke_core.testing.encoders import EncoderConformance
-    from facke_core.testing.fakes import TinyDetector, TinyEncoder, faces, identities
+    from facke_core.testing.fakes import (
+        TinyDetector,
+        TinyDiscriminator,
+        TinyEncoder,
+        TinyGenerator,
+        faces,
+        identities,
+    )
     from facke_core.testing.losses import LossConformance
     from facke_core.testing.methods import MethodConformance
     from facke_core.testing.metrics import MetricConformance
@@ -36,7 +43,9 @@ _WHERE = {
     "MetricConformance": "metrics",
     "SamplerConformance": "samplers",
     "TinyDetector": "fakes",
+    "TinyDiscriminator": "fakes",
     "TinyEncoder": "fakes",
+    "TinyGenerator": "fakes",
     "faces": "fakes",
     "identities": "fakes",
 }
@@ -50,7 +59,9 @@ __all__ = [
     "MetricConformance",
     "SamplerConformance",
     "TinyDetector",
+    "TinyDiscriminator",
     "TinyEncoder",
+    "TinyGenerator",
     "faces",
     "identities",
 ]

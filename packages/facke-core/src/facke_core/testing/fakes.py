@@ -1,4 +1,4 @@
-"""Small stand-ins: drawn faces, an encoder and a detector that cost nothing."""
+"""Small stand-ins that cost nothing: drawn faces and one network or detector of each kind."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from torch import Tensor, nn
 
 from facke_core.faces.templates import Alignment, template_points
 from facke_core.identity.frozen import FrozenEncoder
-from facke_core.types import Face, FaceBatch, IdentityEncoderSpec
+from facke_core.types import (
+    DiscriminatorOutput,
+    Face,
+    FaceBatch,
+    GeneratorOutput,
+    GeneratorSpec,
+    IdentityEncoderSpec,
+)
 
 __all__ = ["face_batch"]
 
@@ -60,15 +67,27 @@ def identities(count: int = 3, dim: int = 8, seed: int = 0) -> Tensor:
 
 
 class TinyEncoder(FrozenEncoder):
-    """An identity encoder of one linear layer on the crop at 8 x 8 pixels, without its mean."""
+    """An identity encoder of one linear layer on the crop at 8 x 8 pixels, without its mean.
 
-    def __init__(self, dim: int = 8) -> None:
-        noise = torch.Generator().manual_seed(3)
+    Args:
+        dim: numbers of an embedding.
+        name: what its spec calls it.
+        template: what the crops are to be aligned to; empty: it takes any.
+        size: side in pixels of the crops that its spec asks for; it takes any.
+        seed: what its weights follow from.
+    """
+
+    def __init__(
+        self, dim: int = 8, *, name: str = "tiny", template: str = "", size: int = 8, seed: int = 3
+    ) -> None:
+        noise = torch.Generator().manual_seed(seed)
         linear = nn.Linear(3 * 8 * 8, dim)
         with torch.no_grad():
             linear.weight.copy_(torch.randn(linear.weight.shape, generator=noise))
             linear.bias.copy_(0.1 * torch.randn(linear.bias.shape, generator=noise))
-        spec = IdentityEncoderSpec(name="tiny", embedding_dim=dim, input_size=(8, 8), template="")
+        spec = IdentityEncoderSpec(
+            name=name, embedding_dim=dim, input_size=(size, size), template=template
+        )
         super().__init__(linear, spec)
 
     def forward(self, face: Tensor) -> Tensor:
@@ -77,17 +96,101 @@ class TinyEncoder(FrozenEncoder):
         return F.normalize(self.network(small - small.mean(1, keepdim=True)).float(), dim=1)
 
 
+class TinyGenerator(nn.Module):
+    """A generator of two convolutions: target and identity in, picture out.
+
+    Args:
+        image_size: side of its crops in pixels.
+        identity_dim: numbers of an identity.
+        width: channels between the convolutions.
+        norm: whether batch normalisation follows the first one.
+        dropout: share of its values that training drops.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 32,
+        identity_dim: int = 8,
+        *,
+        width: int = 8,
+        norm: bool = True,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.image_size, self.identity_dim = image_size, identity_dim
+        self.stem = nn.Conv2d(3, width, 3, padding=1)
+        self.norm = nn.BatchNorm2d(width) if norm else nn.Identity()
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.mix = nn.Linear(identity_dim, width)
+        self.head = nn.Conv2d(width, 3, 3, padding=1)
+
+    @property
+    def spec(self) -> GeneratorSpec:
+        """It takes the identity and nothing else."""
+        return GeneratorSpec(
+            image_size=self.image_size,
+            identity_dim=self.identity_dim,
+            conditions=frozenset({"identity"}),
+        )
+
+    def features(self, x: Tensor, identity: Tensor) -> Tensor:
+        """What lies between the convolutions: (B, width, S, S)."""
+        x = self.dropout(self.norm(self.stem(x)))
+        return F.leaky_relu(x + self.mix(identity)[..., None, None], 0.2)
+
+    def draw(self, h: Tensor) -> Tensor:
+        """The picture (B, 3, S, S) in [0, 1] of features (B, width, S, S)."""
+        return torch.sigmoid(self.head(h))
+
+    def forward(self, x: Tensor, *, identity: Tensor) -> GeneratorOutput:
+        """Targets (B, 3, S, S) in [0, 1] and identities (B, identity_dim) to results."""
+        return GeneratorOutput(image=self.draw(self.features(x, identity)), aux={})
+
+
+class TinyDiscriminator(nn.Module):
+    """A discriminator of two convolutions on every scale, without batch statistics.
+
+    It is smooth, so that second derivatives can be compared with numerical ones.
+    """
+
+    def __init__(self, num_scales: int = 1) -> None:
+        super().__init__()
+        self.num_scales = num_scales
+        self.first = nn.ModuleList(
+            nn.Conv2d(3, 8, 4, stride=2, padding=1) for _ in range(num_scales)
+        )
+        self.last = nn.ModuleList(nn.Conv2d(8, 1, 3, padding=1) for _ in range(num_scales))
+
+    def forward(self, image: Tensor) -> DiscriminatorOutput:
+        """Logits (B, 1, S/2, S/2) and features (B, 8, S/2, S/2) of images (B, 3, S, S), per scale;
+        each scale halves the picture of the one before."""
+        logits: list[Tensor] = []
+        features: list[list[Tensor]] = []
+        for first, last in zip(self.first, self.last, strict=True):
+            features.append([torch.tanh(first(image))])
+            logits.append(last(features[-1][0]))
+            image = F.avg_pool2d(image, 2)
+        return DiscriminatorOutput(logits, features)
+
+
 class TinyDetector:
-    """Finds one face in the middle of any photo, and none where all pixels are alike."""
+    """A detector of one face in the middle of any photo, and of none where all pixels are alike.
+
+    Args:
+        template: what the photo is a crop of, if it is square.
+    """
 
     threshold = 0.5
+
+    def __init__(self, template: str = "ffhq") -> None:
+        self.template = template
 
     def __call__(self, photo: Tensor) -> list[Face]:
         """The face of a photo (3, H, W) that :func:`faces` drew."""
         height, width = photo.shape[1:]
         if min(height, width) < 16 or float(photo.std()) < 1e-3:
             return []
-        points = template_points("ffhq", (height, width)).float()
+        points = template_points(self.template, (height, width)).float()
         side = min(height, width)
         left, top = (width - side) / 2, (height - side) / 2
         box = torch.tensor([0.15, 0.1, 0.85, 0.95]) * side
