@@ -282,8 +282,8 @@ def test_every_page_is_in_the_index() -> None:
 
 
 def hooks() -> dict[str, str]:
-    """Name -> signature as it is written in the source."""
-    tree = ast.parse(inspect.getsource(hookspecs))
+    """Name -> signature as it is written in the source, with descriptions by their bare names."""
+    tree = ast.parse(inspect.getsource(hookspecs).replace("specs.", ""))
     return {
         node.name: f"{node.name}({ast.unparse(node.args)}) -> {ast.unparse(node.returns)}"
         for node in tree.body
@@ -302,7 +302,7 @@ def members(code: str) -> dict[str, list[str]]:
     """Class -> its base and members, without docstrings."""
     found = {}
     for node in ast.parse(code).body:
-        if isinstance(node, ast.ClassDef):
+        if isinstance(node, ast.ClassDef) and any("Protocol" in ast.unparse(base) for base in node.bases):
             node.decorator_list = []
             for function in node.body:
                 if isinstance(function, ast.FunctionDef):
