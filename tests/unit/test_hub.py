@@ -156,7 +156,10 @@ def test_a_reference_is_read_with_its_revision() -> None:
 
 @pytest.fixture
 def far() -> Registry:
-    weights = {"large": HubRef("org/repo", COMMIT), "own": Bundled("facke_gan:weights/x")}
+    weights: dict[str, HubRef | Bundled] = {
+        "large": HubRef("org/repo", COMMIT),
+        "own": Bundled("facke_gan:weights/x"),
+    }
     spec = MethodSpec(name="far", summary="far", config="a:A", build="a:b", weights=weights)
     return registry_of("far-plugin", facke_methods=lambda: [spec])
 

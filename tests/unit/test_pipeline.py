@@ -55,7 +55,7 @@ def face_at(x: float, y: float, size: float) -> Face:
     return Face(torch.tensor([x, y, x + size, y + size]), points, 0.9)
 
 
-FACES = {
+FACES: dict[tuple[int, ...], list[Face]] = {
     (3, 90, 80): [face_at(10, 10, 60)],
     (3, 150, 260): [face_at(150, 30, 90), face_at(20, 50, 60), face_at(100, 5, 30)],
 }
