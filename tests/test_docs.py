@@ -302,7 +302,9 @@ def members(code: str) -> dict[str, list[str]]:
     """Class -> its base and members, without docstrings."""
     found = {}
     for node in ast.parse(code).body:
-        if isinstance(node, ast.ClassDef) and any("Protocol" in ast.unparse(base) for base in node.bases):
+        if isinstance(node, ast.ClassDef) and any(
+            "Protocol" in ast.unparse(base) for base in node.bases
+        ):
             node.decorator_list = []
             for function in node.body:
                 if isinstance(function, ast.FunctionDef):
