@@ -210,6 +210,7 @@ def _check_files(pictures: tuple[Path, Path], output: Path, *, overwrite: bool) 
     from facke_core.images.files import check_input, check_output
 
     check_output(output, overwrite=overwrite)
+    size = None
     for picture in pictures:
         size = check_input(picture)
         if output.exists() and output.samefile(picture):

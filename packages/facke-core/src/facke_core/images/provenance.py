@@ -182,7 +182,7 @@ def parse_packet(packet: bytes) -> dict[str, str]:
     root = parser.close()
     disclosed: dict[str, str] = {}
     types: list[str] = []
-    wanted = dict.fromkeys(_TYPE_TAGS, "digital_source_type")
+    wanted: dict[str, str] = dict.fromkeys(_TYPE_TAGS, "digital_source_type")
     wanted |= {f"{{{NAMESPACE}}}{key}": key for key in FIELDS}
     resource = f"{{{_RDF}}}resource"
     for element in root.iter():

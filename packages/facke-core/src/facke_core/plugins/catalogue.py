@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import pluggy
 
@@ -125,7 +125,7 @@ def collect(
                     )
                 add(catalogue, spec)
                 for name, resource in getattr(spec, "recipes", {}).items():
-                    add(catalogues["recipe"], RecipeRef(name, spec, resource))
+                    add(catalogues["recipe"], RecipeRef(name, cast(Any, spec), resource))
     return offers
 
 
