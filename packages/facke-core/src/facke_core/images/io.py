@@ -7,11 +7,8 @@ with 8 bits (what Pillow gives).
 
 from __future__ import annotations
 
-import functools
 import io
 import os
-import struct
-import warnings
 from os import PathLike
 from typing import Any, NamedTuple
 
@@ -20,12 +17,12 @@ import PIL.Image
 import PIL.TiffImagePlugin
 import torch
 import torch.nn.functional as F
-from PIL import ImageCms, PngImagePlugin
+from PIL import PngImagePlugin
 from PIL.Image import Transpose
 from torch import Tensor
 
 from facke_core._files import write_bytes
-from facke_core.errors import FackeWarning, ImageError
+from facke_core.errors import ImageError
 from facke_core.images.files import (
     WRITABLE,
     check_output,
@@ -35,6 +32,7 @@ from facke_core.images.files import (
     open_image,
 )
 from facke_core.images.metadata import orientation
+from facke_core.images.profiles import grey_to_srgb, scaled_integers, to_srgb
 
 __all__ = ["ImageLike", "Photo", "read_image", "resize", "to_pil", "write_image"]
 
@@ -56,7 +54,6 @@ _TURNS = {
     8: Transpose.ROTATE_90,
 }
 """What undoes each orientation of EXIF."""
-_NO_PROFILE = (ImageCms.PyCMSError, OSError, ValueError)
 
 
 class Photo(NamedTuple):
@@ -117,7 +114,7 @@ def _from_pil(picture: PIL.Image.Image, name: str) -> Photo:
         picture = picture.convert(picture.mode[:-1])  # drops the alpha, keeps the colours
     elif picture.mode not in ("L", "RGB", "CMYK"):
         picture = picture.convert("L" if picture.mode == "1" else "RGB")
-    return Photo(_rgb(_channels(_to_srgb(picture, profile, name))), alpha, name)
+    return Photo(_rgb(_channels(to_srgb(picture, profile, name))), alpha, name)
 
 
 def _mend_tiles(picture: PIL.Image.Image, name: str) -> None:
@@ -153,104 +150,14 @@ def _from_deep_grey(
     """A grey picture of 16-bit integers or floats."""
     if picture.mode == "F":
         floats = torch.from_numpy(np.array(picture, dtype=np.float32))
-        grey = _grey_to_srgb(_unit_range(floats, name)[None], profile, name)
+        grey = grey_to_srgb(_unit_range(floats, name)[None], profile, name)
         return Photo(_rgb(grey), None, name)
     array = np.asarray(picture)
-    grey = _grey_to_srgb(_scaled_integers(array, name), profile, name)
+    grey = grey_to_srgb(scaled_integers(array, name), profile, name)
     alpha = None
     if isinstance(transparent, int):  # this value, in a PNG
         alpha = torch.from_numpy(np.array(array != transparent, dtype=np.float32))[None]
     return Photo(_rgb(grey), alpha, name)
-
-
-def _to_srgb(picture: PIL.Image.Image, profile: bytes | None, name: str) -> PIL.Image.Image:
-    """Convert the colours from an embedded profile; a profile that is sRGB changes nothing."""
-    if profile:
-        try:
-            if not _is_srgb(profile, picture.mode):
-                converted = ImageCms.profileToProfile(
-                    picture, _opened(profile), ImageCms.createProfile("sRGB"), outputMode="RGB"
-                )
-                return converted if converted is not None else picture
-        except _NO_PROFILE as error:
-            _warn_of_profile(name, error)
-    return picture.convert("RGB") if picture.mode == "CMYK" else picture
-
-
-def _grey_to_srgb(values: Tensor, profile: bytes | None, name: str) -> Tensor:
-    """Convert grey values (1, H, W) in [0, 1] from an embedded profile, with 16 bits."""
-    if profile:
-        try:
-            if not _is_srgb(profile, "L"):
-                deep = (values[0] * 65535).round().numpy().astype(np.uint16)
-                converted = ImageCms.profileToProfile(
-                    PIL.Image.fromarray(deep),
-                    _opened(profile),
-                    _opened(_grey_profile()),
-                    outputMode="I;16",
-                    flags=ImageCms.Flags.NOOPTIMIZE,  # whose tables are coarse in the shadows
-                )
-                return _scaled_integers(np.asarray(converted), name)
-        except _NO_PROFILE as error:
-            _warn_of_profile(name, error)
-    return values
-
-
-def _warn_of_profile(name: str, error: Exception) -> None:
-    warnings.warn(
-        f"{name}: its colour profile cannot be used ({error}); the colours are read as "
-        "sRGB and may look different.",
-        FackeWarning,
-        stacklevel=3,
-    )
-
-
-def _opened(profile: bytes) -> ImageCms.ImageCmsProfile:
-    return ImageCms.ImageCmsProfile(io.BytesIO(profile))
-
-
-@functools.lru_cache(maxsize=16)
-def _is_srgb(profile: bytes, mode: str) -> bool:
-    """Tell whether a profile moves none of many colours by more than 2 of 255.
-
-    Its description says little: there are linear profiles that call themselves sRGB.
-
-    Raises:
-        PyCMSError, OSError, ValueError: it is none for pictures of this mode.
-    """
-    if mode == "CMYK":
-        return False
-    steps = np.linspace(0, 255, 33).round().astype(np.uint8)
-    shades = np.arange(256, dtype=np.uint8)
-    if mode == "L":
-        before = PIL.Image.fromarray(shades[None])
-    else:
-        cube = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(1, -1, 3)
-        before = PIL.Image.fromarray(np.concatenate([cube, shades[None, :, None].repeat(3, 2)], 1))
-    after = ImageCms.profileToProfile(
-        before, _opened(profile), ImageCms.createProfile("sRGB"), outputMode="RGB"
-    )
-    moved = np.asarray(after, np.int16) - np.asarray(before.convert("RGB"), np.int16)
-    return int(np.abs(moved).max()) <= 2
-
-
-@functools.cache
-def _grey_profile() -> bytes:
-    """An ICC profile of grey with the curve of sRGB."""
-
-    def numbers(*values: float) -> bytes:
-        return b"".join(struct.pack(">i", round(value * 65536)) for value in values)
-
-    white = numbers(0.9642, 1.0, 0.8249)
-    point = b"XYZ " + bytes(4) + white
-    curve = b"para" + bytes(4) + struct.pack(">HH", 3, 0)
-    curve += numbers(2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
-    start = 128 + 4 + 2 * 12
-    tags = struct.pack(">I4sII", 2, b"wtpt", start, len(point))
-    tags += struct.pack(">4sII", b"kTRC", start + len(point), len(curve))
-    kind = b"\4\x20\0\0mntrGRAYXYZ "
-    head = struct.pack(">II", start + len(point) + len(curve), 0) + kind + bytes(12) + b"acsp"
-    return (head + bytes(28) + white).ljust(128, b"\0") + tags + point + curve
 
 
 def _channels(picture: PIL.Image.Image) -> Tensor:
@@ -262,18 +169,6 @@ def _channels(picture: PIL.Image.Image) -> Tensor:
 
 def _rgb(image: Tensor) -> Tensor:
     return image.expand(3, -1, -1).contiguous() if image.shape[0] == 1 else image
-
-
-def _scaled_integers(array: np.ndarray[Any, Any], name: str) -> Tensor:
-    """Integer grey values (H, W) of at most 16 bits as (1, H, W) in [0, 1]."""
-    values = torch.from_numpy(array.astype(np.int64))
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high > 65535:
-        raise ImageError(
-            f"{name} holds whole numbers from {low} to {high}: at most 16 bits (0 to 65535) are "
-            "understood. Convert it to an 8- or 16-bit picture."
-        )
-    return (values.float() / 65535)[None]
 
 
 def _unit_range(values: Tensor, name: str) -> Tensor:
