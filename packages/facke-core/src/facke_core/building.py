@@ -183,8 +183,6 @@ def make_detector(
         UnknownNameError: no such detector.
         UnavailableError: it, or every detector, lacks something; says what to install.
     """
-    from facke_core.plugins.registry import default_registry
-
     registry = registry or default_registry()
     specs = [registry.detectors[key] for key in ([name] if name else registry.detectors)]
     reasons = []

@@ -13,9 +13,7 @@ from facke_core.backends.choice import with_backend
 from facke_core.building import DEFAULT_ENCODER, LazyDetector, build_method, load_encoder
 from facke_core.config import from_dict
 from facke_core.environment import resolve_device
-from facke_core.errors import (
-    UnavailableError,
-)
+from facke_core.errors import UnavailableError
 from facke_core.faces.templates import Alignment
 from facke_core.pipeline import SwapPipeline
 from facke_core.plugins.registry import Registry, default_registry

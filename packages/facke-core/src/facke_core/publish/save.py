@@ -64,7 +64,6 @@ def save(
     Warns:
         FackeWarning: there are no golden tensors, because the method cannot run here.
     """
-
     method = model.method if isinstance(model, SwapPipeline) else model
     if config is None:
         if not isinstance(model, SwapPipeline) or model.source is None:
