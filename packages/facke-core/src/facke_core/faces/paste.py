@@ -143,11 +143,11 @@ def _toned(moved: Tensor, lab: Tensor, wanted: Tensor, mask: Tensor) -> Tensor:
     """
     # tones that the face does not have come from around it
     weights = mask + 1e-4
-    tones, own_tones = _tones(wanted, weights), _tones(lab, weights)
+    tones = _tones(wanted, weights)
     left = _size(wanted[1:] - _at(tones, wanted[0]), mask)
     if left >= _COLOURED:
         return moved
-    own = lab[1:] - _at(own_tones, lab[0])
+    own = lab[1:] - _at(_tones(lab, weights), lab[0])
     share = left / max(_size(own, mask), left, 1e-6) * min(max((left - 0.3) / 0.7, 0), 1)
     chroma = _at(tones, moved[0]) + share * own
     toned = min((_COLOURED - left) / (_COLOURED - _TONED), 1)
