@@ -42,14 +42,14 @@ def faces(
     if output is not None:
         check_output(output, overwrite=overwrite)
     check_input(path)
-    from facke_core.building import LazyDetector, every_face
+    from facke_core.building import LazyDetector
     from facke_core.faces.doubts import looked_over
     from facke_core.images.io import read_image
     from facke_core.plugins.registry import default_registry
 
     picture = read_image(path).image
     detector = LazyDetector(default_registry())
-    detected = [looked_over(face) for face in every_face(detector, picture)]
+    detected = [looked_over(face) for face in detector.all_faces(picture)]
     if output is not None:
         from facke_core.faces.drawing import numbered_faces
         from facke_core.images.io import write_image

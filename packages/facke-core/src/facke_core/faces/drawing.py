@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from facke_core.images.io import read_image, to_pil
 from facke_core.types import Face
 
 __all__: list[str] = []
@@ -20,11 +21,9 @@ def numbered_faces(photo: Tensor, faces: Sequence[Face]) -> Tensor:
     """The photo (3, H, W) in [0, 1] with a frame around each face that is turned as the head is,
     open at the chin, and the number at which :class:`~facke_core.pipeline.SwapPipeline` finds it.
     Doubtful faces are red."""
-    import numpy as np
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import ImageDraw, ImageFont
 
-    pixels = photo.mul(255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
-    image = Image.fromarray(np.ascontiguousarray(pixels))
+    image = to_pil(photo)
     draw = ImageDraw.Draw(image)
     for number, face in enumerate(faces, 1):
         colour = DOUBTFUL if face.doubts else LINE
@@ -39,7 +38,7 @@ def numbered_faces(photo: Tensor, faces: Sequence[Face]) -> Tensor:
         y = min(max(y - height, 0), image.height - height)
         draw.rectangle((x, y, x + width, y + height), colour)
         draw.text((x + 4 - left, y + 4 - top), text, (0, 0, 0), font)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+    return read_image(image).image
 
 
 def _frame(face: Face) -> list[tuple[float, float]]:

@@ -111,14 +111,10 @@ class Graphs:
             warnings.filterwarnings("ignore", category=UserWarning, module=_PROTOBUF)
         try:
             return self._ready()[which].process(pixels)
-        except UnavailableError:
-            raise
         except Exception:  # of whatever type; it answers nothing any more
             self._free()
         try:
             return self._ready()[which].process(pixels)
-        except UnavailableError:
-            raise
         except Exception as error:
             self._free()
             height, width = pixels.shape[:2]
