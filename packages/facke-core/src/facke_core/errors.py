@@ -119,6 +119,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, without the full stop; its class without one."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
 def check_choice(what: str, value: str, known: Iterable[str]) -> None:
     """Raise UsageError unless ``value`` is one of ``known``; ``what`` begins its text."""
     known = list(known)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from facke_core import errors
-from facke_core.errors import FackeError, UnavailableError, UsageError
+from facke_core.errors import FackeError, UnavailableError, UsageError, first_line
 
 __all__ = ["Engine", "RayEngine", "Work", "here"]
 
@@ -24,6 +24,8 @@ Part = range
 """Numbers of pairs."""
 Do = Callable[[Part], Mapping[str, Any]]
 """A function that does one part; its result can be written as JSON."""
+SHARD = 64
+"""Pairs of a shard, which is kept once all of it is done."""
 SECONDS = 10
 """Time that a cluster has to answer, in seconds."""
 THREADS = 4
@@ -109,7 +111,7 @@ class RayEngine:
                 yield range(row["start"], row["stop"]), result
         except ray.exceptions.RayError as error:
             raise UnavailableError(
-                f"The work on Ray broke off: {_first_line(error)}. What was finished is kept; look "
+                f"The work on Ray broke off: {first_line(error)}. What was finished is kept; look "
                 "into Ray's logs and resume."
             ) from error
         finally:
@@ -130,7 +132,7 @@ class RayEngine:
         except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
             raise UnavailableError(
                 f"Ray cannot be used {f'at {self.address}' if self.address else 'here'}: "
-                f"{_first_line(error)}. Look into Ray's logs, or work with the engine local."
+                f"{first_line(error)}. Look into Ray's logs, or work with the engine local."
             ) from error
         ray.data.DataContext.get_current().enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -192,14 +194,6 @@ def _check_reachable(address: str) -> None:
             f"No Ray cluster answers at {address} ({error}). Give the address that `ray status` "
             "works with, or leave it out to work on this machine alone."
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
-SHARD = 64
-"""Pairs of a shard, which is kept once all of it is done."""
 
 
 def shards(n: int) -> list[range]:

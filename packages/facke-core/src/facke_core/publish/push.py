@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from facke_core.config import json_text, read_json, to_dict
-from facke_core.errors import FackeError, UnavailableError, UsageError, WeightsError
+from facke_core.errors import FackeError, UnavailableError, UsageError, WeightsError, first_line
 from facke_core.plugins.registry import Registry, default_registry
 from facke_core.publish._curves import curves_beside
 from facke_core.publish.card import model_card
@@ -266,7 +266,7 @@ def _commit(
         except (RuntimeError, ValueError, ConnectionError) as error:  # of the upload protocols
             if isinstance(error, errors.HfHubHTTPError):
                 raise
-            reason = hub.first_line(error.__cause__ or error)
+            reason = first_line(error.__cause__ or error)
             hint = _NO_XET if "xet" in str(error).lower() else "Try again later."
             raise UnavailableError(f"hf:{repo} was not published: {reason}. {hint}") from error
     return str(done.oid)

@@ -23,6 +23,7 @@ from facke_core.errors import (
     UsageError,
     VerificationError,
     WeightsError,
+    first_line,
 )
 from facke_core.weights import layout
 
@@ -334,8 +335,3 @@ def _reason(error: Any) -> str:
     """Return what the server said, on one line."""
     said = getattr(error, "server_message", None) or first_line(error)
     return " ".join(said.split())[:300].rstrip(".")
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, without the full stop; its class without one."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
