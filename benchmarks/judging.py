@@ -32,10 +32,10 @@ from facke_core.evaluation.report import summarise
 from facke_core.evaluation.rows import Row
 from facke_core.evaluation.session import EvaluationSession
 from facke_core.images.io import resize
-from facke_core.jobs.pairs import PairSet, PictureRef, Progress, SwapPair
+from facke_core.jobs.pairs import PairSet, PictureRef, SwapPair
 from facke_core.pipeline import SwapPipeline
 from facke_core.results import StageClock
-from facke_core.types import AlignedFace
+from facke_core.types import AlignedFace, Progress
 
 SwapCrops = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(source crops, target crops, identities) -> result crops in [0, 1], all (B, ...)."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from facke_cli.advice import in_options
+from facke_core.types import Progress
 
 __all__ = [
     "STDOUT",
-    "Show",
     "bars_on_terminals",
     "count",
     "emit",
@@ -26,8 +26,6 @@ STDOUT = "-"
 """This word in the place of a file's name means the standard output."""
 SECONDS = 5.0
 """Time between two lines of progress, in seconds."""
-Show = Callable[[str, int, int], None]
-"""It is called with what is done, how much of it is done, and how much there is."""
 
 
 def emit(document: Any) -> None:
@@ -76,7 +74,7 @@ def _text(cell: object) -> str:
 
 
 @contextmanager
-def progress() -> Iterator[Show]:
+def progress() -> Iterator[Progress]:
     """Show progress on stderr: a bar on a terminal, a line now and then elsewhere."""
     if not sys.stderr.isatty():
         yield _lines()
@@ -97,7 +95,7 @@ def progress() -> Iterator[Show]:
         yield show
 
 
-def _lines() -> Show:
+def _lines() -> Progress:
     said = time.monotonic()
 
     def show(what: str, done: int, total: int) -> None:

@@ -8,9 +8,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from facke_cli.console import Show, progress
+from facke_cli.console import progress
 from facke_core.errors import UsageError
 from facke_core.sampling import watched
+from facke_core.types import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +51,7 @@ def watching(
         xmp: the disclosure of those pictures.
     """
     started = time.monotonic()
-    show: Show | None = None
+    show: Progress | None = None
     written: list[Path] = []
 
     def on_step(done: int, steps: int, estimate: Tensor) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +17,7 @@ from facke_core.images.files import MAX_PIXELS
 from facke_core.images.grid import GAP, face_matrix, picture_grid
 from facke_core.images.io import read_image
 from facke_core.pipeline import SwapPipeline
-from facke_core.types import Face
+from facke_core.types import Face, Progress
 
 __all__ = ["FigureStyle", "SwapFigure", "matrix_figure", "methods_figure"]
 
@@ -25,8 +25,6 @@ View = Literal["heads", "photos", "crops"]
 """The part of the pictures that a figure shows. ``heads``: faces are found and swapped in the
 photograph, and the heads cut out, upright and of one size. ``photos``: the whole photographs.
 ``crops``: the pictures are aligned crops already."""
-Progress = Callable[[str, int, int], None]
-"""A function of what is being done, how much of it is done, and how much there is."""
 _OPEN = 8
 """Number of photographs that are kept decoded."""
 

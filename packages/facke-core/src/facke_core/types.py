@@ -8,19 +8,21 @@ here at run time.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import torch
     from torch import Tensor, nn
 
     from facke_core.faces.templates import Alignment
 
 __all__ = ["Step"]
+
+Progress = Callable[[str, int, int], None]
+"""A function of what is being done, how much of it is done, and how much there is."""
 
 
 class FaceBatch(NamedTuple):

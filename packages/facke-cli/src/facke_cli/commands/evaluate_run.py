@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from facke_cli.console import Show, progress, say
+from facke_cli.console import progress, say
 from facke_cli.engines import Backend, Name, RayActors, RayAddress, engine
 from facke_cli.measuring import MeasuringOptions, Names, check_output, report
 from facke_cli.options import JsonFile, Quiet, command, settings
 from facke_cli.tables import facke2022_text, reports_text
 from facke_core.errors import UsageError
 from facke_core.plugins.registry import Registry, default_registry
+from facke_core.types import Progress
 from facke_core.weights.sources import Source, hub_location, locate
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def _evaluate(
     options: RunOptions,
     sources: Sequence[Source],
     registry: Names,
-    show: Show | None,
+    show: Progress | None,
     done: Callable[[Measured], None],
 ) -> None:
     from facke_core.evaluation.report import document
@@ -199,7 +200,7 @@ def _facke2022(
     options: RunOptions,
     sources: Sequence[Source],
     registry: Names,
-    show: Show | None,
+    show: Progress | None,
     done: Callable[[Measured], None],
 ) -> None:
     from facke_core.evaluation.study import evaluate_facke2022

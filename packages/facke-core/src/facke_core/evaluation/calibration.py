@@ -13,8 +13,9 @@ from facke_core.evaluation.judges import Recogniser
 from facke_core.evaluation.rows import rounded
 from facke_core.evaluation.statistics import verification_auc
 from facke_core.images.io import read_image
-from facke_core.jobs.pairs import PictureRef, Progress, SamePair
+from facke_core.jobs.pairs import PictureRef, SamePair
 from facke_core.pipeline import SwapPipeline
+from facke_core.types import Progress
 
 __all__: list[str] = []
 

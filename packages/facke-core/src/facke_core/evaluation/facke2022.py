@@ -26,9 +26,10 @@ from facke_core.errors import DataError, UsageError
 from facke_core.evaluation.rows import rounded
 from facke_core.evaluation.runner import Evaluator
 from facke_core.evaluation.session import EvaluationSession
-from facke_core.jobs.pairs import PairSet, Progress, SwapPair
+from facke_core.jobs.pairs import PairSet, SwapPair
 from facke_core.losses.functional import identity_loss
 from facke_core.nn.normalize import IMAGENET_MEAN, IMAGENET_STD
+from facke_core.types import Progress
 
 __all__ = ["Facke2022Report", "Units", "run_facke2022"]
 

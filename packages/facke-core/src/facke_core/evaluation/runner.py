@@ -32,10 +32,11 @@ from facke_core.evaluation.rows import Row, RowFiles, rounded, unpack
 from facke_core.evaluation.session import FACES, EvaluationSession
 from facke_core.evaluation.statistics import LEVEL, REPLICATES, Estimate
 from facke_core.jobs.engines import shards
-from facke_core.jobs.pairs import PairSet, Progress, Rule, SamePair, pairs_from
+from facke_core.jobs.pairs import PairSet, Rule, SamePair, pairs_from
 from facke_core.loading import load
 from facke_core.pipeline import SwapPipeline
 from facke_core.plugins.registry import Registry, default_registry
+from facke_core.types import Progress
 from facke_core.weights.sources import Source
 
 __all__ = ["EvaluationSpec", "Evaluator"]

@@ -11,7 +11,8 @@ from facke_core.errors import DataError, UsageError
 from facke_core.evaluation.metrics import id_retrieval, recon_l1_imagenet
 from facke_core.evaluation.runner import Evaluator
 from facke_core.evaluation.statistics import Estimate
-from facke_core.jobs.pairs import PairSet, Progress
+from facke_core.jobs.pairs import PairSet
+from facke_core.types import Progress
 from facke_core.weights.checkpoints import complete
 
 __all__ = ["ScanReport", "scan"]

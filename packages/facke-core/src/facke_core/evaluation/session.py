@@ -24,10 +24,10 @@ from facke_core.evaluation.metrics import AnyMetric, Identities, Metric, SetMetr
 from facke_core.evaluation.pictures import Loaded, PictureStore, unpacked
 from facke_core.evaluation.rows import Row, pack, rounded
 from facke_core.faces.align import warp
-from facke_core.jobs.pairs import PairSet, PictureRef, Progress, noise
+from facke_core.jobs.pairs import PairSet, PictureRef, noise
 from facke_core.pipeline import SwapPipeline
 from facke_core.results import StageClock
-from facke_core.types import Face
+from facke_core.types import Face, Progress
 
 __all__: list[str] = []
 

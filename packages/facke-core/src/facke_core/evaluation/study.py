@@ -15,8 +15,9 @@ from facke_core.evaluation.runner import Compute, EvaluationSpec, Evaluator
 from facke_core.evaluation.scan import ScanReport, metrics, scan
 from facke_core.evaluation.work import EvaluationWork
 from facke_core.jobs.engines import Engine
-from facke_core.jobs.pairs import Progress, read_same
+from facke_core.jobs.pairs import read_same
 from facke_core.plugins.registry import Registry, default_registry
+from facke_core.types import Progress
 
 __all__ = ["evaluate", "evaluate_facke2022", "scan_run"]
 

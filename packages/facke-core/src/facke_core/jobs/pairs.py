@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -26,8 +26,6 @@ Rule = Literal["facke", "paper", "weighted"]
 """How pairs are drawn from a dataset: see :class:`facke_core.data.pairs.PairConfig`."""
 DRAWN = 1000
 """Pairs that are drawn from a dataset when nobody says how many."""
-Progress = Callable[[str, int, int], None]
-"""A function that is called with what is done, how much of it is done, and how much there is."""
 _FIRST = 5
 
 

@@ -27,8 +27,9 @@ from facke_core.errors import (
     UsageError,
 )
 from facke_core.jobs.engines import Engine, here, shards
-from facke_core.jobs.pairs import PairSet, Progress, SwapPair, read_pairs
+from facke_core.jobs.pairs import PairSet, SwapPair, read_pairs
 from facke_core.plugins.registry import Registry, default_registry
+from facke_core.types import Progress
 from facke_core.weights.sources import Source, locate
 
 __all__ = ["SwapWork", "swap_pairs"]

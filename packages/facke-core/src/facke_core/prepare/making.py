@@ -7,7 +7,7 @@ import shutil
 import time
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from itertools import islice
@@ -27,6 +27,7 @@ from facke_core.prepare.photos import Album, Photograph, file_keys, shown
 from facke_core.prepare.portraits import UNREADABLE, Done, Job, Preparation
 from facke_core.prepare.summary import PrepareSummary, write_csv
 from facke_core.prepare.workers import Workers
+from facke_core.types import Progress
 
 __all__: list[str] = []
 
@@ -60,7 +61,7 @@ class Making:
         encoder_digest: str,
         store: Store,
         workers: int,
-        on_progress: Callable[[str, int, int], None],
+        on_progress: Progress,
     ) -> None:
         self.photos, self.album, self.folder = photos, album, folder
         self.store: Store = store

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,14 +23,12 @@ from facke_core.prepare.making import Making
 from facke_core.prepare.photos import Album, find_photos
 from facke_core.prepare.portraits import Preparation
 from facke_core.prepare.summary import PrepareSummary
+from facke_core.types import Progress
 
 __all__ = ["prepare"]
 
 DEFAULT_SIZE = 128
 DEFAULT_TEMPLATE = "simswap_frontal"
-
-OnProgress = Callable[[str, int, int], None]
-"""A function of what is being done, how many files of it are done, and how many there are."""
 
 
 class Settings(NamedTuple):
@@ -60,7 +58,7 @@ def prepare(
     license: str | None = None,  # noqa: A002
     name: str | None = None,
     workers: int | None = None,
-    on_progress: OnProgress | None = None,
+    on_progress: Progress | None = None,
 ) -> tuple[PrepareSummary, ...]:
     """Make or update the crop set ``dataset`` from the photographs of people in ``photos``.
 
@@ -84,7 +82,8 @@ def prepare(
         name: name of the dataset; default: the name of ``photos``.
         workers: number of processes; default: one per core. They import the caller's main module,
             so a script needs ``if __name__ == "__main__":`` around its call.
-        on_progress: see :data:`OnProgress`.
+        on_progress: called with what is being done, how many files of it are done, and how many
+            there are.
 
     Raises:
         DataError: no person or no usable picture in ``photos``; ``dataset`` is something else, has
@@ -136,7 +135,7 @@ def _prepare(
     split: str,
     settings: Settings,
     workers: int | None,
-    on_progress: OnProgress | None,
+    on_progress: Progress | None,
 ) -> PrepareSummary:
     making = Making(
         photos,
