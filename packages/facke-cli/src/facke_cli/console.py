@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from facke_cli.advice import in_options
-from facke_core.types import Progress
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from facke_core.types import Progress
 
 __all__ = [
     "STDOUT",
@@ -17,6 +21,7 @@ __all__ = [
     "count",
     "emit",
     "progress",
+    "put",
     "say",
     "table",
     "write",
@@ -26,6 +31,20 @@ STDOUT = "-"
 """This word in the place of a file's name means the standard output."""
 SECONDS = 5.0
 """Time between two lines of progress, in seconds."""
+
+
+def put(document: Mapping[str, Any], file: Path) -> None:
+    """Write the JSON document of a command to the file that ``--json`` names, or to stdout.
+
+    Raises:
+        ConfigError: the folder cannot be written.
+    """
+    from facke_core.config import write_json
+
+    if str(file) == STDOUT:
+        emit(document)
+    else:
+        write_json(file, document)
 
 
 def emit(document: Any) -> None:

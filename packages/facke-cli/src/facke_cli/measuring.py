@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from facke_cli.console import STDOUT, emit, write
+from facke_cli.console import STDOUT, put, write
 from facke_cli.options import Device, settings
 from facke_core.errors import UsageError
 from facke_core.plugins.registry import Registry
@@ -117,12 +117,7 @@ def check_output(file: Path | None) -> None:
 
 def report(content: Mapping[str, Any], text: str, json_file: Path | None, *, quiet: bool) -> None:
     """Write ``content`` where ``--json`` wants it, and print ``text`` unless that is the output."""
-    from facke_core.config import write_json
-
-    to_stdout = json_file is not None and str(json_file) == STDOUT
-    if not quiet and not to_stdout:
+    if not quiet and str(json_file) != STDOUT:
         write(text)  # first: it cannot be lost with the file
-    if to_stdout:
-        emit(content)
-    elif json_file is not None:
-        write_json(json_file, content)
+    if json_file is not None:
+        put(content, json_file)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from facke_cli.console import STDOUT, emit, write
+from facke_cli.console import put, write
 from facke_cli.options import JsonFile, Quiet, command
 from facke_core.errors import DataError, VerificationError
 
@@ -35,7 +35,6 @@ def evaluate_diff(options: DiffOptions) -> None:
 
     Every number of every pair is compared, and the protocol. Versions, devices and times are not.
     """
-    from facke_core.config import write_json
     from facke_core.evaluation.report import diff, read_reports
 
     try:
@@ -45,10 +44,7 @@ def evaluate_diff(options: DiffOptions) -> None:
     differences = diff(a, b, options.tolerance)
     if options.json_file is not None:
         listed = [{"where": each.where, "a": each.a, "b": each.b} for each in differences]
-        if str(options.json_file) == STDOUT:
-            emit({"differences": listed})
-        else:
-            write_json(options.json_file, {"differences": listed})
+        put({"differences": listed}, options.json_file)
     elif not options.quiet:
         for difference in differences[:SHOWN]:
             write(str(difference))

@@ -13,9 +13,9 @@ from facke_cli.commands.faces import about
 from facke_cli.console import count, emit, say, write
 from facke_cli.engines import Backend, Name, RayActors, RayAddress, engine
 from facke_cli.many import swap_many
+from facke_cli.options import AsJson, Device, Force, Quiet, settings
 from facke_cli.samples import sample_or_path
 from facke_cli.watching import check_previews, watching
-from facke_core.config import override
 from facke_core.errors import UsageError
 from facke_core.plugins.registry import Registry, default_registry
 from facke_core.weights.layout import refuse_foreign
@@ -59,7 +59,7 @@ def swap(
             metavar="REF", help="A tag of the method, hf:org/repo[@revision], or ./folder."
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Device = "auto",
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
         typer.Option(
@@ -109,7 +109,7 @@ def swap(
             "several.",
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
+    overwrite: Force = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="With --pairs: go on with what is in OUT.")
     ] = False,
@@ -118,8 +118,8 @@ def swap(
     ] = "local",
     ray_address: RayAddress = None,
     ray_actors: RayActors = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Put SOURCE's identity on the face in TARGET.
 
@@ -127,7 +127,7 @@ def swap(
     metadata that it is synthetic; see: facke inspect OUT
     """
     which = _which_face(face)
-    settings = override({}, *(sampler or ()), schema=Mapping, where="sampler")
+    wanted = settings(sampler)
     ray = engine(engine_name, ray_address, ray_actors, None, device)
     if pairs is not None:
         _refuse(
@@ -144,7 +144,7 @@ def swap(
         work: dict[str, Any] = {
             "face": which,
             "source_face": source_face,
-            "sampler": settings,
+            "sampler": wanted,
             "seed": seed,
             "device": device,
         }
@@ -164,7 +164,7 @@ def swap(
     from facke_core.loading import load
 
     pipeline = load(
-        located, device=device, dtype=_torch_dtype(dtype), backend=backend, sampler=settings
+        located, device=device, dtype=_torch_dtype(dtype), backend=backend, sampler=wanted
     )
     if pipeline.choice.fresh and not quiet:
         say(_measured(pipeline.choice))
