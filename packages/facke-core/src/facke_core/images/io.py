@@ -31,7 +31,7 @@ from facke_core.images.files import (
     explaining_memory,
     open_image,
 )
-from facke_core.images.metadata import orientation
+from facke_core.images.metadata import XMP_TAG, orientation
 from facke_core.images.profiles import grey_to_srgb, scaled_integers, to_srgb
 
 __all__ = ["ImageLike", "Photo", "read_image", "resize", "to_pil", "write_image"]
@@ -42,7 +42,6 @@ ImageLike = str | PathLike[str] | PIL.Image.Image | np.ndarray[Any, Any] | Tenso
 PNG_LEVEL = 3
 """Compression level of zlib, 0 to 9: 3 takes two thirds of the time of Pillow's 6, and an eighth
 more bytes."""
-_XMP_TIFF_TAG = 700
 _BITS, _PLANES = 258, 284
 _TURNS = {
     2: Transpose.FLIP_LEFT_RIGHT,
@@ -335,5 +334,5 @@ def _xmp_options(form: str, xmp: bytes) -> dict[str, Any]:
         info.add_itxt("XML:com.adobe.xmp", xmp.decode())
         return {"pnginfo": info}
     if form == "TIFF":
-        return {"tiffinfo": {_XMP_TIFF_TAG: xmp}}
+        return {"tiffinfo": {XMP_TAG: xmp}}
     return {"xmp": xmp}

@@ -29,7 +29,8 @@ MAX_PACKETS = 100
 """Most XMP packets of one file that are looked at."""
 ORIENTATION = 0x0112
 _PNG = b"\x89PNG\r\n\x1a\n"
-_XMP_TAG = 700
+XMP_TAG = 700
+"""The tag of a TIFF that holds its XMP packet."""
 _XMP_JPEG = b"http://ns.adobe.com/xap/1.0/\0"
 _XMP_MORE = b"http://ns.adobe.com/xmp/extension/\0"
 _XMP_PNG = b"XML:com.adobe.xmp"
@@ -224,7 +225,7 @@ def _other_xmp(file: BinaryIO) -> Iterator[bytes]:
             place += 8 + length + length % 2
         return
     with open_picture(file) as picture:
-        packet = picture.info.get("xmp") or getattr(picture, "tag_v2", {}).get(_XMP_TAG)
+        packet = picture.info.get("xmp") or getattr(picture, "tag_v2", {}).get(XMP_TAG)
         if packet:
             yield packet.encode() if isinstance(packet, str) else bytes(packet)
 
