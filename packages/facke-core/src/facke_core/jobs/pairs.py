@@ -6,13 +6,13 @@ to the results, and a set of pairs has a digest that every report carries.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from facke_core.data.tables import read_csv
 from facke_core.errors import DataError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -187,16 +187,7 @@ def _distinct(pictures: Iterator[PictureRef]) -> tuple[PictureRef, ...]:
 
 
 def _rows(file: Path, needed: Sequence[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, strict=True)
-            columns = list(reader.fieldnames or ())
-            rows = [(reader.line_num, row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            f"{file} cannot be read as CSV ({error}). Check the path and that it is UTF-8 text "
-            "with commas."
-        ) from error
+    columns, rows = read_csv(file, str(file), strict=True)
     for column in needed:
         if column not in columns:
             raise DataError(

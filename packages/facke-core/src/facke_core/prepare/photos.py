@@ -5,7 +5,6 @@ Nothing is decoded here. Paths are relative to the folder of the photographs, wi
 
 from __future__ import annotations
 
-import csv
 import errno
 import hashlib
 import os
@@ -17,6 +16,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from facke_core.data.tables import read_csv
 from facke_core.errors import DataError, did_you_mean
 
 __all__: list[str] = []
@@ -113,16 +113,7 @@ def shown(name: str) -> str:
 
 
 def _read_manifest(photos: Path, manifest: Path) -> Album:
-    try:
-        with manifest.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            columns = list(reader.fieldnames or ())
-            rows = [(reader.line_num, row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            f"The manifest {manifest} cannot be read as CSV ({error}). Check the path and that it "
-            "is UTF-8 text with commas."
-        ) from error
+    columns, rows = read_csv(manifest, f"The manifest {manifest}")
     for needed in ("path", "identity"):
         if needed not in columns:
             raise DataError(
