@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import NamedTuple
 import pytest
 from wheels import BROKEN, install_plugin
 
+import facke_cli.samples
 from facke_cli.main import main
 from facke_core.plugins.registry import default_registry
 
@@ -150,3 +152,12 @@ def facke(
         return Run(code, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> Path:
+    """The test's own folder, with collins.png and hopper.jpg in it."""
+    pytest.importorskip("mediapipe", reason="needs a face detector (extra: faces)")
+    for name in ("collins.png", "hopper.jpg"):
+        shutil.copy(Path(facke_cli.samples.__file__).parent / name, tmp_path / name)
+    return tmp_path

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -15,7 +14,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import facke_cli.samples
 from facke_core import default_registry
 from facke_core.data.crops import CropSet
 from facke_core.errors import DataError
@@ -27,17 +25,13 @@ from facke_core.weights.sources import locate
 from standins import PlainSampler
 
 ROOT = Path(__file__).resolve().parents[2]
-SAMPLES = Path(facke_cli.samples.__file__).parent
 QUICK = "recon-l1,id-loss,pose-error"
 
 
 @pytest.fixture
-def pairs(tmp_path: Path) -> Path:
+def pairs(samples: Path) -> Path:
     """collins on hopper, and the other way round."""
-    pytest.importorskip("mediapipe", reason="needs a face detector (extra: faces)")
-    for name in ("collins.png", "hopper.jpg"):
-        shutil.copy(SAMPLES / name, tmp_path / name)
-    file = tmp_path / "pairs.csv"
+    file = samples / "pairs.csv"
     file.write_text("source,target\ncollins.png,hopper.jpg\nhopper.jpg,collins.png\n")
     return file
 

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 
-import facke_cli.samples
 from facke_core.config import read_json, write_json
 from facke_core.errors import VerificationError
 from facke_core.jobs.engines import Part, Work, here
@@ -19,8 +18,6 @@ from facke_core.jobs.swapping import SwapWork, swap_pairs
 from facke_core.weights import layout
 from facke_core.weights.layout import CONFIG, MODEL
 from facke_core.weights.sources import Source, locate
-
-SAMPLES = Path(facke_cli.samples.__file__).parent
 
 
 @pytest.fixture
@@ -33,11 +30,8 @@ def weights(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def pairs(tmp_path: Path) -> Path:
-    pytest.importorskip("mediapipe", reason="needs a face detector (extra: faces)")
-    for name in ("collins.png", "hopper.jpg"):
-        shutil.copy(SAMPLES / name, tmp_path / name)
-    file = tmp_path / "pairs.csv"
+def pairs(samples: Path) -> Path:
+    file = samples / "pairs.csv"
     file.write_text("source,target\ncollins.png,hopper.jpg\n")
     return file
 

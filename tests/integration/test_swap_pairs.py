@@ -13,23 +13,17 @@ import pytest
 import torch
 from PIL import Image
 
-import facke_cli.samples
 from facke_core.errors import UnavailableError, UnknownNameError, UsageError
 from facke_core.jobs.engines import RayEngine
 from facke_core.jobs.swapping import SwapWork
 from facke_core.weights.sources import locate
 
-SAMPLES = Path(facke_cli.samples.__file__).parent
-
 
 @pytest.fixture
-def pairs(tmp_path: Path) -> Path:
+def pairs(samples: Path) -> Path:
     """collins on hopper, the other way round, and one pair without a face."""
-    pytest.importorskip("mediapipe", reason="needs a face detector (extra: faces)")
-    for name in ("collins.png", "hopper.jpg"):
-        shutil.copy(SAMPLES / name, tmp_path / name)
-    Image.new("RGB", (200, 200), "gray").save(tmp_path / "wall.png")
-    file = tmp_path / "pairs.csv"
+    Image.new("RGB", (200, 200), "gray").save(samples / "wall.png")
+    file = samples / "pairs.csv"
     rows = ["collins.png,hopper.jpg", "hopper.jpg,collins.png", "wall.png,hopper.jpg"]
     file.write_text("\n".join(["source,target", *rows, ""]))
     return file
