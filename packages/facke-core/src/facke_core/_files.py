@@ -1,5 +1,7 @@
 """Files and folders that appear whole: written beside their place, flushed to the disk, renamed.
 
+:func:`one_job` keeps two jobs out of one place.
+
 A reader, and whoever comes after a crash, finds what was there before or the whole new content,
 never a mixture and never nothing. How far that holds is for the file system to say:
 
@@ -32,16 +34,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["check_size", "leftovers", "new_folder", "replacing", "write_bytes"]
+from facke_core.errors import DataError
 
-PREFIX = ".facke-"
+__all__ = ["check_size", "leftovers", "new_folder", "one_job", "replacing", "write_bytes"]
+
+HIDDEN = ".facke-"
 DAY = 86400.0
 _POSIX = os.name == "posix"
 _HOST = hashlib.sha256(os.uname().nodename.encode()).hexdigest()[:8] if _POSIX else "-"
 _USER = os.getuid() if _POSIX else 0
 _REFUSED = (errno.EACCES, errno.EBADF, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM)
 _live: set[str] = set()
-"""The folders in which this process is writing."""
+"""The names of the writers and the jobs of this process."""
+_locks: set[int] = set()
+"""The files that hold a lock of this process."""
 
 
 def write_bytes(path: Path, data: bytes | memoryview) -> None:
@@ -130,7 +136,7 @@ def leftovers(folder: Path, *, remove: bool = False) -> list[str]:
         remove: take it away, too. What is complete, and was to replace a folder, takes its place.
     """
     unfinished = []
-    for hidden in folder.glob(f"{PREFIX}*"):
+    for hidden in folder.glob(f"{HIDDEN}*"):
         with suppress(OSError):  # its writers have just ended
             for left in filter(_dead, list(hidden.iterdir())):
                 unfinished += [part.name for part in left.iterdir() if part.name != left.name]
@@ -142,12 +148,121 @@ def leftovers(folder: Path, *, remove: bool = False) -> list[str]:
 
 
 @contextmanager
+def one_job(place: Path, *, beside: bool = False) -> Iterator[None]:
+    """Keep other jobs out of a place while inside; what a killed job left keeps nobody out.
+
+    The lock is a file in the folder, taken away at the end. Where the file system knows no locks
+    (Lustre, some of FUSE) the file's text tells whether its job lives, on this machine only.
+
+    Args:
+        place: a folder, made if it is missing, and taken away again if nothing came into it.
+        beside: ``place`` is replaced as a whole, or a file: the lock lies beside it.
+
+    Raises:
+        DataError: another job has it, or its folder cannot be written.
+    """
+    place = Path(os.path.realpath(place))
+    folder, file = (place.parent, _hidden(place.name)) if beside else (place, f"{HIDDEN}lock")
+    missing = [each for each in (folder, *folder.parents) if not os.path.lexists(each)]
+    lock, me = folder / file, _name()
+    _live.add(me)
+    try:
+        try:
+            handle = _locked(lock, me, place)
+        except OSError as error:
+            raise DataError(
+                f"{place} cannot be written: {error.strerror or error}. Choose another place, or "
+                "change its rights."
+            ) from error
+        _locks.add(handle)
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                lock.unlink()  # before others can have it, so that nobody holds a file of no name
+            _locks.discard(handle)
+            os.close(handle)
+    finally:
+        _live.discard(me)
+        with suppress(OSError):
+            for each in missing:
+                each.rmdir()
+
+
+def _locked(lock: Path, me: str, place: Path) -> int:
+    """Make the file ``lock``, and its folder, and lock it.
+
+    Raises:
+        DataError: another job has it.
+        OSError: it cannot be made.
+    """
+    for _ in range(99):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = _opened(lock)
+        except FileNotFoundError:  # the job before has just taken its folder away
+            continue
+        try:
+            free, owner = _flock(handle), os.read(handle, 200).decode(errors="replace")
+            if free is None and owner:
+                free = _gone(owner) is not False
+            if free is False:
+                raise DataError(
+                    f"Another job of facke ({_who(owner)}) is at work on {place}. Wait until it "
+                    "has finished, or choose another place."
+                )
+            with suppress(FileNotFoundError):  # or the file
+                if os.path.samestat(os.stat(lock), os.fstat(handle)):
+                    with suppress(OSError):  # to read only, or the disk is full
+                        os.ftruncate(handle, 0)
+                        os.pwrite(handle, me.encode(), 0)
+                    return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+    raise OSError(errno.EAGAIN, "it is taken away again and again", str(lock))
+
+
+def _opened(lock: Path) -> int:
+    careful = os.O_NOFOLLOW | os.O_NONBLOCK if _POSIX else 0  # what others put there
+    try:
+        return os.open(lock, os.O_RDWR | os.O_CREAT | careful, 0o666)
+    except PermissionError:  # a file of another user can be locked, too
+        return os.open(lock, os.O_RDONLY | careful)
+
+
+def _flock(handle: int) -> bool | None:
+    """Lock a file; False if another one has the lock, None where there are no locks."""
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):  # Windows; Lustre and others, each with an error of its own
+        return None
+    return True
+
+
+def _unlock_in_child() -> None:
+    """Close what a forked child has inherited: a lock is not to outlive the job that took it."""
+    for handle in _locks:
+        with suppress(OSError):
+            os.close(handle)
+    _locks.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unlock_in_child)
+
+
+@contextmanager
 def _beside(path: Path) -> Iterator[Path]:
     """Give a path of the same name on the same file system, for this writer alone."""
     # one hidden folder for each place: what dead writers left is found without listing a folder
     # that may hold a hundred thousand pictures
-    digest = hashlib.sha256(f"{_USER} ".encode() + os.fsencode(path.name)).hexdigest()
-    hidden = path.parent / f"{PREFIX}{digest[:16]}"
+    hidden = path.parent / _hidden(f"{_USER} {path.name}")
     mine = hidden / _name()
     _live.add(mine.name)
     try:
@@ -161,7 +276,7 @@ def _beside(path: Path) -> Iterator[Path]:
             _remove(left)
         yield mine / path.name
     except OSError as error:
-        if PREFIX in str(error.filename):  # a name that says nothing
+        if HIDDEN in str(error.filename):  # a name that says nothing
             error.filename, error.filename2 = str(path), None
         raise
     finally:
@@ -171,24 +286,56 @@ def _beside(path: Path) -> Iterator[Path]:
         _live.discard(mine.name)
 
 
+def _hidden(name: str) -> str:
+    """Make a name for what lies beside the place of that name, and is not to be seen."""
+    return f"{HIDDEN}{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}"
+
+
 def _name() -> str:
     """Make a name that tells which process of which machine writes there."""
-    return f"{_HOST}-{os.getpid()}-{os.urandom(4).hex()}"
+    pid = os.getpid()
+    return f"{_HOST}-{pid}-{_started(pid)}-{os.urandom(4).hex()}"
+
+
+def _started(pid: int) -> str:
+    """Tell when a process began, which tells it from others of its number; empty: not known."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text("ascii", "replace")
+        return text.rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def _gone(owner: str) -> bool | None:
+    """Tell whether the process that made such a name is gone; None: it is of another machine."""
+    host, number, started, *_ = [*owner.split("-"), "", "", ""]
+    if host != _HOST or not number.isdecimal():
+        return None
+    pid = int(number)
+    if pid == os.getpid():  # another one may have had our number
+        return owner not in _live
+    try:
+        os.kill(pid, 0)
+    except OSError as error:
+        if error.errno == errno.ESRCH:
+            return True
+    now = _started(pid)
+    return bool(started and now and started != now)
+
+
+def _who(owner: str) -> str:
+    """Name the process that made such a name."""
+    host, pid, *_ = [*owner.split("-"), "", ""]
+    return f"process {pid or 'unknown'}{'' if host in (_HOST, '') else ' of another machine'}"
 
 
 def _dead(left: Path) -> bool:
-    """Tell whether the writer of a folder with such a name is gone."""
-    host, _, rest = left.name.partition("-")
-    pid = int(rest.partition("-")[0]) if host == _HOST else 0
-    if pid == os.getpid():  # another one may have had our number
-        return left.name not in _live
+    """Tell whether the writer of a folder with such a name is gone, or a day has passed."""
+    gone = _gone(left.name)
     try:
-        if not pid:
-            return time.time() - left.stat().st_mtime > DAY
-        os.kill(pid, 0)
+        return time.time() - left.stat().st_mtime > DAY if gone is None else gone
     except OSError as error:
         return error.errno == errno.ESRCH
-    return False
 
 
 def _remove(left: Path) -> None:

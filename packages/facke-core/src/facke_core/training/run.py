@@ -7,15 +7,17 @@ stands for its newest one: ``load("./run")``. ``train(..., resume=True)`` contin
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from facke_core._files import one_job
 from facke_core.errors import FackeWarning
 from facke_core.images.provenance import disclosure
 from facke_core.objective import StepReport
@@ -74,10 +76,23 @@ def train(
 
     Raises:
         UsageError: the run folder holds a run already and ``resume`` is false, or the reverse.
-        DataError: the crop set does not fit the recipe.
+        DataError: the crop set does not fit the recipe, another job is at work on ``out``, or it
+            cannot be written.
         TrainingError: a loss is not finite, or a checkpoint cannot be written or read.
     """
-    training = prepare(settings, registry or default_registry())
+    # of several processes the first writes; it is known before they have found each other
+    first = os.environ.get("RANK", "0") == "0"
+    with one_job(settings.out) if first else nullcontext():
+        return _train(settings, on_step, on_probe, registry or default_registry())
+
+
+def _train(
+    settings: TrainSettings,
+    on_step: Callable[[StepReport, Recipe], None] | None,
+    on_probe: Callable[[ProbeReport], None] | None,
+    registry: Registry,
+) -> TrainSummary:
+    training = prepare(settings, registry)
     recipe, trainer, folder = training.recipe, training.trainer, training.folder
     started = time.perf_counter()
     with _stop_signals() as stopped, folder.open() as log:
