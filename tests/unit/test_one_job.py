@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-import facke_core._files as files
-from facke_core._files import one_job
+from facke_core._files import one_job, owners
 from facke_core.errors import DataError
 
 HOLD = """
@@ -113,10 +112,10 @@ def test_a_lock_of_this_process_needs_no_help_of_the_file_system(
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "?", "-", "---", "a" * 500, "elsewhere-1-2-3", f"{files._HOST}-x-y-z"),
-        f"{files._HOST}-1-7-aaaa",  # another process has the number 1 now
-        f"{files._HOST}-{os.getpid()}-7-aaaa",  # and we have this one
-        f"{files._HOST}-{2**22 + 1}-7-aaaa",
+        *("", "?", "-", "---", "a" * 500, "elsewhere-1-2-3", f"{owners._HOST}-x-y-z"),
+        f"{owners._HOST}-1-7-aaaa",  # another process has the number 1 now
+        f"{owners._HOST}-{os.getpid()}-7-aaaa",  # and we have this one
+        f"{owners._HOST}-{2**22 + 1}-7-aaaa",
     ],
 )
 def test_without_locks_only_a_job_that_lives_here_keeps_others_out(

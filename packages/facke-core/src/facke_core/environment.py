@@ -5,9 +5,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import signal
 import sys
 import threading
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -120,6 +123,35 @@ def versions(*modules: str) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return by_module
+
+
+@contextmanager
+def signals_kept() -> Iterator[list[int]]:
+    """Keep SIGINT, SIGTERM and SIGHUP in a list while inside, instead of being stopped by them.
+
+    Those that are ignored stay so, and other threads than the main one hear none.
+    """
+    came: list[int] = []
+    previous: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number and signal.getsignal(number) not in (signal.SIG_IGN, None):
+                previous[number] = signal.signal(number, lambda n, _: came.append(n))
+    try:
+        yield came
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def signals_later() -> Iterator[None]:
+    """Let signals wait until the end of the ``with`` block, for what must not stop halfway."""
+    with signals_kept() as came:
+        yield
+    for number in came[:1]:
+        signal.raise_signal(number)
 
 
 class ForkSafeLock:

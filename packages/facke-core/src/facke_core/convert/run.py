@@ -5,31 +5,30 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from facke_core._files import HIDDEN, new_folder, one_job, write_bytes
+from facke_core._files import HIDDEN, one_job, write_bytes
 from facke_core.building import build_method
 from facke_core.config import override
 from facke_core.convert.containers import open_checkpoint
 from facke_core.convert.graphs import read_graph
 from facke_core.convert.kinds import Checkpoint, Converted, fits
 from facke_core.convert.modules import state_of
-from facke_core.errors import FackeError, UsageError, WeightsError
+from facke_core.errors import UsageError, WeightsError
 from facke_core.plugins.registry import Registry, default_registry
 from facke_core.publish.card import license_lines, model_card, table
 from facke_core.publish.golden import try_golden
 from facke_core.publish.save import author
 from facke_core.weights import layout
-from facke_core.weights.hub import PREFIX, in_layout
+from facke_core.weights.hub import PREFIX
 from facke_core.weights.layout import CARD, CONFIG, MODEL, FormatInfo, WeightsConfig
 from facke_core.weights.pinned import pinned
+from facke_core.weights.rewriting import rewriting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -322,7 +321,7 @@ def _write(
     """Write everything to ``out``, which appears whole, with what else was in it."""
     states = _states(converted)
     try:
-        with new_folder(out, replace=True) as made:
+        with rewriting(out) as made:
             about = config or WeightsConfig(method=converted.summary, alignment={})
             files = layout.write_tensors(made, states, about, torch.float32)
             if config is not None:
@@ -333,39 +332,9 @@ def _write(
                 usage, _ = _usage(out, config, converted)
                 card = _card(converted, {**digests, **origin}, usage)
             write_bytes(made / CARD, card.encode())
-            names = (*(config.files if config else states), CARD, *([CONFIG] if config else []))
-            if out.exists():
-                _keep_others(out, made, names)
     except OSError as error:
         raise WeightsError(f"{out} cannot be written: {error}. Choose another folder.") from error
-    return names
-
-
-def _keep_others(out: Path, made: Path, names: Sequence[str]) -> None:
-    """Take over from ``out`` what is no part of the weights that are replaced."""
-    gone = set(names)
-    if in_layout(out):
-        gone |= {CONFIG, layout.EVALUATION}
-        with suppress(FackeError):  # it lists nothing that could be trusted
-            old = layout.read_weights_config(out)
-            gone |= {*old.files, *layout.logs_of(old)}
-
-    def ours(folder: str, inside: list[str]) -> set[str]:
-        return {
-            name
-            for name in inside
-            if (Path(folder) / name).relative_to(out).as_posix() in gone or name.startswith(HIDDEN)
-        }
-
-    shutil.copytree(out, made, symlinks=True, ignore=ours, copy_function=_link, dirs_exist_ok=True)
-
-
-def _link(file: str, to: str) -> None:
-    """Give a file another name, or copy it."""
-    try:
-        os.link(file, to)
-    except OSError:
-        shutil.copy2(file, to)
+    return (*(config.files if config else states), CARD, *([CONFIG] if config else []))
 
 
 def _usage(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import forkserver, resource_tracker
 from typing import Any
 
+from facke_core.environment import signals_later
 from facke_core.errors import DataError, FackeWarning
 from facke_core.prepare.photos import shown
 from facke_core.prepare.portraits import UNREADABLE, Done, Job, answer, start_worker
@@ -51,7 +54,8 @@ class Workers:
             except BrokenProcessPool:
                 self._pool.shutdown(cancel_futures=True)
         self._pool = self._new(self._count)
-        return self._pool.submit(self._work, job)
+        with signals_later():  # which would stop the start of a process in its middle
+            return self._pool.submit(self._work, job)
 
     def result(self, job: Job, future: Future[Done]) -> Done:
         """The answer; where this job ends its process, that it cannot be read this time.
@@ -72,7 +76,9 @@ class Workers:
         if self._single is None:
             self._single = self._new(1)
             try:
-                self._single.submit(os.getpid).result()
+                with signals_later():
+                    started = self._single.submit(os.getpid)
+                started.result()
             except BrokenProcessPool as error:
                 raise DataError(
                     "The workers die as soon as they start: they are killed, or the memory is "
@@ -101,6 +107,18 @@ class Workers:
         context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
         if sys.platform == "linux":  # torch is imported once, not by each worker
             context.set_forkserver_preload(["__main__", "facke_core.prepare.portraits"])
+            _start_forkserver()
         return ProcessPoolExecutor(
             count, mp_context=context, initializer=self._start, initargs=self._arguments
         )
+
+
+def _start_forkserver() -> None:
+    """Start the process that starts the others. The one that waits for them ends them all, so that
+    Ctrl-C, which all of a terminal's processes hear, is not for it, in its imports least of all."""
+    resource_tracker.ensure_running()  # else that is done below, and lets signals through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,7 +1,5 @@
 """Files and folders that appear whole: written beside their place, flushed to the disk, renamed.
 
-:func:`one_job` keeps two jobs out of one place.
-
 A reader, and whoever comes after a crash, finds what was there before or the whole new content,
 never a mixture and never nothing. How far that holds is for the file system to say:
 
@@ -10,8 +8,10 @@ never a mixture and never nothing. How far that holds is for the file system to 
   cannot hurt it, a power cut can.
 - A folder that is there changes places with the new one in one step (``renameat2`` of Linux). Where
   that is missing (macOS, NFS, some of FUSE) the old one steps aside, which takes two renames. If
-  the writer is killed between them there is no folder, until the next write or :func:`leftovers`
-  puts the new one, which is complete, in its place.
+  the writer is killed between them there is no folder, until the next write, :func:`leftovers` or
+  :func:`restored` puts the new one, which is complete, in its place.
+- A folder that cannot be renamed (a mount point, or the one above lets nobody write) is filled, the
+  file that makes it valid last, if it is empty; else it is an error.
 
 Links are followed, so that what they point to is replaced, and a file that is replaced leaves its
 rights to the new one. Pipes and devices are written to as they are.
@@ -25,7 +25,6 @@ one to finish stays.
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import shutil
 import stat
@@ -34,20 +33,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from facke_core.errors import DataError
+from facke_core._files.owners import HIDDEN, cannot_move, gone, hidden_name, live, owner_name
+from facke_core.errors import FackeError
 
-__all__ = ["check_size", "leftovers", "new_folder", "one_job", "replacing", "write_bytes"]
+__all__ = ["check_size", "leftovers", "new_folder", "replacing", "restored", "write_bytes"]
 
-HIDDEN = ".facke-"
 DAY = 86400.0
-_POSIX = os.name == "posix"
-_HOST = hashlib.sha256(os.uname().nodename.encode()).hexdigest()[:8] if _POSIX else "-"
-_USER = os.getuid() if _POSIX else 0
+_USER = os.getuid() if os.name == "posix" else 0
 _REFUSED = (errno.EACCES, errno.EBADF, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM)
-_live: set[str] = set()
-"""The names of the writers and the jobs of this process."""
-_locks: set[int] = set()
-"""The files that hold a lock of this process."""
 
 
 def write_bytes(path: Path, data: bytes | memoryview) -> None:
@@ -81,8 +74,8 @@ def replacing(path: Path, *, size: int | None = None) -> Iterator[Path]:
     path = Path(os.path.realpath(path))
     with _beside(path) as part:
         yield part
-        with suppress(FileNotFoundError):
-            os.chmod(part, stat.S_IMODE(path.stat().st_mode) & 0o777)
+        if path.exists():
+            _give_rights(path, part)
         _flush(part)
         if size is not None:
             check_size(part, size)
@@ -101,31 +94,51 @@ def check_size(path: Path, size: int) -> None:
 
 
 @contextmanager
-def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+def new_folder(path: Path, *, replace: bool = False, last: str = "") -> Iterator[Path]:
     """Give a folder to fill: it becomes ``path`` at the end, or goes on an error.
 
     Args:
         path: where to. Folders above it are made.
         replace: put it in the place of a folder that is there, with all that is in it.
+        last: name of the file in it without which the others are nothing.
 
     Raises:
         OSError: it cannot be written; ``path`` is a file or, without ``replace``, a folder that is
-            not empty.
+            not empty, or with it one that cannot be replaced.
     """
     path = Path(os.path.realpath(path))  # a link to a folder stays
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _beside(path) as part:
+    fixed = cannot_move(path) if path.is_dir() else ""
+    if fixed and any(not each.name.startswith(HIDDEN) for each in path.iterdir()):
+        why = f"not empty, and cannot be replaced as a whole: {fixed}" if replace else "not empty"
+        raise OSError(errno.ENOTEMPTY, why, str(path))
+    with _beside(path / path.name if fixed else path) as part:
         part.mkdir()
         yield part
         for entry in (*part.rglob("*"), part):
             if not entry.is_symlink() and (entry.is_file() or entry.is_dir()):
                 _flush(entry)
-        if replace and path.is_dir():
-            shutil.copymode(path, part)
+        if fixed:
+            for entry in sorted(part.iterdir(), key=lambda entry: entry.name == last):
+                os.rename(entry, path / entry.name)
+            _flush(path)
+        elif replace and path.is_dir():
+            _give_rights(path, part)
             _exchange(part, path)
         else:
-            os.rename(part, path)
+            _put(part, path)
         _flush(path.parent)
+
+
+def restored(path: Path) -> bool:
+    """Put the new folder in its place if the writer that replaced ``path`` was killed at the moment
+    when it was neither the old nor the new one; tell whether ``path`` is there."""
+    with suppress(OSError):
+        path = Path(os.path.realpath(path))
+        if not path.exists():
+            for left in filter(_dead, list(_hidden_beside(path).iterdir())):
+                _remove(left)
+    return path.exists()
 
 
 def leftovers(folder: Path, *, remove: bool = False) -> list[str]:
@@ -148,123 +161,13 @@ def leftovers(folder: Path, *, remove: bool = False) -> list[str]:
 
 
 @contextmanager
-def one_job(place: Path, *, beside: bool = False) -> Iterator[None]:
-    """Keep other jobs out of a place while inside; what a killed job left keeps nobody out.
-
-    The lock is a file in the folder, taken away at the end. Where the file system knows no locks
-    (Lustre, some of FUSE) the file's text tells whether its job lives, on this machine only.
-
-    Args:
-        place: a folder, made if it is missing, and taken away again if nothing came into it.
-        beside: ``place`` is replaced as a whole, or a file: the lock lies beside it.
-
-    Raises:
-        DataError: another job has it, or its folder cannot be written.
-    """
-    place = Path(os.path.realpath(place))
-    folder, file = (place.parent, _hidden(place.name)) if beside else (place, f"{HIDDEN}lock")
-    missing = [each for each in (folder, *folder.parents) if not os.path.lexists(each)]
-    lock, me = folder / file, _name()
-    _live.add(me)
-    try:
-        try:
-            handle = _locked(lock, me, place)
-        except OSError as error:
-            raise DataError(
-                f"{place} cannot be written: {error.strerror or error}. Choose another place, or "
-                "change its rights."
-            ) from error
-        _locks.add(handle)
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                lock.unlink()  # before others can have it, so that nobody holds a file of no name
-            _locks.discard(handle)
-            os.close(handle)
-    finally:
-        _live.discard(me)
-        with suppress(OSError):
-            for each in missing:
-                each.rmdir()
-
-
-def _locked(lock: Path, me: str, place: Path) -> int:
-    """Make the file ``lock``, and its folder, and lock it.
-
-    Raises:
-        DataError: another job has it.
-        OSError: it cannot be made.
-    """
-    for _ in range(99):
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            handle = _opened(lock)
-        except FileNotFoundError:  # the job before has just taken its folder away
-            continue
-        try:
-            free, owner = _flock(handle), os.read(handle, 200).decode(errors="replace")
-            if free is None and owner:
-                free = _gone(owner) is not False
-            if free is False:
-                raise DataError(
-                    f"Another job of facke ({_who(owner)}) is at work on {place}. Wait until it "
-                    "has finished, or choose another place."
-                )
-            with suppress(FileNotFoundError):  # or the file
-                if os.path.samestat(os.stat(lock), os.fstat(handle)):
-                    with suppress(OSError):  # to read only, or the disk is full
-                        os.ftruncate(handle, 0)
-                        os.pwrite(handle, me.encode(), 0)
-                    return handle
-        except BaseException:
-            os.close(handle)
-            raise
-        os.close(handle)
-    raise OSError(errno.EAGAIN, "it is taken away again and again", str(lock))
-
-
-def _opened(lock: Path) -> int:
-    careful = os.O_NOFOLLOW | os.O_NONBLOCK if _POSIX else 0  # what others put there
-    try:
-        return os.open(lock, os.O_RDWR | os.O_CREAT | careful, 0o666)
-    except PermissionError:  # a file of another user can be locked, too
-        return os.open(lock, os.O_RDONLY | careful)
-
-
-def _flock(handle: int) -> bool | None:
-    """Lock a file; False if another one has the lock, None where there are no locks."""
-    try:
-        import fcntl
-
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except (ImportError, OSError):  # Windows; Lustre and others, each with an error of its own
-        return None
-    return True
-
-
-def _unlock_in_child() -> None:
-    """Close what a forked child has inherited: a lock is not to outlive the job that took it."""
-    for handle in _locks:
-        with suppress(OSError):
-            os.close(handle)
-    _locks.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_unlock_in_child)
-
-
-@contextmanager
 def _beside(path: Path) -> Iterator[Path]:
     """Give a path of the same name on the same file system, for this writer alone."""
     # one hidden folder for each place: what dead writers left is found without listing a folder
     # that may hold a hundred thousand pictures
-    hidden = path.parent / _hidden(f"{_USER} {path.name}")
-    mine = hidden / _name()
-    _live.add(mine.name)
+    hidden = _hidden_beside(path)
+    mine = hidden / owner_name()
+    live.add(mine.name)
     try:
         for _ in range(99):
             with suppress(FileExistsError):
@@ -279,61 +182,46 @@ def _beside(path: Path) -> Iterator[Path]:
         if HIDDEN in str(error.filename):  # a name that says nothing
             error.filename, error.filename2 = str(path), None
         raise
+    except FackeError as error:
+        place = str(mine / path.name)
+        error.args = tuple(str(text).replace(place, str(path)) for text in error.args)
+        raise
     finally:
         shutil.rmtree(mine, ignore_errors=True)
         with suppress(OSError):
             hidden.rmdir()
-        _live.discard(mine.name)
+        live.discard(mine.name)
 
 
-def _hidden(name: str) -> str:
-    """Make a name for what lies beside the place of that name, and is not to be seen."""
-    return f"{HIDDEN}{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}"
+def _hidden_beside(path: Path) -> Path:
+    return path.parent / hidden_name(f"{_USER} {path.name}")
 
 
-def _name() -> str:
-    """Make a name that tells which process of which machine writes there."""
-    pid = os.getpid()
-    return f"{_HOST}-{pid}-{_started(pid)}-{os.urandom(4).hex()}"
-
-
-def _started(pid: int) -> str:
-    """Tell when a process began, which tells it from others of its number; empty: not known."""
+def _give_rights(old: Path, new: Path) -> None:
+    """Give a file or folder the rights of the one that it replaces."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text("ascii", "replace")
-        return text.rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
-
-
-def _gone(owner: str) -> bool | None:
-    """Tell whether the process that made such a name is gone; None: it is of another machine."""
-    host, number, started, *_ = [*owner.split("-"), "", "", ""]
-    if host != _HOST or not number.isdecimal():
-        return None
-    pid = int(number)
-    if pid == os.getpid():  # another one may have had our number
-        return owner not in _live
-    try:
-        os.kill(pid, 0)
+        os.chmod(new, stat.S_IMODE(old.stat().st_mode) & 0o777)
     except OSError as error:
-        if error.errno == errno.ESRCH:
-            return True
-    now = _started(pid)
-    return bool(started and now and started != now)
+        if error.errno not in _REFUSED:  # by disks that know no rights
+            raise
 
 
-def _who(owner: str) -> str:
-    """Name the process that made such a name."""
-    host, pid, *_ = [*owner.split("-"), "", ""]
-    return f"process {pid or 'unknown'}{'' if host in (_HOST, '') else ' of another machine'}"
+def _put(part: Path, path: Path) -> None:
+    """Give a folder its name, which may be that of an empty one."""
+    try:
+        os.rename(part, path)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        os.rmdir(path)  # some disks rename to no name that is there; what is not empty stays
+        os.rename(part, path)
 
 
 def _dead(left: Path) -> bool:
     """Tell whether the writer of a folder with such a name is gone, or a day has passed."""
-    gone = _gone(left.name)
+    dead = gone(left.name)
     try:
-        return time.time() - left.stat().st_mtime > DAY if gone is None else gone
+        return time.time() - left.stat().st_mtime > DAY if dead is None else dead
     except OSError as error:
         return error.errno == errno.ESRCH
 
@@ -345,7 +233,7 @@ def _remove(left: Path) -> None:
         path = left.parent.parent / new.name
         if (left / left.name).exists() and new != left and not path.exists():
             os.rename(new, path)  # killed in _exchange
-        gone = left.with_name(_name())
+        gone = left.with_name(owner_name())
         os.rename(left, gone)  # if its writer is alive after all, it fails and mixes nothing
         shutil.rmtree(gone, ignore_errors=True)
 
