@@ -174,3 +174,22 @@ def test_a_lock_that_others_planted_does_no_harm(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be written"), one_job(tmp_path):
         pass
     assert (tmp_path / "precious").read_text() == "x"
+
+
+def test_a_folder_that_may_not_be_written_is_said_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.open
+
+    def refuse(path: Any, flags: int, *mode: int) -> int:
+        if flags & os.O_CREAT:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, flags, *mode)
+
+    monkeypatch.setattr(os, "open", refuse)
+    said = rf"{tmp_path} cannot be written: Permission denied\. Choose another place"
+    with pytest.raises(DataError, match=said), one_job(tmp_path):
+        pass
+    os.mknod(tmp_path / ".facke-lock")  # of another user, whose job is over
+    with one_job(tmp_path):
+        pass

@@ -30,6 +30,13 @@ PIPE_CLOSED = 141
 """The exit code of a program that SIGPIPE ended."""
 
 
+_OF_DISKS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE}
+_OF_FILES = _OF_DISKS | {
+    *(errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+    *(errno.ENOTEMPTY, errno.ELOOP, errno.ENAMETOOLONG, errno.EBUSY, errno.EXDEV, errno.EMFILE),
+}
+
+
 class Stopped(KeyboardInterrupt):
     """A signal asks the command to end."""
 
@@ -133,3 +140,16 @@ def go_on(words: Sequence[str]) -> str:
         return ""
     more = ["--resume"] if resumes and "--resume" not in options else []
     return f" Go on with: {shlex.join(['facke', *words, *more])}"
+
+
+def of_the_machine(error: Exception) -> str:
+    """Say what a file or disk refused, where nothing between it and here said so; else empty."""
+    if not isinstance(error, OSError) or error.errno not in _OF_FILES:
+        return ""
+    if error.filename is None and error.errno not in _OF_DISKS:
+        return ""
+    what = "A file" if error.filename is None else os.fsdecode(error.filename)
+    return (
+        f"{what} cannot be used: {error.strerror}. Check the path, its rights and the room on its "
+        "disk, or choose another place."
+    )

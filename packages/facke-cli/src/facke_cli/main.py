@@ -14,7 +14,15 @@ from typing import Any, TextIO
 
 from facke_cli.advice import command_of, speak_for
 from facke_cli.console import say, write
-from facke_cli.ending import Stopped, Unwritten, flush, go_on, hear_signals, open_streams
+from facke_cli.ending import (
+    Stopped,
+    Unwritten,
+    flush,
+    go_on,
+    hear_signals,
+    of_the_machine,
+    open_streams,
+)
 from facke_core.errors import (
     FackeError,
     FackeWarning,
@@ -116,6 +124,9 @@ def main(arguments: Sequence[str]) -> int:
             if not error.quiet:
                 say(f"facke: {error}")
             return error.exit_code
+        if reason := of_the_machine(error):
+            say(f"facke: {reason}")
+            return FackeError.exit_code
         say(
             f"facke: unexpected {type(error).__name__}: {error}. "
             "This is a fault of facke or of a plugin; repeat with --debug to see where."

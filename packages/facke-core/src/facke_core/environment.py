@@ -68,12 +68,46 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
 def cache_folder() -> Path:
     """The folder of facke's caches: ``$FACKE_CACHE``, or ``facke`` in the user's cache folder.
 
-    It need not exist.
+    It need not exist, and perhaps cannot be made: a cache is there to save time, and who has no
+    home has none.
     """
     root = os.environ.get("FACKE_CACHE")
     if root:
         return Path(root)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "facke"
+    if root := os.environ.get("XDG_CACHE_HOME"):
+        return Path(root) / "facke"
+    try:
+        return Path.home() / ".cache" / "facke"
+    except RuntimeError:  # neither HOME nor an entry in the system's list of users
+        return Path(os.devnull) / "facke"
+
+
+def short_temporary_folder() -> None:
+    """Choose the folder for the sockets of this process and its children, before the first of them.
+
+    The name of a socket may have some 100 bytes only, which is less than ``TMPDIR`` may have.
+
+    Raises:
+        UnavailableError: there is no folder with a short name that can be written.
+    """
+    import tempfile
+    from multiprocessing import util
+
+    before = tempfile.tempdir
+    try:
+        short = (each for each in (tempfile.gettempdir(), *_SHORT) if len(os.fsencode(each)) < 70)
+        tempfile.tempdir = next(each for each in short if os.access(each, os.W_OK))
+        util.get_temp_dir()  # which is remembered, and removed in the end
+    except (StopIteration, OSError) as error:
+        raise UnavailableError(
+            "Processes cannot be started: there is no folder for their sockets, which need a short "
+            "name. Let TMPDIR name a folder with at most 70 characters that can be written."
+        ) from error
+    finally:
+        tempfile.tempdir = before
+
+
+_SHORT = ("/tmp", "/var/tmp", "/dev/shm")
 
 
 EXTRAS = {

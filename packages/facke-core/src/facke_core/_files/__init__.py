@@ -5,6 +5,7 @@ from __future__ import annotations
 from facke_core._files.jobs import one_job
 from facke_core._files.owners import HIDDEN
 from facke_core._files.whole import (
+    check_regular,
     check_size,
     leftovers,
     new_folder,
@@ -15,6 +16,7 @@ from facke_core._files.whole import (
 
 __all__ = [
     "HIDDEN",
+    "check_regular",
     "check_size",
     "leftovers",
     "new_folder",

@@ -109,6 +109,8 @@ def _opened(lock: Path) -> int:
     try:
         return os.open(lock, os.O_RDWR | os.O_CREAT | careful, 0o666)
     except PermissionError:  # a file of another user can be locked, too
+        if not os.path.lexists(lock):
+            raise
         return os.open(lock, os.O_RDONLY | careful)
 
 

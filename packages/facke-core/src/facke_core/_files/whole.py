@@ -36,7 +36,15 @@ from pathlib import Path
 from facke_core._files.owners import HIDDEN, cannot_move, gone, hidden_name, live, owner_name
 from facke_core.errors import FackeError
 
-__all__ = ["check_size", "leftovers", "new_folder", "replacing", "restored", "write_bytes"]
+__all__ = [
+    "check_regular",
+    "check_size",
+    "leftovers",
+    "new_folder",
+    "replacing",
+    "restored",
+    "write_bytes",
+]
 
 DAY = 86400.0
 _USER = os.getuid() if os.name == "posix" else 0
@@ -132,13 +140,22 @@ def new_folder(path: Path, *, replace: bool = False, last: str = "") -> Iterator
 
 def restored(path: Path) -> bool:
     """Put the new folder in its place if the writer that replaced ``path`` was killed at the moment
-    when it was neither the old nor the new one; tell whether ``path`` is there."""
+    when it was neither the old nor the new one; tell whether ``path`` is a folder."""
     with suppress(OSError):
         path = Path(os.path.realpath(path))
         if not path.exists():
-            for left in filter(_dead, list(_hidden_beside(path).iterdir())):
+            hidden = _hidden_beside(path)
+            for left in filter(_dead, list(hidden.iterdir())):
                 _remove(left)
-    return path.exists()
+            hidden.rmdir()
+    return os.path.isdir(path)
+
+
+def check_regular(path: Path) -> None:
+    """Raise OSError where a file is to be read that may have no end, or never begin."""
+    if not (stat.S_ISREG(mode := path.stat().st_mode) or stat.S_ISDIR(mode)):
+        reason = "a pipe or a device, not a file: save it to a file first"
+        raise OSError(errno.EINVAL, reason, str(path))
 
 
 def leftovers(folder: Path, *, remove: bool = False) -> list[str]:

@@ -13,8 +13,8 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import forkserver, resource_tracker
 from typing import Any
 
-from facke_core.environment import signals_later
-from facke_core.errors import DataError, FackeWarning
+from facke_core.environment import short_temporary_folder, signals_later
+from facke_core.errors import DataError, FackeWarning, UnavailableError
 from facke_core.prepare.photos import shown
 from facke_core.prepare.portraits import UNREADABLE, Done, Job, answer, start_worker
 
@@ -107,10 +107,18 @@ class Workers:
         context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
         if sys.platform == "linux":  # torch is imported once, not by each worker
             context.set_forkserver_preload(["__main__", "facke_core.prepare.portraits"])
-            _start_forkserver()
-        return ProcessPoolExecutor(
-            count, mp_context=context, initializer=self._start, initargs=self._arguments
-        )
+        short_temporary_folder()
+        try:
+            if sys.platform == "linux":
+                _start_forkserver()
+            return ProcessPoolExecutor(
+                count, mp_context=context, initializer=self._start, initargs=self._arguments
+            )
+        except OSError as error:
+            raise UnavailableError(
+                f"Processes cannot be started here: {error.strerror or error}. /dev/shm and the "
+                "folder for temporary files (TMPDIR) have to be writable."
+            ) from error
 
 
 def _start_forkserver() -> None:
