@@ -30,6 +30,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 HIDDEN = (".facke-", ".unfinished")
+PAGE = 4096
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 Seen = dict[str, str]
 """Path of a file -> its SHA-256."""
@@ -326,7 +327,7 @@ class Check:
 
     def full(self) -> None:
         """Let its files end at some size, and then its disk."""
-        largest, whole = max(self.sizes), sum(self.sizes)
+        largest, pages = max(self.sizes), sum(-(-size // PAGE) for size in self.sizes)
         for share in (0.0, 0.1, 0.5, 0.9, 0.99, 1 - 1 / largest):
             folder = self.fresh()
             self.refused(folder, f"files of {share:.2f}", bytes=int(largest * share))
@@ -334,7 +335,7 @@ class Check:
         disk = self.work / "disk"
         disk.mkdir(exist_ok=True)
         for share in (0.2, 0.5, 0.8, 0.95):
-            size = max(int(whole * (share + bool(self.job.before))), 4096)
+            size = PAGE * (pages * bool(self.job.before) + max(int(pages * share), 1))
             mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
             if subprocess.run(mount, capture_output=True, check=False).returncode:
                 print("(no disk could be mounted)")
