@@ -76,7 +76,7 @@ def save_weights(folder: Path, number: int) -> None:
 
 CPU = "--device cpu --quiet"
 CONVERT = "weights convert latest_net_G.pth -o {}/w --license"
-EXPORT = "weights export tiny -o {}/g.onnx"
+EXPORT = "weights export ./tiny -o {}/g.onnx"
 MEASURE = "--metrics psnr --out {}/e --json {}/e.json --html {}/e.html"
 JOBS = {
     "swap": Job(words=f"swap 0.png 1.png -o {{}}/r.png --force {CPU}"),
