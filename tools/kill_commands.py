@@ -60,7 +60,7 @@ def save_weights(folder: Path, number: int) -> None:
     from facke_core.weights.layout import WeightsConfig
     from facke_gan.simswap import SimSwapConfig, build
 
-    shape: dict[str, Any] = {"image_size": 32, "identity_dim": 16, "num_id_blocks": 1}
+    shape: dict[str, Any] = {"image_size": 32, "identity_dim": 128, "num_id_blocks": 1}
     method: Any = build(SimSwapConfig(**shape, channels=(4, 6, 8)))
     with torch.no_grad():
         for parameter in method.generator.parameters():

@@ -163,7 +163,10 @@ def test_an_interruption_in_a_command_of_typer_keeps_the_code(
     assert (done.code, done.err.splitlines()) == (143, STOPPED)
 
 
-def test_ctrl_c_while_the_workers_start_ends_quietly(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_of_the_terminal_while_the_workers_start_ends_quietly(
+    number: signal.Signals, tmp_path: Path
+) -> None:
     """All processes of a terminal hear it, those that are still importing, too."""
     pytest.importorskip("mediapipe", reason="needs a face detector (extra: faces)")
     (tmp_path / "photos" / "A").mkdir(parents=True)
@@ -179,8 +182,22 @@ def test_ctrl_c_while_the_workers_start_ends_quietly(tmp_path: Path) -> None:
     )
     assert process.stdout is not None
     assert process.stdout.readline().startswith("reading")  # then the workers are started
-    os.killpg(process.pid, signal.SIGINT)
+    time.sleep(0.5 * (number == signal.SIGHUP))
+    os.killpg(process.pid, number)
     said, _ = process.communicate(timeout=120)
-    assert process.returncode == 130, said
-    assert said.splitlines()[-1].startswith("facke: interrupted by SIGINT. Go on with: facke prep")
+    assert process.returncode == 128 + number, said
+    stopped = f"facke: interrupted by {number.name}. Go on with: facke prep"
+    assert said.splitlines()[-1].startswith(stopped)
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(("name", "silent"), [("/usr/bin/facke", True), ("pytest", False)])
+def test_ctrl_c_in_the_imports_of_the_script_needs_no_traceback(name: str, silent: bool) -> None:
+    program = (
+        f"import sys, signal; sys.argv = [{name!r}]; import facke_cli; "
+        "print(signal.getsignal(signal.SIGINT) is signal.SIG_DFL)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == f"{silent}\n"

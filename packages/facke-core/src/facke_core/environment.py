@@ -182,10 +182,13 @@ def signals_kept() -> Iterator[list[int]]:
 @contextmanager
 def signals_later() -> Iterator[None]:
     """Let signals wait until the end of the ``with`` block, for what must not stop halfway."""
-    with signals_kept() as came:
-        yield
-    for number in came[:1]:
-        signal.raise_signal(number)
+    came: list[int] = []
+    try:
+        with signals_kept() as came:
+            yield
+    finally:  # also in the place of an error: processes that heard it, too, may be gone
+        for number in came[:1]:
+            signal.raise_signal(number)
 
 
 class ForkSafeLock:

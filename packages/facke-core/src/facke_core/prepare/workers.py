@@ -123,10 +123,15 @@ class Workers:
 
 def _start_forkserver() -> None:
     """Start the process that starts the others. The one that waits for them ends them all, so that
-    Ctrl-C, which all of a terminal's processes hear, is not for it, in its imports least of all."""
-    resource_tracker.ensure_running()  # else that is done below, and lets signals through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    Ctrl-C and the end of a terminal, which all of its processes hear, are not for them, in their
+    imports least of all."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _OF_TERMINALS)
     try:
+        resource_tracker.ensure_running()  # which lets SIGINT through again
+        signal.pthread_sigmask(signal.SIG_BLOCK, _OF_TERMINALS)
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+_OF_TERMINALS = {signal.SIGINT, signal.SIGHUP} if sys.platform == "linux" else set()
