@@ -170,8 +170,8 @@ def test_a_signal_of_the_terminal_while_the_workers_start_ends_quietly(
     """All processes of a terminal hear it, those that are still importing, too."""
     pytest.importorskip("mediapipe", reason="needs a face detector (extra: faces)")
     (tmp_path / "photos" / "A").mkdir(parents=True)
-    for number in range(3):
-        (tmp_path / "photos" / "A" / f"{number}.png").write_bytes(picture())
+    for each in range(3):
+        (tmp_path / "photos" / "A" / f"{each}.png").write_bytes(picture())
     process = subprocess.Popen(
         [FACKE, "prepare", "photos", "new", "--workers", "2"],
         cwd=tmp_path,
