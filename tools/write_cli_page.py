@@ -21,7 +21,13 @@ HEAD = """\
 
 Plugins can add commands; these are facke's own. Exit codes: 0 done, 1 an unexpected fault (repeat
 with `--debug`), 2 wrong usage or bad input, 3 weights or files failed verification, 4 a plugin,
-device or dependency is missing, 130 interrupted.
+device or dependency is missing, 128 and its number after a signal: 130 after SIGINT (Ctrl-C), 143
+after SIGTERM, 129 after SIGHUP, 141 where the reader of a pipe has left.
+
+SIGINT, SIGTERM and SIGHUP unwind a command: nothing half-made stays, and where it can go on it says
+how. What is killed leaves the old content or the new one, and hidden files (`.facke-*`) that the
+next call into the same place takes away. A place is for one job at a time: a second one is told the
+process that is at work there.
 """
 
 

@@ -46,9 +46,11 @@ def test_a_killed_and_resumed_training_ends_bit_identical(
     assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_sigterm_saves_and_exits(
-    processes: int, bench: ModuleType, data: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("processes", "number"), [(1, signal.SIGTERM), (1, signal.SIGHUP), (2, signal.SIGTERM)]
+)
+def test_a_signal_saves_and_ends(
+    processes: int, number: signal.Signals, bench: ModuleType, data: Path, tmp_path: Path
 ) -> None:
     recipe = bench.tiny_recipe(tmp_path / "tiny.json", 100_000)
     run, log = tmp_path / "run", tmp_path / "log"
@@ -56,12 +58,12 @@ def test_sigterm_saves_and_exits(
     process = bench.start([*bench.command(recipe, data, run, processes), *quick], log)
     bench.until_logging(process, run)
     time.sleep(0.3)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     status = process.wait(60)
     text = log.read_text(encoding="utf-8")
     assert status != 0, text
     if processes == 1:
-        assert status == 130
+        assert status == 128 + number
         assert "--resume" in text
     [saved] = complete(run)
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]

@@ -389,7 +389,7 @@ def test_two_preparations_of_one_dataset_do_not_mix(tmp_path: Path) -> None:
             refused.append(str(error.value))
 
     prepare(photos, tmp_path / "d", size=SIZE, aligned=True, workers=1, on_progress=another)
-    assert "Another facke prepare is at work" in refused[0]
+    assert f"Another job of facke (process {os.getpid()}) is at work" in refused[0]
 
 
 # -- odd photographs -----------------------------------------------------------------------------

@@ -6,7 +6,7 @@ The first word is looked up by hand and the rest is left to typer, so that ``fac
 
 from __future__ import annotations
 
-import io
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -14,6 +14,15 @@ from typing import Any, TextIO
 
 from facke_cli.advice import command_of, speak_for
 from facke_cli.console import say, write
+from facke_cli.ending import (
+    Stopped,
+    Unwritten,
+    flush,
+    go_on,
+    hear_signals,
+    of_the_machine,
+    open_streams,
+)
 from facke_core.errors import (
     FackeError,
     FackeWarning,
@@ -86,19 +95,24 @@ def main(arguments: Sequence[str]) -> int:
     """Run ``facke`` with these arguments and return its exit code.
 
     0 done, 1 an unexpected fault, 2 wrong usage or bad input, 3 failed verification, 4 something
-    is missing, 130 interrupted.
+    is missing, 128 and a signal's number: stopped by it (130 by SIGINT).
     """
     speak_for()
     debug = "--debug" in arguments
     _show_warnings(everything=debug)
+    # --debug is accepted anywhere, because it is added to a command that failed
+    words = [word for word in arguments if word != "--debug"]
+    Stopped.last = None
     try:
-        # --debug is accepted anywhere, because it is added to a command that failed
-        _dispatch([word for word in arguments if word != "--debug"])
+        _dispatch(words)
     except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        return _stopped(words) if code and Stopped.last else code
     except KeyboardInterrupt:
-        return 130
+        return _stopped(words)
     except Exception as error:
+        if Stopped.last:  # what was raised while it unwound, to a terminal that is gone
+            return _stopped(words)
         if debug:
             import traceback
 
@@ -106,6 +120,13 @@ def main(arguments: Sequence[str]) -> int:
         if isinstance(error, FackeError):
             say(f"facke: {error}")
             return error.exit_code
+        if isinstance(error, Unwritten):
+            if not error.quiet:
+                say(f"facke: {error}")
+            return error.exit_code
+        if reason := of_the_machine(error):
+            say(f"facke: {reason}")
+            return FackeError.exit_code
         say(
             f"facke: unexpected {type(error).__name__}: {error}. "
             "This is a fault of facke or of a plugin; repeat with --debug to see where."
@@ -116,10 +137,22 @@ def main(arguments: Sequence[str]) -> int:
 
 def run() -> None:
     """Be the entry point of the ``facke`` script."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # file names need not be text
-            stream.reconfigure(errors="backslashreplace")
-    sys.exit(main(sys.argv[1:]))
+    hear_signals()
+    open_streams()
+    code = main(sys.argv[1:])
+    try:
+        flush()
+    except Unwritten as error:
+        if not (code or error.quiet):
+            say(f"facke: {error}")
+        code = code or error.exit_code
+    sys.exit(code)
+
+
+def _stopped(words: list[str]) -> int:
+    number = Stopped.last[0] if Stopped.last else signal.SIGINT
+    say(f"facke: interrupted by {signal.Signals(number).name}.{go_on(words)}")
+    return 128 + number
 
 
 def _dispatch(words: list[str]) -> None:

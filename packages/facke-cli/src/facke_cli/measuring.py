@@ -117,7 +117,9 @@ def check_output(file: Path | None) -> None:
 
 def report(content: Mapping[str, Any], text: str, json_file: Path | None, *, quiet: bool) -> None:
     """Write ``content`` where ``--json`` wants it, and print ``text`` unless that is the output."""
-    if not quiet and str(json_file) != STDOUT:
-        write(text)  # first: it cannot be lost with the file
-    if json_file is not None:
-        put(content, json_file)
+    try:
+        if not quiet and str(json_file) != STDOUT:
+            write(text)  # first, and neither is lost with the other
+    finally:
+        if json_file is not None:
+            put(content, json_file)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from facke_core._files import write_bytes
+from facke_core._files import check_regular, write_bytes
 from facke_core.errors import ConfigError, FackeError, did_you_mean
 
 __all__ = ["arguments", "from_dict", "read_json", "to_dict", "updated", "write_json"]
@@ -116,6 +116,7 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = Path(path)
     try:
+        check_regular(path)
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file.") from error

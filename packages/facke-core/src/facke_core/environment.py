@@ -5,9 +5,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import signal
 import sys
 import threading
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -65,12 +68,46 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
 def cache_folder() -> Path:
     """The folder of facke's caches: ``$FACKE_CACHE``, or ``facke`` in the user's cache folder.
 
-    It need not exist.
+    It need not exist, and perhaps cannot be made: a cache is there to save time, and who has no
+    home has none.
     """
     root = os.environ.get("FACKE_CACHE")
     if root:
         return Path(root)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "facke"
+    if root := os.environ.get("XDG_CACHE_HOME"):
+        return Path(root) / "facke"
+    try:
+        return Path.home() / ".cache" / "facke"
+    except RuntimeError:  # neither HOME nor an entry in the system's list of users
+        return Path(os.devnull) / "facke"
+
+
+def short_temporary_folder() -> None:
+    """Choose the folder for the sockets of this process and its children, before the first of them.
+
+    The name of a socket may have some 100 bytes only, which is less than ``TMPDIR`` may have.
+
+    Raises:
+        UnavailableError: there is no folder with a short name that can be written.
+    """
+    import tempfile
+    from multiprocessing import util
+
+    before = tempfile.tempdir
+    try:
+        short = (each for each in (tempfile.gettempdir(), *_SHORT) if len(os.fsencode(each)) < 70)
+        tempfile.tempdir = next(each for each in short if os.access(each, os.W_OK))
+        util.get_temp_dir()  # which is remembered, and removed in the end
+    except (StopIteration, OSError) as error:
+        raise UnavailableError(
+            "Processes cannot be started: there is no folder for their sockets, which need a short "
+            "name. Let TMPDIR name a folder with at most 70 characters that can be written."
+        ) from error
+    finally:
+        tempfile.tempdir = before
+
+
+_SHORT = ("/tmp", "/var/tmp", "/dev/shm")
 
 
 EXTRAS = {
@@ -120,6 +157,38 @@ def versions(*modules: str) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return by_module
+
+
+@contextmanager
+def signals_kept() -> Iterator[list[int]]:
+    """Keep SIGINT, SIGTERM and SIGHUP in a list while inside, instead of being stopped by them.
+
+    Those that are ignored stay so, and other threads than the main one hear none.
+    """
+    came: list[int] = []
+    previous: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number and signal.getsignal(number) not in (signal.SIG_IGN, None):
+                previous[number] = signal.signal(number, lambda n, _: came.append(n))
+    try:
+        yield came
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def signals_later() -> Iterator[None]:
+    """Let signals wait until the end of the ``with`` block, for what must not stop halfway."""
+    came: list[int] = []
+    try:
+        with signals_kept() as came:
+            yield
+    finally:  # also in the place of an error: processes that heard it, too, may be gone
+        for number in came[:1]:
+            signal.raise_signal(number)
 
 
 class ForkSafeLock:

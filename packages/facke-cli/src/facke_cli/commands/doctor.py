@@ -193,7 +193,7 @@ def _parts(registry: Registry, part: str) -> list[Check]:
     """Check detectors or encoders: one that works suffices, none is a fault."""
     import inspect
 
-    checks, usable = [], False
+    checks, usable, missing = [], False, True
     for spec in registry.catalogues[part].values():
         reason = unavailable(spec.available)
         if not reason:
@@ -209,11 +209,13 @@ def _parts(registry: Registry, part: str) -> list[Check]:
                     continue
                 build()
             except Exception as error:
-                reason = _reason(error)
+                reason, missing = _reason(error), False
         usable = usable or not reason
         checks.append(Check(part, spec.name, _with_fix(reason) if reason else "works"))
     if not usable:
         reasons = "; ".join(f"{check.name}: {check.state}" for check in checks) or "none installed"
-        fix = f"None works. {reasons}. Run: pip install 'facke-core[faces]'"
+        fix = f"None works. {reasons}."
+        if missing:
+            fix += " Run: pip install 'facke-core[faces]'"
         checks.append(Check(part, "any", "none works", fix))
     return checks

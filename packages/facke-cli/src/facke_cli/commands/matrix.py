@@ -113,22 +113,24 @@ def matrix(options: MatrixOptions) -> None:
     _check_files({*sources, *targets}, options, (across * options.size, rows * options.size))
 
     from facke_core.figures import FigureStyle, matrix_figure, methods_figure
+    from facke_core.images.files import one_picture
     from facke_core.images.io import write_image
     from facke_core.images.provenance import disclosure
 
     started = time.monotonic()
-    pipelines = _load(columns, sampler, options.device, registry)
-    style = FigureStyle(
-        view=options.view, size=options.size, labels=options.labels, seed=options.seed
-    )
-    with nullcontext() if options.quiet else progress() as show:
-        if pairs:
-            figure = methods_figure(pipelines, pairs, style, on_progress=show)
-        else:
-            (name, pipeline), *_ = pipelines.items()
-            figure = matrix_figure(name, pipeline, sources, targets, style, on_progress=show)
-    xmp = disclosure(_request(columns, options.seed))
-    write_image(options.output, figure.image, xmp=xmp, overwrite=options.force)
+    with one_picture(options.output):
+        pipelines = _load(columns, sampler, options.device, registry)
+        style = FigureStyle(
+            view=options.view, size=options.size, labels=options.labels, seed=options.seed
+        )
+        with nullcontext() if options.quiet else progress() as show:
+            if pairs:
+                figure = methods_figure(pipelines, pairs, style, on_progress=show)
+            else:
+                (name, pipeline), *_ = pipelines.items()
+                figure = matrix_figure(name, pipeline, sources, targets, style, on_progress=show)
+        xmp = disclosure(_request(columns, options.seed))
+        write_image(options.output, figure.image, xmp=xmp, overwrite=options.force)
     _report(options, figure, columns, time.monotonic() - started)
 
 

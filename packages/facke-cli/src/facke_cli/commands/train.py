@@ -93,7 +93,7 @@ def train(
                 f"(retrieval + reconstruction {summary.best['score']:.3f})"
             )
     if not summary.finished:
-        raise typer.Exit(130)
+        raise typer.Exit(128 + summary.stopped_by)
 
 
 OnStep = Callable[["StepReport", "Recipe"], None]

@@ -9,6 +9,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from facke_core.backends.graphs import (
 )
 from facke_core.backends.runtimes import GraphGenerator, OnnxRuntimeSession, OpenVinoSession
 from facke_core.environment import cache_folder, installed, versions
-from facke_core.errors import FackeError, UsageError, check_choice
+from facke_core.errors import FackeError, UsageError, WeightsError, check_choice
 from facke_core.protocols import Generator
 
 __all__ = ["Choice", "Measured", "choose", "measure", "with_backend"]
@@ -292,7 +293,7 @@ def _remembered(path: Path) -> tuple[Measured, ...]:
 
 def _remember(path: Path, measured: tuple[Measured, ...]) -> None:
     text = json.dumps({"measured": [asdict(way) for way in measured]}, indent=2)
-    with writing(path) as temporary:
+    with suppress(WeightsError), writing(path) as temporary:  # no cache is no fault
         temporary.write_text(text + "\n", encoding="utf-8")
 
 

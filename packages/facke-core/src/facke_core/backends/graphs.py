@@ -7,11 +7,15 @@ Inputs are ``x`` (B, 3, S, S) and the generator's conditions by their names, suc
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import logging
+import os
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +212,20 @@ def cached_graph(generator: nn.Module) -> Path:
     writers = {**versions("torch", "onnx", "onnxscript"), "facke": __version__}
     text = f"{network_digest(generator)} {sorted(writers.items())}"
     path = cache_folder() / "graphs" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.onnx"
-    if not path.is_file():
+    if os.path.isfile(path):
+        return path
+    try:
         write_graph(generator, path)
+    except WeightsError:  # no cache is no fault
+        path = _without_cache() / path.name
+        if not path.is_file():
+            write_graph(generator, path)
     return path
+
+
+@lru_cache(maxsize=1)
+def _without_cache() -> Path:
+    """A folder for the graphs of this process alone."""
+    folder = tempfile.TemporaryDirectory(prefix="facke-", ignore_cleanup_errors=True)
+    atexit.register(folder.cleanup)
+    return Path(folder.name)

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from facke_core._files import check_regular
 from facke_core.convert.unpickler import Global, Record, Storage, StoredTensor, Window, read_pickle
 from facke_core.errors import VerificationError, WeightsError
 
@@ -97,6 +98,7 @@ def open_checkpoint(path: Path) -> Contents:
         VerificationError: it is damaged, or claims more than it holds.
     """
     try:
+        check_regular(path)
         if not path.stat().st_size:
             raise WeightsError(f"{path} is empty: nothing was downloaded. Get it again.")
         with path.open("rb") as file:

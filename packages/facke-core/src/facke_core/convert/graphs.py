@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from facke_core._files import check_regular
 from facke_core.convert.kinds import Checkpoint, Converted, fits
 from facke_core.errors import UnavailableError, VerificationError, WeightsError
 
@@ -47,6 +48,7 @@ def read_graph(path: Path) -> Any:
             '`pip install "facke-core[onnx]"`.'
         ) from error
     try:
+        check_regular(path)
         if path.stat().st_size > MAX_BYTES:
             raise WeightsError(f"{path} is larger than 1 GiB: no recogniser is, so it is not read.")
         data = path.read_bytes()

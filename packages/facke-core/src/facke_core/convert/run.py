@@ -5,31 +5,30 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from facke_core._files import new_folder, write_bytes
+from facke_core._files import HIDDEN, one_job, write_bytes
 from facke_core.building import build_method
 from facke_core.config import override
 from facke_core.convert.containers import open_checkpoint
 from facke_core.convert.graphs import read_graph
 from facke_core.convert.kinds import Checkpoint, Converted, fits
 from facke_core.convert.modules import state_of
-from facke_core.errors import FackeError, UsageError, WeightsError
+from facke_core.errors import UsageError, WeightsError
 from facke_core.plugins.registry import Registry, default_registry
 from facke_core.publish.card import license_lines, model_card, table
 from facke_core.publish.golden import try_golden
 from facke_core.publish.save import author
 from facke_core.weights import layout
-from facke_core.weights.hub import PREFIX, in_layout
+from facke_core.weights.hub import PREFIX
 from facke_core.weights.layout import CARD, CONFIG, MODEL, FormatInfo, WeightsConfig
 from facke_core.weights.pinned import pinned
+from facke_core.weights.rewriting import rewriting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -115,54 +114,58 @@ def convert(
         WeightsError: it is not a checkpoint, or of a kind that is not known.
         VerificationError: it is damaged, or made to do harm.
         UsageError, ConfigError: an option that makes no sense.
+        DataError: another job is at work on ``out``, or it cannot be written.
     """
     registry = registry or default_registry()
     path, out = Path(path), Path(out)
-    _check_out(out, force)
-    wanted = override({}, *settings, schema=_Settings)
-    checkpoint, files = _read(path, label)
-    checkpoint = replace(checkpoint, settings=wanted.get("generator", {}))
-    kind, converted = _recognised(checkpoint, kind, registry)
-    converted = replace(converted, license=converted.license if spdx is None else spdx)
-    sources = {str(file.relative_to(path.parent)): layout.sha256_of(file) for file in files}
-    origin = {
-        "converted from": ", ".join(sources),
-        "kind": f"{kind}: {converted.summary}",
-        **{f"sha256 of {name}": digest for name, digest in sources.items()},
-        **{f"bytes of {file.relative_to(path.parent)}": file.stat().st_size for file in files},
-        "licence notice": converted.notice,
-    }
-    config = converted.config
-    if config is not None:
-        config = replace(
-            config,
-            alignment={**config.alignment, **wanted.get("alignment", {})},
-            sampler={**config.sampler, **wanted.get("sampler", {})},
-            identity_encoder=_with_weights(config, encoder),
-            training=origin,
+    with one_job(out, beside=True):
+        _check_out(out, force)
+        wanted = override({}, *settings, schema=_Settings)
+        checkpoint, files = _read(path, label)
+        checkpoint = replace(checkpoint, settings=wanted.get("generator", {}))
+        kind, converted = _recognised(checkpoint, kind, registry)
+        converted = replace(converted, license=converted.license if spdx is None else spdx)
+        sources = {str(file.relative_to(path.parent)): layout.sha256_of(file) for file in files}
+        origin = {
+            "converted from": ", ".join(sources),
+            "kind": f"{kind}: {converted.summary}",
+            **{f"sha256 of {name}": digest for name, digest in sources.items()},
+            **{f"bytes of {file.relative_to(path.parent)}": file.stat().st_size for file in files},
+            "licence notice": converted.notice,
+        }
+        config = converted.config
+        if config is not None:
+            config = replace(
+                config,
+                alignment={**config.alignment, **wanted.get("alignment", {})},
+                sampler={**config.sampler, **wanted.get("sampler", {})},
+                identity_encoder=_with_weights(config, encoder),
+                training=origin,
+                license=converted.license,
+            )
+            _check(config, converted, str(path), registry)
+            config = replace(config, facke=FormatInfo(written_by=author(config.method, registry)))
+        elif encoder or wanted.get("alignment") or wanted.get("sampler"):
+            raise UsageError(
+                f"{path} holds no generator: `encoder` and `settings` do not apply to it."
+            )
+        written = _write(out, config, converted, origin, registry)
+        usage, settings_of_encoder = _usage(out, config, converted)
+        return Report(
+            out=out,
+            kind=kind,
+            summary=converted.summary,
             license=converted.license,
+            notice=converted.notice,
+            sources=sources,
+            tensors=sum(map(len, _states(converted).values())),
+            parameters=sum(v.numel() for s in _states(converted).values() for v in s.values()),
+            files=written,
+            method=config.method if config else "",
+            encoder=settings_of_encoder,
+            notes=converted.notes,
+            usage=usage,
         )
-        _check(config, converted, str(path), registry)
-        config = replace(config, facke=FormatInfo(written_by=author(config.method, registry)))
-    elif encoder or wanted.get("alignment") or wanted.get("sampler"):
-        raise UsageError(f"{path} holds no generator: `encoder` and `settings` do not apply to it.")
-    written = _write(out, config, converted, origin, registry)
-    usage, settings_of_encoder = _usage(out, config, converted)
-    return Report(
-        out=out,
-        kind=kind,
-        summary=converted.summary,
-        license=converted.license,
-        notice=converted.notice,
-        sources=sources,
-        tensors=sum(map(len, _states(converted).values())),
-        parameters=sum(v.numel() for s in _states(converted).values() for v in s.values()),
-        files=written,
-        method=config.method if config else "",
-        encoder=settings_of_encoder,
-        notes=converted.notes,
-        usage=usage,
-    )
 
 
 # -- reading -------------------------------------------------------------------------------------
@@ -294,7 +297,7 @@ def _states(converted: Converted) -> dict[str, Mapping[str, Tensor]]:
 
 
 def _check_out(out: Path, force: bool) -> None:
-    if out.is_dir() and any(out.iterdir()) and not force:
+    if not force and out.is_dir() and any(each.name[:7] != HIDDEN for each in out.iterdir()):
         raise WeightsError(
             f"{out} is not empty. Choose another folder, or replace what it holds with "
             "`force=True`."
@@ -318,7 +321,7 @@ def _write(
     """Write everything to ``out``, which appears whole, with what else was in it."""
     states = _states(converted)
     try:
-        with new_folder(out, replace=True) as made:
+        with rewriting(out) as made:
             about = config or WeightsConfig(method=converted.summary, alignment={})
             files = layout.write_tensors(made, states, about, torch.float32)
             if config is not None:
@@ -329,37 +332,9 @@ def _write(
                 usage, _ = _usage(out, config, converted)
                 card = _card(converted, {**digests, **origin}, usage)
             write_bytes(made / CARD, card.encode())
-            names = (*(config.files if config else states), CARD, *([CONFIG] if config else []))
-            if out.exists():
-                _keep_others(out, made, names)
     except OSError as error:
         raise WeightsError(f"{out} cannot be written: {error}. Choose another folder.") from error
-    return names
-
-
-def _keep_others(out: Path, made: Path, names: Sequence[str]) -> None:
-    """Take over from ``out`` what is no part of the weights that are replaced."""
-    gone = set(names)
-    if in_layout(out):
-        gone |= {CONFIG, layout.EVALUATION}
-        with suppress(FackeError):  # it lists nothing that could be trusted
-            old = layout.read_weights_config(out)
-            gone |= {*old.files, *layout.logs_of(old)}
-
-    def ours(folder: str, inside: list[str]) -> set[str]:
-        return {
-            name for name in inside if (Path(folder) / name).relative_to(out).as_posix() in gone
-        }
-
-    shutil.copytree(out, made, symlinks=True, ignore=ours, copy_function=_link, dirs_exist_ok=True)
-
-
-def _link(file: str, to: str) -> None:
-    """Give a file another name, or copy it."""
-    try:
-        os.link(file, to)
-    except OSError:
-        shutil.copy2(file, to)
+    return (*(config.files if config else states), CARD, *([CONFIG] if config else []))
 
 
 def _usage(

@@ -18,6 +18,7 @@ from facke_core.data.composite import composite, oval
 from facke_core.data.crops import CropSet
 from facke_core.data.mesh import MIRROR, POINTS
 from facke_core.data.pairs import PairConfig, PairSampler, People
+from facke_core.environment import short_temporary_folder
 from facke_core.errors import DataError
 from facke_core.types import FaceBatch
 
@@ -225,6 +226,8 @@ def stream(
     Yields:
         The parts of a step.
     """
+    if workers:
+        short_temporary_folder()
     shares = [slice(process + part * processes, None, processes * parts) for part in range(parts)]
     return iter(
         DataLoader(

@@ -6,6 +6,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
+from facke_core._files import check_regular
 from facke_core.errors import DataError
 
 __all__: list[str] = []
@@ -29,6 +30,7 @@ def read_csv(
         DataError: it cannot be read.
     """
     try:
+        check_regular(file)
         with file.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream, strict=strict)
             columns = list(reader.fieldnames or ())

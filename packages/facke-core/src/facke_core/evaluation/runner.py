@@ -7,12 +7,14 @@ import os
 import platform
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from facke_core._files import one_job
 from facke_core.building import LazyDetector
 from facke_core.config import to_dict
 from facke_core.errors import DataError, UsageError
@@ -185,38 +187,39 @@ class Evaluator:
 
         Raises:
             UsageError: ``out`` holds rows of another evaluation, or any without ``resume``.
-            DataError: there are no pairs, or all are skipped.
+            DataError: there are no pairs, or all are skipped, or another job is at work on ``out``.
         """
         if not len(pairs):
             raise DataError("There are no pairs to evaluate.")
-        protocol = self.protocol(pairs)
-        files = RowFiles(out, protocol, resume=resume) if out is not None else None
-        known = {shard: files.read(shard) if files else None for shard in shards(len(pairs))}
-        missing = [shard for shard, rows in known.items() if rows is None]
-        elsewhere: Counter[str] = Counter()
-        with self.session(pairs, on_progress=on_progress) as session:
-            if compute is None:
-                parts = self._rows(session, missing, batch_size, on_progress)
-            else:
-                parts = _computed(compute(protocol, missing), elsewhere)
-            for shard, new_rows in parts:
-                known[shard] = new_rows
-                if files:
-                    files.write(shard, new_rows)
-                if on_progress and compute is not None:
-                    done = sum(len(part) for part, rows in known.items() if rows is not None)
-                    on_progress("pairs", done, len(pairs))
-            rows = [row for shard in known.values() for row in shard or ()]
-            of_set = self._of_set(session, rows)
-            seconds = Counter(session.clock.seconds()) + elsewhere
-        about = {
-            "pairs_computed": sum(map(len, missing)),
-            "batch_size": batch_size,
-            "workers": self.workers,
-            "seconds": {stage: round(seconds[stage], 3) for stage in STAGES},
-            "encoder_share": round(encoder_share(seconds), 4),
-        }
-        return self._report(protocol, rows, of_set, about)
+        with one_job(out) if out is not None else nullcontext():
+            protocol = self.protocol(pairs)
+            files = RowFiles(out, protocol, resume=resume) if out is not None else None
+            known = {shard: files.read(shard) if files else None for shard in shards(len(pairs))}
+            missing = [shard for shard, rows in known.items() if rows is None]
+            elsewhere: Counter[str] = Counter()
+            with self.session(pairs, on_progress=on_progress) as session:
+                if compute is None:
+                    parts = self._rows(session, missing, batch_size, on_progress)
+                else:
+                    parts = _computed(compute(protocol, missing), elsewhere)
+                for shard, new_rows in parts:
+                    known[shard] = new_rows
+                    if files:
+                        files.write(shard, new_rows)
+                    if on_progress and compute is not None:
+                        done = sum(len(part) for part, rows in known.items() if rows is not None)
+                        on_progress("pairs", done, len(pairs))
+                rows = [row for shard in known.values() for row in shard or ()]
+                of_set = self._of_set(session, rows)
+                seconds = Counter(session.clock.seconds()) + elsewhere
+            about = {
+                "pairs_computed": sum(map(len, missing)),
+                "batch_size": batch_size,
+                "workers": self.workers,
+                "seconds": {stage: round(seconds[stage], 3) for stage in STAGES},
+                "encoder_share": round(encoder_share(seconds), 4),
+            }
+            return self._report(protocol, rows, of_set, about)
 
     def _rows(
         self,

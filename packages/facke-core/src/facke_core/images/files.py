@@ -12,12 +12,13 @@ import re
 import stat
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from os import PathLike
 from pathlib import Path
 
 import PIL.Image
 
+from facke_core._files import one_job
 from facke_core.errors import FackeError, ImageError, OutOfMemoryError
 from facke_core.images.metadata import open_picture
 
@@ -88,6 +89,15 @@ def open_image(path: str | PathLike[str]) -> Iterator[PIL.Image.Image]:
         with file.open("rb") as stream, open_picture(stream, READABLE) as picture:
             check_pixels(picture, name, kept.st_size)
             yield picture
+
+
+def one_picture(path: Path) -> AbstractContextManager[None]:
+    """Keep other jobs from the place of a picture that takes long to make, while inside.
+
+    Raises:
+        DataError: another job has it, or its folder cannot be written.
+    """
+    return one_job(path, beside=True)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from facke_core._files import leftovers
+from facke_core._files import HIDDEN, leftovers, one_job
 from facke_core.config import read_json, write_json, write_text
 from facke_core.errors import (
     DataError,
@@ -174,32 +174,32 @@ def swap_pairs(
 
     Raises:
         UsageError: the folder holds something else, or pictures without ``resume``.
-        DataError: the CSV or the folder cannot be used.
+        DataError: the CSV or the folder cannot be used, or another job is at work on it.
         FackeError: whatever :func:`facke_core.load` raises.
     """
     work = replace(work, weights=locate(work.weights, registry=work.registry()))
     pairs, folder = read_pairs(Path(work.pairs)), Path(work.folder)
-    done = _begin(folder, work.about(pairs), resume=resume)
-    parts = shards(len(pairs))
-    known = {part: _read(done, part) for part in parts}
-    missing = [part for part in parts if known[part] is None]
-    for part, result in engine(work, missing):
-        known[part] = [Swap(**row) for row in result["swaps"]]
-        write_json(_file(done, part), result)
-        if on_progress:
-            total = sum(len(numbers) for numbers, swaps in known.items() if swaps is not None)
-            on_progress("pairs", total, len(pairs))
-    swaps = [swap for part in parts for swap in known[part] or ()]
-    _write_csv(folder / SWAPS, swaps)
-    return swaps
+    with one_job(folder):
+        done = _begin(folder, work.about(pairs), resume=resume)
+        parts = shards(len(pairs))
+        known = {part: _read(done, part) for part in parts}
+        missing = [part for part in parts if known[part] is None]
+        for part, result in engine(work, missing):
+            known[part] = [Swap(**row) for row in result["swaps"]]
+            write_json(_file(done, part), result)
+            if on_progress:
+                total = sum(len(numbers) for numbers, swaps in known.items() if swaps is not None)
+                on_progress("pairs", total, len(pairs))
+        swaps = [swap for part in parts for swap in known[part] or ()]
+        _write_csv(folder / SWAPS, swaps)
+        return swaps
 
 
 def _begin(folder: Path, run: Mapping[str, Any], *, resume: bool) -> Path:
     """Make the folder of what is done, and refuse one that belongs to something else."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         leftovers(folder, remove=True)
-        there = [file.name for file in folder.iterdir()]
+        there = [file.name for file in folder.iterdir() if not file.name.startswith(HIDDEN)]
     except OSError as error:
         raise DataError(f"{folder} cannot be used ({error}). Choose another folder.") from error
     if RUN not in there:

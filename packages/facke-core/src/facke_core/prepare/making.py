@@ -186,8 +186,6 @@ class Making:
         if not used:
             shutil.rmtree(self.folder / UNFINISHED)
             leftovers(self.folder, remove=True)
-            if not any(self.folder.iterdir()):
-                self.folder.rmdir()
             why = Counter(summary.skipped.values()).most_common()
             raise DataError(
                 f"None of the {summary.pictures} pictures in {self.photos} can be used: "

@@ -5,10 +5,8 @@ Nothing is decoded here. Paths are relative to the folder of the photographs, wi
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
-import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,6 +14,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from facke_core._files import check_regular
 from facke_core.data.tables import read_csv
 from facke_core.errors import DataError, did_you_mean
 
@@ -157,8 +156,7 @@ def file_key(path: Path) -> bytes:
     Raises:
         OSError: it cannot be read, or is a pipe or a device, which may never end.
     """
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    check_regular(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
 

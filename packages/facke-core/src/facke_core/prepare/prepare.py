@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from facke_core._files import HIDDEN, one_job
 from facke_core.building import DEFAULT_ENCODER, encoder_settings, load_encoder
 from facke_core.data.crops import FORMAT, INFO, UNFINISHED
 from facke_core.data.shards import SUFFIX, Store
@@ -148,7 +148,8 @@ def _prepare(
         workers=workers or _cores(),
         on_progress=on_progress or (lambda what, done, total: None),
     )
-    with _alone(folder):
+    with one_job(folder):
+        (folder / UNFINISHED).mkdir(exist_ok=True)
         making.sort_out()
         making.compute()
         alignment = settings.preparation.alignment
@@ -182,7 +183,7 @@ def _check_place(photos: Path, dataset: Path) -> None:
         return
     if not dataset.is_dir():
         raise DataError(f"{dataset} is a file. Give a folder for the dataset.")
-    inside = {path.name for path in dataset.iterdir()}
+    inside = {path.name for path in dataset.iterdir() if not path.name.startswith(HIDDEN)}
     parts = [dataset, dataset / "train", dataset / "test"]
     ours = any((part / name).exists() for part in parts for name in (INFO, UNFINISHED))
     if inside and not ours:
@@ -217,29 +218,3 @@ def _check_same_crops(folder: Path, settings: Settings) -> None:
             f"{folder} holds {info['count']} crops made with {texts[0]}; now it is {texts[1]}. "
             "Choose another folder, or delete this one first."
         )
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` for this process alone."""
-    unfinished = folder / UNFINISHED
-    try:
-        unfinished.mkdir(parents=True, exist_ok=True)
-        lock = (unfinished / "lock").open("w")
-    except OSError as error:
-        raise DataError(
-            f"{folder} cannot be written: {error.strerror}. Choose another folder or change its "
-            "rights."
-        ) from error
-    with lock:
-        try:
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # Windows
-            pass
-        except OSError as error:
-            raise DataError(
-                f"Another facke prepare is at work on {folder}. Wait until it has finished."
-            ) from error
-        yield

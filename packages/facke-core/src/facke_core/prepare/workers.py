@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import forkserver, resource_tracker
 from typing import Any
 
-from facke_core.errors import DataError, FackeWarning
+from facke_core.environment import short_temporary_folder, signals_later
+from facke_core.errors import DataError, FackeWarning, UnavailableError
 from facke_core.prepare.photos import shown
 from facke_core.prepare.portraits import UNREADABLE, Done, Job, answer, start_worker
 
@@ -51,7 +54,8 @@ class Workers:
             except BrokenProcessPool:
                 self._pool.shutdown(cancel_futures=True)
         self._pool = self._new(self._count)
-        return self._pool.submit(self._work, job)
+        with signals_later():  # which would stop the start of a process in its middle
+            return self._pool.submit(self._work, job)
 
     def result(self, job: Job, future: Future[Done]) -> Done:
         """The answer; where this job ends its process, that it cannot be read this time.
@@ -72,7 +76,9 @@ class Workers:
         if self._single is None:
             self._single = self._new(1)
             try:
-                self._single.submit(os.getpid).result()
+                with signals_later():
+                    started = self._single.submit(os.getpid)
+                started.result()
             except BrokenProcessPool as error:
                 raise DataError(
                     "The workers die as soon as they start: they are killed, or the memory is "
@@ -101,6 +107,31 @@ class Workers:
         context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
         if sys.platform == "linux":  # torch is imported once, not by each worker
             context.set_forkserver_preload(["__main__", "facke_core.prepare.portraits"])
-        return ProcessPoolExecutor(
-            count, mp_context=context, initializer=self._start, initargs=self._arguments
-        )
+        short_temporary_folder()
+        try:
+            if sys.platform == "linux":
+                _start_forkserver()
+            return ProcessPoolExecutor(
+                count, mp_context=context, initializer=self._start, initargs=self._arguments
+            )
+        except OSError as error:
+            raise UnavailableError(
+                f"Processes cannot be started here: {error.strerror or error}. /dev/shm and the "
+                "folder for temporary files (TMPDIR) have to be writable."
+            ) from error
+
+
+def _start_forkserver() -> None:
+    """Start the process that starts the others. The one that waits for them ends them all, so that
+    Ctrl-C and the end of a terminal, which all of its processes hear, are not for them, in their
+    imports least of all."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _OF_TERMINALS)
+    try:
+        resource_tracker.ensure_running()  # which lets SIGINT through again
+        signal.pthread_sigmask(signal.SIG_BLOCK, _OF_TERMINALS)
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+_OF_TERMINALS = {signal.SIGINT, signal.SIGHUP} if sys.platform == "linux" else set()

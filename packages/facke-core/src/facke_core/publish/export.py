@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facke_core._files import one_job
 from facke_core.backends.graphs import (
     max_error,
     probe_inputs,
@@ -109,19 +110,34 @@ def export(
         UsageError: an unknown opset, too few crops, or ``path`` exists.
         CompatibilityError: the generator cannot be exported or quantised.
         WeightsError: the file cannot be written.
+        DataError: another job is at work on ``path``, or its folder cannot be written.
         VerificationError: the graph does not compute what torch does, or in 8 bits not well
             enough; nothing is kept.
     """
-    onnx, ort = require("onnx"), require("onnxruntime")
+    require("onnx"), require("onnxruntime")
     generator = pipeline.method.generator
     if not isinstance(generator, nn.Module):
         raise CompatibilityError(
             f"{type(generator).__name__} is no torch module: it cannot be exported."
         )
-    if path.exists() and not force:
-        raise UsageError(
-            f"{path} exists already. Choose another name, or overwrite it with `force=True`."
-        )
+    with one_job(path, beside=True):
+        if path.exists() and not force:
+            raise UsageError(
+                f"{path} exists already. Choose another name, or overwrite it with `force=True`."
+            )
+        return _exported(pipeline, generator, path, opset=opset, crops=crops, force=force)
+
+
+def _exported(
+    pipeline: SwapPipeline,
+    generator: nn.Module,
+    path: Path,
+    *,
+    opset: int | None,
+    crops: Tensor | None,
+    force: bool,
+) -> Exported:
+    onnx, ort = require("onnx"), require("onnxruntime")
     with writing(path) as temporary:
         write_graph(generator, temporary, opset=opset, metadata=about(pipeline))
         errors = compare(generator, temporary)

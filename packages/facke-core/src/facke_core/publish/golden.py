@@ -193,7 +193,7 @@ def try_golden(folder: Path, config: WeightsConfig, *, registry: Registry) -> We
     try:
         return write_golden(folder, config, registry=registry)
     except FackeError as error:  # the weights themselves are fine
-        warnings.warn(f"{folder} gets no golden tensors: {error}", FackeWarning, stacklevel=3)
+        warnings.warn(f"{folder.name} gets no golden tensors: {error}", FackeWarning, stacklevel=3)
         write_json(folder / layout.CONFIG, to_dict(config))
         return config
 

@@ -22,6 +22,7 @@ from facke_core.publish.card import model_card
 from facke_core.publish.golden import try_golden
 from facke_core.weights import layout
 from facke_core.weights.layout import MODEL, FormatInfo, WeightsConfig
+from facke_core.weights.rewriting import rewriting
 
 __all__: list[str] = []
 
@@ -44,7 +45,7 @@ def save(
 
     Args:
         model: a built method, or a loaded pipeline.
-        folder: where to; made if it is missing. Files appear whole, ``config.json`` last.
+        folder: where to; made if it is missing. It appears whole, with what else is in it.
         config: what to write into ``config.json``; default: the pipeline's own. ``files`` and
             ``facke`` are filled in here. Logs under ``training.logs`` stay named where they lie in
             the folder.
@@ -52,7 +53,8 @@ def save(
         extra: further modules, e.g. ``{"discriminator": d}``, for their own safetensors files.
         golden: add golden tensors (:mod:`facke_core.publish.golden`), with which others can verify
             that the weights still compute the same. That runs the generator once, on the CPU.
-        overwrite: replace weights that lie in ``folder``.
+        overwrite: replace weights that lie in ``folder``. Whoever reads it, or comes after a crash,
+            finds the old ones or the new ones.
 
     Returns:
         The configuration as written.
@@ -79,8 +81,33 @@ def save(
     modules = {MODEL: method.generator} | {
         f"{name}.safetensors": module for name, module in (extra or {}).items()
     }
-    files = layout.write_tensors(folder, modules, config, dtype)
     registry = registry or default_registry()
+    try:
+        with rewriting(folder) as made:
+            return write(made, modules, config, dtype, golden=golden, registry=registry)
+    except OSError as error:
+        raise WeightsError(
+            f"{folder} cannot be written: {error}. Choose another folder."
+        ) from error
+
+
+def write(
+    folder: Path,
+    modules: Mapping[str, nn.Module],
+    config: WeightsConfig,
+    dtype: torch.dtype,
+    *,
+    golden: bool,
+    registry: Registry,
+) -> WeightsConfig:
+    """Do what :func:`save` does in a folder that nobody reads yet.
+
+    Args:
+        folder: may hold logs already.
+        modules: name of a file -> what it holds.
+        config: as for ``save``, like the rest.
+    """
+    files = layout.write_tensors(folder, modules, config, dtype)
     header = FormatInfo(written_by=author(config.method, registry))
     training = _with_logs_of(folder, config)
     config = replace(config, files=files, facke=header, training=training)
@@ -89,12 +116,7 @@ def save(
     else:
         write_json(folder / layout.CONFIG, to_dict(config))
     card = model_card(config, curves=curves_beside(folder, config), folder=folder.name)
-    try:
-        write_bytes(folder / layout.CARD, card.encode())
-    except OSError as error:
-        raise WeightsError(
-            f"The model card cannot be written to {folder}: {error}. Choose another folder."
-        ) from error
+    write_bytes(folder / layout.CARD, card.encode())
     return config
 
 

@@ -7,22 +7,22 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from facke_core._files import leftovers
 from facke_core.config import to_dict, write_json
 from facke_core.plugins.registry import Registry
-from facke_core.protocols import Generator, Method
+from facke_core.protocols import Method
 from facke_core.publish._curves import write_logs
-from facke_core.publish.save import save
+from facke_core.publish.save import write
 from facke_core.training.logs import RunLog
 from facke_core.training.probe import ProbeReport
 from facke_core.training.trainer import Trainer
 from facke_core.types import SwapRequest
 from facke_core.weights import checkpoints
-from facke_core.weights.layout import LOG, WeightsConfig
+from facke_core.weights.layout import LOG, MODEL, WeightsConfig
 
 __all__: list[str] = []
 
@@ -109,11 +109,11 @@ class RunFolder:
         logs = write_logs(folder, {LOG: log.read_bytes()}) if log.is_file() else {}
         done = {"steps": self.trainer.step, "images": self.trainer.images}
         provenance = self.provenance | done | ({"logs": logs} if logs else {})
-        save(
-            self.method._replace(generator=cast(Generator, self.trainer.ema.module)),
+        write(
             folder,
+            {MODEL: self.trainer.ema.module},
             replace(self.weights, training=provenance),
-            dtype=torch.float16,
+            torch.float16,
             golden=golden,
             registry=self.registry,
         )

@@ -7,15 +7,18 @@ stands for its newest one: ``load("./run")``. ``train(..., resume=True)`` contin
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from facke_core._files import one_job
+from facke_core.environment import signals_kept
 from facke_core.errors import FackeWarning
 from facke_core.images.provenance import disclosure
 from facke_core.objective import StepReport
@@ -48,6 +51,8 @@ class TrainSummary:
     best: Mapping[str, Any]
     """The probe with the lowest retrieval + reconstruction, and its checkpoint; empty without
     probes."""
+    stopped_by: int = 0
+    """Number of the signal that stopped it before its last step; 0: none did."""
 
 
 def train(
@@ -59,9 +64,9 @@ def train(
 ) -> TrainSummary:
     """Train a recipe on a crop set and write a run folder.
 
-    Interrupted by SIGINT or SIGTERM it saves a checkpoint and returns. Killed, it loses what came
-    after the last checkpoint; resumed, it goes on to the weights that it would have made without
-    the interruption, bit for bit.
+    Interrupted by SIGINT, SIGTERM or SIGHUP it saves a checkpoint and returns. Killed, it loses
+    what came after the last checkpoint; resumed, it goes on to the weights that it would have made
+    without the interruption, bit for bit.
 
     Args:
         settings: what to train, on what, where, and from where on.
@@ -74,13 +79,26 @@ def train(
 
     Raises:
         UsageError: the run folder holds a run already and ``resume`` is false, or the reverse.
-        DataError: the crop set does not fit the recipe.
+        DataError: the crop set does not fit the recipe, another job is at work on ``out``, or it
+            cannot be written.
         TrainingError: a loss is not finite, or a checkpoint cannot be written or read.
     """
-    training = prepare(settings, registry or default_registry())
+    # of several processes the first writes; it is known before they have found each other
+    first = os.environ.get("RANK", "0") == "0"
+    with one_job(settings.out) if first else nullcontext():
+        return _train(settings, on_step, on_probe, registry or default_registry())
+
+
+def _train(
+    settings: TrainSettings,
+    on_step: Callable[[StepReport, Recipe], None] | None,
+    on_probe: Callable[[ProbeReport], None] | None,
+    registry: Registry,
+) -> TrainSummary:
+    training = prepare(settings, registry)
     recipe, trainer, folder = training.recipe, training.trainer, training.folder
     started = time.perf_counter()
-    with _stop_signals() as stopped, folder.open() as log:
+    with signals_kept() as stopped, folder.open() as log:
         for report in trainer:
             training.registry.train_step(report)
             step, last = report.step, report.step == recipe.steps
@@ -98,7 +116,8 @@ def train(
                 folder.keep(golden=last)
             if stop:
                 break
-    return _summary(training, time.perf_counter() - started)
+    stopped_by = stopped[0] if stopped else signal.SIGINT  # or another process heard it
+    return _summary(training, time.perf_counter() - started, stopped_by)
 
 
 def _speed(report: StepReport) -> dict[str, float | int | str]:
@@ -120,29 +139,16 @@ def _tell(
         on_probe(seen)
 
 
-def _summary(training: Training, seconds: float) -> TrainSummary:
+def _summary(training: Training, seconds: float, stopped_by: int) -> TrainSummary:
     trainer, steps = training.trainer, training.recipe.steps
+    finished = trainer.step >= steps
     return TrainSummary(
         out=training.folder.out,
         step=trainer.step,
         steps=steps,
         images=trainer.images,
         seconds=seconds,
-        finished=trainer.step >= steps,
+        finished=finished,
         best=training.folder.best,
+        stopped_by=0 if finished else stopped_by,
     )
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Give a list that is not empty once SIGINT or SIGTERM came; the step in flight ends first."""
-    came: list[int] = []
-    previous = {
-        number: signal.signal(number, lambda n, _: came.append(n))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield came
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

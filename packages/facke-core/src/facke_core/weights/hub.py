@@ -219,6 +219,8 @@ def cached() -> Iterator[tuple[str, str, Path]]:
         repos = scan_cache_dir().repos
     except CacheNotFound:
         return
+    except RuntimeError:  # who has no home has no cache
+        return
     except (OSError, ValueError) as error:
         raise UnavailableError(
             f"The cache of the Hub cannot be read: {constants.HF_HUB_CACHE} is no folder, or not "

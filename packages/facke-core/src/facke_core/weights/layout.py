@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from facke_core._files import write_bytes
+from facke_core._files import restored, write_bytes
 from facke_core.config import from_dict, read_json
 from facke_core.errors import VerificationError, WeightsError
 
@@ -115,7 +115,7 @@ def read_weights_config(folder: str | os.PathLike[str]) -> WeightsConfig:
     """
     folder = Path(folder)
     refuse_foreign(folder)
-    if not folder.is_dir():
+    if not folder.is_dir() and not restored(folder):
         what = "is a file" if folder.exists() else "does not exist"
         raise WeightsError(
             f"{folder} {what}. Give a folder that holds {CONFIG} and {MODEL}, or hf:org/repo."

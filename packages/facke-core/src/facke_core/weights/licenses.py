@@ -8,6 +8,7 @@ last. This sorts; it is no legal advice.
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -140,7 +141,7 @@ def first_time(message: str) -> bool:
     from facke_core.environment import cache_folder
 
     mark = cache_folder() / "licences-shown" / hashlib.sha256(message.encode()).hexdigest()[:16]
-    if mark.exists():
+    if os.path.exists(mark):
         return False
     try:
         mark.parent.mkdir(parents=True, exist_ok=True)

@@ -74,7 +74,7 @@ def locate(
         return _on_this_machine(name, revision, local_files_only)
     text = os.fspath(name)
     if not isinstance(name, str) or _is_path(text):
-        return _in_folder(Path(text).expanduser(), revision)
+        return _in_folder(Path(os.path.expanduser(text)), revision)
     if text.startswith(hub.PREFIX):
         location = hub.parse_reference(text, revision)
         return _on_hub(location, f"hf:{location.repo_id}", local_files_only)

@@ -8,8 +8,10 @@ never a mixture and never nothing. How far that holds is for the file system to 
   cannot hurt it, a power cut can.
 - A folder that is there changes places with the new one in one step (``renameat2`` of Linux). Where
   that is missing (macOS, NFS, some of FUSE) the old one steps aside, which takes two renames. If
-  the writer is killed between them there is no folder, until the next write or :func:`leftovers`
-  puts the new one, which is complete, in its place.
+  the writer is killed between them there is no folder, until the next write, :func:`leftovers` or
+  :func:`restored` puts the new one, which is complete, in its place.
+- A folder that cannot be renamed (a mount point, or the one above lets nobody write) is filled, the
+  file that makes it valid last, if it is empty; else it is an error.
 
 Links are followed, so that what they point to is replaced, and a file that is replaced leaves its
 rights to the new one. Pipes and devices are written to as they are.
@@ -23,7 +25,6 @@ one to finish stays.
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import shutil
 import stat
@@ -32,16 +33,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["check_size", "leftovers", "new_folder", "replacing", "write_bytes"]
+from facke_core._files.owners import HIDDEN, cannot_move, gone, hidden_name, live, owner_name
+from facke_core.errors import FackeError
 
-PREFIX = ".facke-"
+__all__ = [
+    "check_regular",
+    "check_size",
+    "leftovers",
+    "new_folder",
+    "replacing",
+    "restored",
+    "write_bytes",
+]
+
 DAY = 86400.0
-_POSIX = os.name == "posix"
-_HOST = hashlib.sha256(os.uname().nodename.encode()).hexdigest()[:8] if _POSIX else "-"
-_USER = os.getuid() if _POSIX else 0
+_USER = os.getuid() if os.name == "posix" else 0
 _REFUSED = (errno.EACCES, errno.EBADF, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM)
-_live: set[str] = set()
-"""The folders in which this process is writing."""
 
 
 def write_bytes(path: Path, data: bytes | memoryview) -> None:
@@ -75,8 +82,8 @@ def replacing(path: Path, *, size: int | None = None) -> Iterator[Path]:
     path = Path(os.path.realpath(path))
     with _beside(path) as part:
         yield part
-        with suppress(FileNotFoundError):
-            os.chmod(part, stat.S_IMODE(path.stat().st_mode) & 0o777)
+        if path.exists():
+            _give_rights(path, part)
         _flush(part)
         if size is not None:
             check_size(part, size)
@@ -95,31 +102,60 @@ def check_size(path: Path, size: int) -> None:
 
 
 @contextmanager
-def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+def new_folder(path: Path, *, replace: bool = False, last: str = "") -> Iterator[Path]:
     """Give a folder to fill: it becomes ``path`` at the end, or goes on an error.
 
     Args:
         path: where to. Folders above it are made.
         replace: put it in the place of a folder that is there, with all that is in it.
+        last: name of the file in it without which the others are nothing.
 
     Raises:
         OSError: it cannot be written; ``path`` is a file or, without ``replace``, a folder that is
-            not empty.
+            not empty, or with it one that cannot be replaced.
     """
     path = Path(os.path.realpath(path))  # a link to a folder stays
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _beside(path) as part:
+    fixed = cannot_move(path) if path.is_dir() else ""
+    if fixed and any(not each.name.startswith(HIDDEN) for each in path.iterdir()):
+        why = f"not empty, and cannot be replaced as a whole: {fixed}" if replace else "not empty"
+        raise OSError(errno.ENOTEMPTY, why, str(path))
+    with _beside(path / path.name if fixed else path) as part:
         part.mkdir()
         yield part
         for entry in (*part.rglob("*"), part):
             if not entry.is_symlink() and (entry.is_file() or entry.is_dir()):
                 _flush(entry)
-        if replace and path.is_dir():
-            shutil.copymode(path, part)
+        if fixed:
+            for entry in sorted(part.iterdir(), key=lambda entry: entry.name == last):
+                os.rename(entry, path / entry.name)
+            _flush(path)
+        elif replace and path.is_dir():
+            _give_rights(path, part)
             _exchange(part, path)
         else:
-            os.rename(part, path)
+            _put(part, path)
         _flush(path.parent)
+
+
+def restored(path: Path) -> bool:
+    """Put the new folder in its place if the writer that replaced ``path`` was killed at the moment
+    when it was neither the old nor the new one; tell whether ``path`` is a folder."""
+    with suppress(OSError):
+        path = Path(os.path.realpath(path))
+        if not path.exists():
+            hidden = _hidden_beside(path)
+            for left in filter(_dead, list(hidden.iterdir())):
+                _remove(left)
+            hidden.rmdir()
+    return os.path.isdir(path)
+
+
+def check_regular(path: Path) -> None:
+    """Raise OSError where a file is to be read that may have no end, or never begin."""
+    if not (stat.S_ISREG(mode := path.stat().st_mode) or stat.S_ISDIR(mode)):
+        reason = "a pipe or a device, not a file: save it to a file first"
+        raise OSError(errno.EINVAL, reason, str(path))
 
 
 def leftovers(folder: Path, *, remove: bool = False) -> list[str]:
@@ -130,7 +166,7 @@ def leftovers(folder: Path, *, remove: bool = False) -> list[str]:
         remove: take it away, too. What is complete, and was to replace a folder, takes its place.
     """
     unfinished = []
-    for hidden in folder.glob(f"{PREFIX}*"):
+    for hidden in folder.glob(f"{HIDDEN}*"):
         with suppress(OSError):  # its writers have just ended
             for left in filter(_dead, list(hidden.iterdir())):
                 unfinished += [part.name for part in left.iterdir() if part.name != left.name]
@@ -146,10 +182,9 @@ def _beside(path: Path) -> Iterator[Path]:
     """Give a path of the same name on the same file system, for this writer alone."""
     # one hidden folder for each place: what dead writers left is found without listing a folder
     # that may hold a hundred thousand pictures
-    digest = hashlib.sha256(f"{_USER} ".encode() + os.fsencode(path.name)).hexdigest()
-    hidden = path.parent / f"{PREFIX}{digest[:16]}"
-    mine = hidden / _name()
-    _live.add(mine.name)
+    hidden = _hidden_beside(path)
+    mine = hidden / owner_name()
+    live.add(mine.name)
     try:
         for _ in range(99):
             with suppress(FileExistsError):
@@ -161,34 +196,51 @@ def _beside(path: Path) -> Iterator[Path]:
             _remove(left)
         yield mine / path.name
     except OSError as error:
-        if PREFIX in str(error.filename):  # a name that says nothing
+        if HIDDEN in str(error.filename):  # a name that says nothing
             error.filename, error.filename2 = str(path), None
+        raise
+    except FackeError as error:
+        place = str(mine / path.name)
+        error.args = tuple(str(text).replace(place, str(path)) for text in error.args)
         raise
     finally:
         shutil.rmtree(mine, ignore_errors=True)
         with suppress(OSError):
             hidden.rmdir()
-        _live.discard(mine.name)
+        live.discard(mine.name)
 
 
-def _name() -> str:
-    """Make a name that tells which process of which machine writes there."""
-    return f"{_HOST}-{os.getpid()}-{os.urandom(4).hex()}"
+def _hidden_beside(path: Path) -> Path:
+    return path.parent / hidden_name(f"{_USER} {path.name}")
+
+
+def _give_rights(old: Path, new: Path) -> None:
+    """Give a file or folder the rights of the one that it replaces."""
+    try:
+        os.chmod(new, stat.S_IMODE(old.stat().st_mode) & 0o777)
+    except OSError as error:
+        if error.errno not in _REFUSED:  # by disks that know no rights
+            raise
+
+
+def _put(part: Path, path: Path) -> None:
+    """Give a folder its name, which may be that of an empty one."""
+    try:
+        os.rename(part, path)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        os.rmdir(path)  # some disks rename to no name that is there; what is not empty stays
+        os.rename(part, path)
 
 
 def _dead(left: Path) -> bool:
-    """Tell whether the writer of a folder with such a name is gone."""
-    host, _, rest = left.name.partition("-")
-    pid = int(rest.partition("-")[0]) if host == _HOST else 0
-    if pid == os.getpid():  # another one may have had our number
-        return left.name not in _live
+    """Tell whether the writer of a folder with such a name is gone, or a day has passed."""
+    dead = gone(left.name)
     try:
-        if not pid:
-            return time.time() - left.stat().st_mtime > DAY
-        os.kill(pid, 0)
+        return time.time() - left.stat().st_mtime > DAY if dead is None else dead
     except OSError as error:
         return error.errno == errno.ESRCH
-    return False
 
 
 def _remove(left: Path) -> None:
@@ -198,7 +250,7 @@ def _remove(left: Path) -> None:
         path = left.parent.parent / new.name
         if (left / left.name).exists() and new != left and not path.exists():
             os.rename(new, path)  # killed in _exchange
-        gone = left.with_name(_name())
+        gone = left.with_name(owner_name())
         os.rename(left, gone)  # if its writer is alive after all, it fails and mixes nothing
         shutil.rmtree(gone, ignore_errors=True)
 
