@@ -15,8 +15,9 @@ from facke_core.plugins.registry import Registry, default_registry
 from facke_core.publish._curves import curves_beside
 from facke_core.publish.card import model_card
 from facke_core.weights import hub, layout
+from facke_core.weights.answers import explaining
 from facke_core.weights.checkpoints import STATE
-from facke_core.weights.hub import HubLocation, explaining
+from facke_core.weights.hub import HubLocation
 from facke_core.weights.layout import FOREIGN, GOLDEN, WeightsConfig
 from facke_core.weights.sources import locate
 
