@@ -63,7 +63,9 @@ def faces(
     write(f"{photo}: {count(len(detected), 'face')} in {width} x {height} pixels")
     if detected:
         head = ("number", "size", "at", "angle", "score", "doubts")
-        write(table(head, [_row(number, face) for number, face in enumerate(detected, 1)]))
+        write(
+            table(head, [_row(number, face) for number, face in enumerate(detected, 1)]), lines=True
+        )
     if output is not None:
         write(f"drawn into {output}")
 

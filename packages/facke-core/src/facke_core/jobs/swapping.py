@@ -7,8 +7,6 @@ at.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +16,7 @@ from typing import Any
 
 from facke_core._files import HIDDEN, leftovers, one_job
 from facke_core.config import read_json, write_json, write_text
+from facke_core.data.tables import csv_text
 from facke_core.errors import (
     DataError,
     FackeError,
@@ -242,8 +241,5 @@ def _read(done: Path, part: range) -> list[Swap] | None:
 
 
 def _write_csv(file: Path, swaps: list[Swap]) -> None:
-    text = io.StringIO(newline="")
-    rows = csv.DictWriter(text, Swap.__dataclass_fields__)
-    rows.writeheader()
-    rows.writerows(asdict(swap) for swap in swaps)
-    write_text(file, text.getvalue())
+    rows = (list(asdict(swap).values()) for swap in swaps)
+    write_text(file, csv_text(list(Swap.__dataclass_fields__), rows))

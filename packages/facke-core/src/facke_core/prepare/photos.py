@@ -28,7 +28,7 @@ LAYOUTS = """\
   PHOTOS/PERSON/1.jpg                      one folder per person
   PHOTOS/images/PERSON/1.jpg               the same, one level deeper
   PHOTOS/{train,test}/images/PERSON/1.jpg  VGGFace2-HQ
-Or name any layout with `manifest=...`, a CSV with the columns path and identity."""
+  Or name any layout with `manifest=...`, a CSV with the columns path and identity."""
 
 
 class Photograph(NamedTuple):
