@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from facke_core.errors import (
     NoFaceError,
     UsageError,
 )
-from facke_core.jobs.engines import Engine, here, shards
+from facke_core.jobs.engines import Engine, here, parts_without, shards
 from facke_core.jobs.pairs import PairSet, SwapPair, read_pairs
 from facke_core.plugins.registry import Registry, default_registry
 from facke_core.types import Progress
@@ -202,7 +202,7 @@ def swap_pairs(
                 "another folder."
             )
         write_json(folder / RUN, run)
-        for part, result in engine(work, _parts_without(known, whole)):
+        for part, result in engine(work, parts_without(known, len(pairs))):
             known |= {swap.pair: swap for swap in (Swap(**row) for row in result["swaps"])}
             (shard,) = (shard for shard in whole if part.start in shard)
             rows = [asdict(known[index]) for index in shard if index in known]
@@ -212,18 +212,6 @@ def swap_pairs(
         swaps = [known[index] for index in range(len(pairs))]
         _write_csv(folder / SWAPS, swaps)
         return swaps
-
-
-def _parts_without(known: Collection[int], whole: Sequence[range]) -> list[range]:
-    """Split shards into runs of numbers that are not known."""
-    parts: list[range] = []
-    for shard in whole:
-        start = shard.start
-        for stop in [index for index in shard if index in known] + [shard.stop]:
-            if start < stop:
-                parts.append(range(start, stop))
-            start = stop + 1
-    return parts
 
 
 def _begin(folder: Path, run: Mapping[str, Any], *, resume: bool) -> Path:
