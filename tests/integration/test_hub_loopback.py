@@ -261,6 +261,30 @@ def test_bundled_weights_can_be_published_with_fackes_own_card(
     assert "](log.svg)" in card
 
 
+def test_what_goes_up_is_listed_before_and_a_dry_run_sends_nothing(
+    client: Client, folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folder, tmp_path / "linked")
+    (tmp_path / "secret.txt").write_text("a secret")
+    (tmp_path / "linked" / "NOTICE").symlink_to(tmp_path / "secret.txt")
+    with LoopbackHub() as hub:
+        dry, linked = client(
+            hub,
+            f"HF_TOKEN= weights push {folder} hf:org/new --dry-run",
+            f"HF_TOKEN={WRITER} weights push linked hf:org/new",
+        )
+        assert hub.log == []
+        (real,) = client(hub, f"weights push {folder} hf:org/new")
+        assert b"a secret" not in b"".join(hub.objects.values())
+    assert dry.code == 0, dry.err
+    assert "nothing was sent" in dry.out
+    assert (linked.code, "holds links: NOTICE" in linked.err) == (2, True)
+    assert real.code == 0, real.err
+    for name in (CONFIG, MODEL, "README.md", LOG):
+        assert f"bytes  {name}" in dry.err
+        assert f"bytes  {name}" in real.err
+
+
 def test_a_push_that_cannot_be_says_why_and_publishes_nothing(
     client: Client, folder: Path, tmp_path: Path
 ) -> None:
