@@ -141,6 +141,35 @@ def test_many_targets_are_swapped_as_each_is_alone(
     assert len(sources) == 1, "the source is looked at once"
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_bad_targets_are_told_and_the_others_go_on(
+    tmp_path: Path, batch_size: int, detector: FaceDetector, red: Tensor
+) -> None:
+    pipeline, good = make(detector), red
+    (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    targets: list[Any] = [
+        good,
+        tmp_path / "cut.png",
+        torch.zeros(3, 40, 40),
+        good,
+        tmp_path / "gone.png",
+    ]
+    told: dict[int, type[Exception]] = {}
+    results = list(
+        pipeline.swap_many(
+            red,
+            targets,
+            batch_size=batch_size,
+            on_error=lambda number, error: told.update({number: type(error)}),
+        )
+    )
+    assert told == {1: ImageError, 2: NoFaceError, 4: ImageError}
+    alone = pipeline(red, good).image
+    assert [torch.allclose(result.image, alone, atol=1e-6) for result in results] == [True, True]
+    with pytest.raises(ImageError):
+        list(pipeline.swap_many(red, targets, batch_size=batch_size))
+
+
 def test_targets_are_read_as_they_are_needed(detector: FaceDetector, red: Tensor) -> None:
     pipeline = make(detector)
     results = pipeline.swap_many(red, [red, torch.zeros(3, 40, 40)], batch_size=1)

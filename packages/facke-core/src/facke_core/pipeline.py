@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -16,6 +16,7 @@ from facke_core.building import close_detector, every_face
 from facke_core.environment import ForkSafeLock
 from facke_core.errors import (
     CompatibilityError,
+    FackeError,
     ImageError,
     NoFaceError,
     UsageError,
@@ -175,6 +176,7 @@ class SwapPipeline:
         face: FaceChoice = "largest",
         source_face: int | None = None,
         batch_size: int = 8,
+        on_error: Callable[[int, FackeError], None] | None = None,
     ) -> Iterator[SwapResult]:
         """Swap faces in many photos. The source is looked at once; the faces of ``batch_size``
         photos go through the generator together.
@@ -187,9 +189,12 @@ class SwapPipeline:
             face: the faces of each target to swap.
             source_face: the face of the source, as for a call.
             batch_size: photos at a time.
+            on_error: called with the number of a target, from 0, that cannot be read or shows no
+                such face, and with the error; the others go on. Default: the error is raised.
 
         Yields:
-            One result per target, in order. Its ``seconds`` are its share of the batch's.
+            One result per target, in order, but for those that ``on_error`` hears of. Its
+            ``seconds`` are its share of the batch's.
 
         Raises:
             ImageError: a picture cannot be read.
@@ -209,9 +214,23 @@ class SwapPipeline:
             crop = self.align(photo.image, giver).crop
         with clock.stage("encode"):
             identity = self.encode(crop[None])
-        remaining = iter(targets)
-        while photos := [read_image(target) for target in itertools.islice(remaining, batch_size)]:
-            yield from self._swapped(giver, crop, identity, photos, seed, face, clock)
+        remaining = iter(enumerate(targets))
+        while batch := list(itertools.islice(remaining, batch_size)):
+            looked = []
+            for number, target in batch:
+                try:
+                    shown = read_image(target)
+                    with clock.stage("detect"):
+                        chosen, seen = self._faces(shown, face)
+                    with clock.stage("align"):
+                        ready = [self.align(shown.image, each) for each in chosen]
+                    looked.append((shown, ready, seen))
+                except (ImageError, NoFaceError) as error:
+                    if on_error is None:
+                        raise
+                    on_error(number, error)
+            if looked:
+                yield from self._swapped(giver, crop, identity, looked, seed, clock)
             clock = StageClock(STAGES)
 
     def _swapped(
@@ -219,22 +238,13 @@ class SwapPipeline:
         giver: Face,
         source: Tensor,
         identity: Tensor,
-        photos: Sequence[Photo],
+        looked: Sequence[tuple[Photo, list[AlignedFace], int]],
         seed: int | None,
-        choice: FaceChoice,
         clock: StageClock,
     ) -> Iterator[SwapResult]:
-        with clock.stage("detect"):
-            looked = [self._faces(photo, choice) for photo in photos]
-            faces = [chosen for chosen, _ in looked]
-        with clock.stage("align"):
-            aligned = [
-                [self.align(photo.image, face) for face in detected]
-                for photo, detected in zip(photos, faces, strict=True)
-            ]
         with clock.stage("generate"):
             sampler, (rng, start) = self.sampler(seed), _random(seed)
-            targets = torch.stack([face.crop for shown in aligned for face in shown])
+            targets = torch.stack([face.crop for _, ready, _ in looked for face in ready])
             count = len(targets)
             crops = self.swap_crops(
                 source.expand(count, -1, -1, -1),
@@ -246,17 +256,17 @@ class SwapPipeline:
             swapped = iter(crops)
         with clock.stage("paste"):
             images = []
-            for photo, ready in zip(photos, aligned, strict=True):
+            for photo, ready, _ in looked:
                 image = photo.image
                 for face, crop in reversed([(face, next(swapped)) for face in ready]):
                     image = self.paste(image, crop, face)  # the largest, in front, comes last
                 images.append(image)
         request = self._request(sampler, seed, rng, start)
-        seconds = {stage: value / len(photos) for stage, value in clock.seconds(total=True).items()}
-        for photo, image, (detected, seen) in zip(photos, images, looked, strict=True):
+        seconds = {stage: value / len(looked) for stage, value in clock.seconds(total=True).items()}
+        for (photo, ready, seen), image in zip(looked, images, strict=True):
             result = SwapResult(
                 image=image,
-                faces=tuple(detected),
+                faces=tuple(aligned.face for aligned in ready),
                 faces_seen=seen,
                 source=giver,
                 seconds=seconds,

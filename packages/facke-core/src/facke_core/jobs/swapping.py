@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from facke_core._files import HIDDEN, leftovers, one_job
+from facke_core._files import leftovers, one_job
 from facke_core.config import read_json, write_json, write_text
 from facke_core.data.tables import csv_text
 from facke_core.errors import (
@@ -25,6 +25,7 @@ from facke_core.errors import (
     NoFaceError,
     UsageError,
 )
+from facke_core.images.files import is_hidden
 from facke_core.jobs.engines import Engine, here, parts_without, shards
 from facke_core.jobs.pairs import PairSet, SwapPair, read_pairs
 from facke_core.plugins.registry import Registry, default_registry
@@ -218,7 +219,7 @@ def _begin(folder: Path, run: Mapping[str, Any], *, resume: bool) -> Path:
     """Make the folder of what is done, and refuse one that belongs to something else."""
     try:
         leftovers(folder, remove=True)
-        there = [file.name for file in folder.iterdir() if not file.name.startswith(HIDDEN)]
+        there = [file.name for file in folder.iterdir() if not is_hidden(file.name)]
     except OSError as error:
         raise DataError(f"{folder} cannot be used ({error}). Choose another folder.") from error
     if RUN not in there:
