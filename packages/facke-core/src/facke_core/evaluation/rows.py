@@ -18,7 +18,7 @@ import numpy as np
 from facke_core.config import read_json, write_json, write_text
 from facke_core.errors import DataError, UsageError
 from facke_core.jobs import engines
-from facke_core.jobs.pairs import PairSet
+from facke_core.jobs.pairs import PairSet, key_of
 
 __all__: list[str] = []
 
@@ -121,7 +121,7 @@ class RowFiles:
         there = {row.key: row for path in self._files() for row in _rows(path)}
         known = {
             index: replace(
-                there[pair.key],
+                there[key_of(pair)],
                 pair=index,
                 source=pair.source.name,
                 target=pair.target.name,
@@ -129,7 +129,7 @@ class RowFiles:
                 target_identity=pair.target.identity,
             )
             for index, pair in enumerate(pairs.pairs)
-            if pair.key in there and not (pair.source.fault or pair.target.fault)
+            if key_of(pair) in there and not (pair.source.fault or pair.target.fault)
         }
         if there and not known and self._old.get(PAIRS) != self._run[PAIRS]:
             raise UsageError(

@@ -26,7 +26,7 @@ from facke_core.evaluation.metrics import AnyMetric, Identities, Metric, SetMetr
 from facke_core.evaluation.pictures import Loaded, PictureStore, unpacked
 from facke_core.evaluation.rows import Row, pack, rounded, unpack
 from facke_core.faces.align import warp
-from facke_core.jobs.pairs import PairSet, PictureRef, SwapPair, noise
+from facke_core.jobs.pairs import PairSet, PictureRef, SwapPair, key_of, noise
 from facke_core.pipeline import SwapPipeline
 from facke_core.results import StageClock
 from facke_core.types import Face, Progress
@@ -349,7 +349,7 @@ class EvaluationSession:
             "target": pair.target.name,
             "source_identity": pair.source.identity,
             "target_identity": pair.target.identity,
-            "key": pair.key,
+            "key": key_of(pair),
             "among": self.among,
         }
         try:

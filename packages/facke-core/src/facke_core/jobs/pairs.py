@@ -54,12 +54,6 @@ class SwapPair(NamedTuple):
     target: PictureRef
     """It gives everything else."""
 
-    @property
-    def key(self) -> str:
-        """SHA-256 of the contents of both, in hexadecimal digits: what is computed of a pair is
-        known by it, whatever else is in a CSV."""
-        return hashlib.sha256(f"{self.source.key} {self.target.key}".encode()).hexdigest()
-
 
 class SamePair(NamedTuple):
     """Two pictures, and whether they show one person."""
@@ -154,6 +148,12 @@ def read_same(file: Path) -> list[SamePair]:
         )
     read.check()
     return pairs
+
+
+def key_of(pair: SwapPair) -> str:
+    """SHA-256 of the contents of both pictures, in hexadecimal digits: what is computed of a pair
+    is known by it, whatever else is in a CSV."""
+    return hashlib.sha256(f"{pair.source.key} {pair.target.key}".encode()).hexdigest()
 
 
 def pairs_of_dataset(

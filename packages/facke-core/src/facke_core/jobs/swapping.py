@@ -27,7 +27,7 @@ from facke_core.errors import (
 )
 from facke_core.images.files import is_hidden
 from facke_core.jobs.engines import Engine, here, parts_without, shards
-from facke_core.jobs.pairs import PairSet, SwapPair, read_pairs
+from facke_core.jobs.pairs import PairSet, SwapPair, key_of, read_pairs
 from facke_core.plugins.registry import Registry, default_registry
 from facke_core.types import Progress
 from facke_core.weights.layout import sha256_of
@@ -127,7 +127,9 @@ class SwapWork:
         draws = self.seed is not None or not isinstance(pipeline.method.sampler, SeededSampler)
 
         def swap(index: int, pair: SwapPair) -> Swap:
-            row = Swap(pair=index, source=pair.source.name, target=pair.target.name, key=pair.key)
+            row = Swap(
+                pair=index, source=pair.source.name, target=pair.target.name, key=key_of(pair)
+            )
             for picture in pair:
                 if picture.fault:
                     return replace(row, skipped=f"{picture.name} cannot be read: {picture.fault}")
@@ -265,7 +267,7 @@ def _kept(done: Path, part: range, pairs: PairSet, folder: Path) -> list[Swap]:
 def _holds(swap: Swap, pairs: PairSet, folder: Path) -> bool:
     """Tell whether a row is of its pair, and its picture as it was written."""
     pair = pairs.pairs[swap.pair]
-    if (swap.key, swap.source, swap.target) != (pair.key, pair.source.name, pair.target.name):
+    if (swap.key, swap.source, swap.target) != (key_of(pair), pair.source.name, pair.target.name):
         return False
     picture = folder / f"{swap.pair:06d}.png"
     return bool(swap.skipped) or (picture.is_file() and sha256_of(picture) == swap.sha256)

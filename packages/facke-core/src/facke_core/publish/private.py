@@ -150,9 +150,9 @@ def _is_place(text: str) -> bool:
 
 
 def _check(path: Path, text: str, folder: Path) -> None:
-    found = _HOME.search(text)
+    home = _HOME.search(text)
     here = [str(place) for place in (Path.home(), folder.absolute()) if len(place.parts) > 2]
-    place = found[0] if found else next((place for place in here if place in text), "")
+    place = home[0] if home else next((place for place in here if place in text), "")
     if place:
         raise _refused(path, repr(place))
 
