@@ -305,7 +305,7 @@ class SwapPipeline:
         """
         with self._detecting:
             faces = every_face(self.detector, photo) if every else self.detector(photo)
-        return [looked_over(face) for face in faces]
+        return [looked_over(face, photo) for face in faces]
 
     def align(self, photo: Tensor, face: Face) -> AlignedFace:
         """The crop (3, S, S) of a face of a photo (3, H, W), and the map (2, 3) to its pixels.

@@ -49,7 +49,7 @@ def faces(
 
     picture = read_image(path).image
     detector = LazyDetector(default_registry())
-    detected = [looked_over(face) for face in detector.all_faces(picture)]
+    detected = [looked_over(face, picture) for face in detector.all_faces(picture)]
     if output is not None:
         from facke_core.faces.drawing import numbered_faces
         from facke_core.images.io import write_image
