@@ -25,13 +25,14 @@ from facke_core.faces.align import align
 from facke_core.faces.choosing import (
     FaceChoice,
     chosen_faces,
+    larger_than,
     largest_of,
     number_of,
     numbers_of,
     shown,
 )
 from facke_core.faces.doubts import looked_over
-from facke_core.faces.paste import paste
+from facke_core.faces.paste import mask_behind, paste
 from facke_core.faces.reframe import retemplate
 from facke_core.faces.templates import Alignment
 from facke_core.images.io import ImageLike, Photo, read_image, resize
@@ -238,7 +239,7 @@ class SwapPipeline:
         giver: Face,
         source: Tensor,
         identity: Tensor,
-        looked: Sequence[tuple[Photo, list[AlignedFace], int]],
+        looked: Sequence[tuple[Photo, list[AlignedFace], list[Face]]],
         seed: int | None,
         clock: StageClock,
     ) -> Iterator[SwapResult]:
@@ -256,10 +257,10 @@ class SwapPipeline:
             swapped = iter(crops)
         with clock.stage("paste"):
             images = []
-            for photo, ready, _ in looked:
+            for photo, ready, seen in looked:  # the largest faces are in front
                 image = photo.image
                 for face, crop in reversed([(face, next(swapped)) for face in ready]):
-                    image = self.paste(image, crop, face)  # the largest, in front, comes last
+                    image = self.paste(image, crop, face, front=larger_than(face.face, seen))
                 images.append(image)
         request = self._request(sampler, seed, rng, start)
         seconds = {stage: value / len(looked) for stage, value in clock.seconds(total=True).items()}
@@ -267,7 +268,7 @@ class SwapPipeline:
             result = SwapResult(
                 image=image,
                 faces=tuple(aligned.face for aligned in ready),
-                faces_seen=seen,
+                faces_seen=len(seen),
                 source=giver,
                 seconds=seconds,
                 request=request,
@@ -362,9 +363,12 @@ class SwapPipeline:
             result = (sampler or own)(generator, inputs, rng=rng).to(target.device, torch.float32)
         return result.clone()  # an ordinary tensor again
 
-    def paste(self, photo: Tensor, crop: Tensor, face: AlignedFace) -> Tensor:
-        """The photo (3, H, W) with the swapped crop (3, S, S) blended into the face region."""
-        return paste(photo, crop, face)
+    def paste(
+        self, photo: Tensor, crop: Tensor, face: AlignedFace, *, front: Sequence[Face] = ()
+    ) -> Tensor:
+        """The photo (3, H, W) with the swapped crop (3, S, S) blended into the face region, but for
+        what the faces in ``front`` of it cover."""
+        return paste(photo, crop, face, mask_behind(face, front) if front else None)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -374,11 +378,11 @@ class SwapPipeline:
         first = next(parameters, None)
         return torch.float32 if first is None else first.dtype
 
-    def _faces(self, photo: Photo, choice: FaceChoice) -> tuple[list[Face], int]:
-        """The faces to swap, and how many were seen."""
+    def _faces(self, photo: Photo, choice: FaceChoice) -> tuple[list[Face], list[Face]]:
+        """The faces to swap, and those that were seen."""
         numbers = numbers_of(choice)
         faces = self._seen(photo, every=choice != "largest")
-        return chosen_faces(faces, numbers, photo, every=choice == "all"), len(faces)
+        return chosen_faces(faces, numbers, photo, every=choice == "all"), faces
 
     def _source_face(self, photo: Photo, number: int | None) -> Face:
         if number is None:
