@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -151,7 +152,8 @@ def _is_place(text: str) -> bool:
 
 def _check(path: Path, text: str, folder: Path) -> None:
     home = _HOME.search(text)
-    here = [str(place) for place in (Path.home(), folder.absolute()) if len(place.parts) > 2]
+    places = (Path(os.path.expanduser("~")), folder.absolute())  # ~ where there is no home
+    here = [str(place) for place in places if len(place.parts) > 2]
     place = home[0] if home else next((place for place in here if place in text), "")
     if place:
         raise _refused(path, repr(place))
