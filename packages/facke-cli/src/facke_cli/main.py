@@ -6,6 +6,7 @@ The first word is looked up by hand and the rest is left to typer, so that ``fac
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 import warnings

@@ -21,7 +21,7 @@ DARK = 0.5
 LEAST_DISTANCE = 12.0
 """Distance of the eyes in pixels below which nothing is said of them."""
 _SIDE, _FIRST, _LEVEL, _APART = 96, 32, 40, 32
-"""Of the crop in which eyes are looked at: its side, and where the eyes are."""
+"""The side of the crop in which eyes are looked at, and the places of the eyes in it."""
 
 UNSURE = "the detector is not sure of it (score {:.2f})"
 MISFIT = "its mesh and its box disagree"

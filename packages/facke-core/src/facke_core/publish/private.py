@@ -16,7 +16,7 @@ from facke_core.weights import layout
 __all__: list[str] = []
 
 _HOME = re.compile(
-    r"(?<![\w.%-])(?:/home/|/Users/|/root/|/var/home/|/export/home/|/mnt/[a-z]/Users/)[^\s/\"'<>]+"
+    r"(?<![\w.%-])/(?:(?:var/|export/)?home|Users|root|mnt/[a-z]/Users)/[^\s/\"'<>]+"
     r"|[A-Za-z]:[\\/]+(?:Users|Documents and Settings)[\\/]+[^\s\\/\"'<>]+"
 )
 """A folder in which somebody's files lie, and whose name tells who that is."""
