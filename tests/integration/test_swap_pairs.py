@@ -185,7 +185,8 @@ def test_ray_computes_the_same_rows_and_goes_on_by_shard(
     same = facke("evaluate", "diff", "here.json", "ray.json", "--tolerance", 0)
     assert (same.code, same.out.strip()) == (0, "The same to 0: 70 pairs compared.")
     (report,) = json.loads(done.out)["reports"]
-    assert report["run"]["pairs_computed"] == 64
+    # 21 of the 64 were drawn again as one of the last six, whose rows are there
+    assert report["run"]["pairs_computed"] == 43
     assert report["run"]["seconds"]["generate"] > 0
 
 
