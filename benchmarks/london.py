@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import combinations
@@ -10,6 +9,8 @@ from pathlib import Path
 
 import torch
 from common import link, linked, manifest, neutral
+
+from facke_core.data.tables import csv_text
 
 COLUMNS = ("source", "target", "source_identity", "target_identity")
 MATRIX = 6
@@ -60,6 +61,5 @@ def _real(people: int | None) -> list[tuple[str, str, int]]:
 
 
 def _write(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Path:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([columns, *rows])
+    path.write_text(csv_text(columns, rows), encoding="utf-8", newline="")
     return path

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -23,11 +25,12 @@ from swappers import (
     evaluator,
     judge,
     pipeline,
+    write_pairs,
     write_photos,
 )
 from torch import Tensor
 
-from facke_core.errors import DataError, PluginError, UsageError
+from facke_core.errors import DataError, FackeWarning, PluginError, UsageError
 from facke_core.evaluation import metrics
 from facke_core.evaluation.clock import STAGES
 from facke_core.evaluation.judges import Recogniser, check_judge
@@ -298,6 +301,125 @@ def test_damaged_rows_are_told(tmp_path: Path, crops: PairSet) -> None:
     (tmp_path / "rows-00000.jsonl").write_text("{}\n")
     with pytest.raises(DataError, match="damaged"):
         evaluator().run(crops, out=tmp_path, resume=True)
+
+
+# -- pictures that are damaged, repaired and exchanged -------------------------------------------
+
+
+def _cut(file: Path) -> bytes:
+    """Damage a picture; return what it was."""
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) * 2 // 3])
+    return whole
+
+
+def test_a_damaged_or_missing_picture_costs_its_pairs_and_is_named(tmp_path: Path) -> None:
+    file = all_pairs(tmp_path, 4)
+    _cut(tmp_path / "1.png")
+    (tmp_path / "3.png").unlink()
+    report = evaluator().run(read_pairs(file))
+    done = [(row.source, row.target) for row in report.rows if not row.skipped]
+    assert done == [("0.png", "2.png"), ("2.png", "0.png")]
+    assert sum(report.skipped.values()) == 10
+    notes = "\n".join(notes_of(report))
+    assert "the source cannot be used: 1.png is damaged or incomplete" in notes
+    assert "the target cannot be used: 3.png cannot be read: No such file" in notes
+    assert str(tmp_path) not in json.dumps(report.to_json())
+    assert evaluator().run(read_pairs(file).first(2)).skipped, "1.png, and 2.png is there"
+    with pytest.raises(DataError, match=r"No pair could be swapped: .*1\.png is damaged"):
+        evaluator().run(read_pairs(file).first(1))
+
+
+def test_a_pipe_among_the_pictures_is_not_waited_for(tmp_path: Path) -> None:
+    write_photos(tmp_path, 2)
+    os.mkfifo(tmp_path / "pipe.png")
+    pairs = [("0.png", "1.png"), ("pipe.png", "0.png"), ("0.png", ".")]
+    report = evaluator().run(read_pairs(write_pairs(tmp_path / "p.csv", pairs)))
+    assert [bool(row.skipped) for row in report.rows] == [False, True, True]
+
+
+@pytest.mark.parametrize("more", [(), (frechet,)])
+def test_a_repaired_picture_is_measured_on_resume_and_the_other_rows_are_kept(
+    tmp_path: Path, more: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "SHARD", 5)
+    measured = [make() for make in more]
+    file, out = all_pairs(tmp_path, 4), tmp_path / "out"
+    whole = evaluator("network", *measured).run(read_pairs(file))
+    good = _cut(tmp_path / "1.png")
+    evaluator("network", *measured).run(read_pairs(file), out=out)
+    (tmp_path / "1.png").write_bytes(good)
+    resumed = evaluator("network", *measured).run(read_pairs(file), out=out, resume=True)
+    assert resumed.run["pairs_computed"] == 6
+    assert diff([whole], [resumed], 0) == []
+    again = evaluator("network", *measured).run(read_pairs(file), out=out, resume=True)
+    assert (again.run["pairs_computed"], diff([whole], [again], 0)) == (0, [])
+
+
+def test_a_changed_line_and_another_limit_keep_the_rows_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "SHARD", 5)
+    out = tmp_path / "out"
+    pairs = read_pairs(all_pairs(tmp_path, 4))
+
+    def resumed(pairs: PairSet, computed: int) -> None:
+        report = evaluator().run(pairs, out=out, resume=out.exists())
+        assert report.run["pairs_computed"] == computed
+        assert diff([evaluator().run(pairs)], [report], 0) == []
+
+    resumed(pairs.first(7), 7)
+    resumed(pairs, 5)
+    resumed(pairs.first(3), 0)
+    resumed(pairs, 0)
+    listed = list(pairs.pairs)
+    listed[4] = listed[4]._replace(target=listed[4].source)
+    resumed(replace(pairs, pairs=listed), 1)
+    resumed(replace(pairs, pairs=[listed[4], *listed[::-1]]), 0)
+    person = [pair._replace(source=pair.source._replace(identity="one")) for pair in pairs.pairs]
+    resumed(replace(pairs, pairs=person), 0)
+    (tmp_path / "other").mkdir()
+    other = write_pairs(tmp_path / "other" / "p.csv", [("../0.png", "../0.png")])
+    with pytest.raises(UsageError, match="rows of other pairs"):
+        evaluator().run(read_pairs(other), out=out, resume=True)
+
+
+def test_a_metric_that_may_see_all_sources_is_computed_anew_among_others(
+    tmp_path: Path, photos: PairSet
+) -> None:
+    def people(pairs: Any) -> Tensor:
+        return torch.tensor([float(len(pairs.identities["judge"].gallery))])
+
+    planted = PerPair(name="people", needs=frozenset({"judge"}), function=people)
+    out = tmp_path / "out"
+    evaluator("network", planted).run(photos.first(3), out=out)
+    report = evaluator("network", planted).run(photos, out=out, resume=True)
+    assert {row.values["people"] for row in report.rows} == {4}
+
+
+def test_a_picture_of_two_people_is_refused_with_both_lines(tmp_path: Path) -> None:
+    write_photos(tmp_path, 2)
+    shutil.copy(tmp_path / "0.png", tmp_path / "same.png")
+    file = tmp_path / "p.csv"
+    head = "source,target,source_identity,target_identity\n"
+    file.write_text(f"{head}0.png,1.png,ann,bob\n1.png,same.png,bob,eve\n")
+    with pytest.raises(DataError, match=r"same\.png shows 'ann' by line 2, and 'eve' by line 3"):
+        read_pairs(file)
+    file.write_text(f"{head}0.png,1.png,,\n1.png,same.png,bob,ann\n")
+    (first, second) = read_pairs(file).pairs
+    assert (first.source.identity, first.target.identity) == ("ann", "bob")
+    assert (second.source.identity, second.target.identity) == ("bob", "ann")
+    file.write_text("source,target\n0.png,1.png\nsame.png,1.png\n")
+    assert [pair.source.identity for pair in read_pairs(file).pairs] == ["0.png", "0.png"]
+
+
+def test_a_damaged_picture_costs_its_pair_of_the_calibration(tmp_path: Path) -> None:
+    write_photos(tmp_path, 3)
+    _cut(tmp_path / "1.png")
+    (tmp_path / "same.csv").write_text("a,b,same\n0.png,2.png,0\n0.png,1.png,1\n")
+    with pytest.warns(FackeWarning, match=r"1\.png is damaged"):
+        found = evaluator().calibrate(read_same(tmp_path / "same.csv"))
+    assert {values["undetected"] for values in found.values()} == {1}
 
 
 # -- judges ----------------------------------------------------------------------------------------

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from facke_cli.main import main
 from facke_core import Bundled, HubRef, MethodSpec, Registry
-from facke_core.errors import UnavailableError, UnknownNameError, UsageError, WeightsError
+from facke_core.errors import (
+    FackeError,
+    UnavailableError,
+    UnknownNameError,
+    UsageError,
+    WeightsError,
+)
 from facke_core.weights import hub
 from facke_core.weights.layout import WeightsConfig
 from facke_core.weights.sources import Source, hub_location
@@ -142,6 +149,193 @@ def test_a_hub_that_cannot_be_reached_is_explained(
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     with pytest.raises(UnavailableError, match="the Hub was not reached"):
         hub.fetch(hub.HubLocation("org/repo", None), ["config.json"])
+
+
+# -- what answers in the place of the Hub --------------------------------------------------------
+
+
+class _Answers(http.server.BaseHTTPRequestHandler):
+    """The same answer to everything."""
+
+    def do_GET(self) -> None:
+        status, headers, body = self.server.answer  # type: ignore[attr-defined]
+        self.server.tokens.append(self.headers.get("Authorization"))  # type: ignore[attr-defined]
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_HEAD = do_POST = do_GET
+
+    def log_message(self, *_: object) -> None: ...
+
+
+Answer = tuple[int, dict[str, str], bytes]
+PAGE = {"Content-Type": "text/html"}
+LOGIN: Answer = (200, PAGE, b"<html>Room number?</html>")
+
+
+@pytest.fixture
+def answering(
+    server: http.server.HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Answer, str], None]:
+    """Let the server give one answer, with a token or none."""
+    server.RequestHandlerClass = _Answers
+    server.tokens = []  # type: ignore[attr-defined]
+
+    def give(answer: Answer, token: str) -> None:
+        server.answer = answer  # type: ignore[attr-defined]
+        monkeypatch.setattr("huggingface_hub.get_token", lambda: token or None)
+
+    return give
+
+
+def _asked() -> str:
+    """What is said of one file, which the cache does not have."""
+    with pytest.raises(FackeError) as caught:
+        hub.fetch(hub.HubLocation("org/repo", None), ["config.json"])
+    return f"{caught.value.exit_code}: {caught.value}"
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "token", "code", "sentence", "advice"),
+    [
+        (401, {}, "", 2, "asks for a token", "hf auth login"),
+        (401, {}, "hf_x", 2, "refuses the token", "/settings/tokens"),
+        (403, {}, "hf_x", 2, "forbids this", "may not do it"),
+        (403, PAGE, "", 2, "forbids this", "page of a firewall"),
+        (404, {}, "", 2, "knows no such address", "HF_ENDPOINT"),
+        (407, {}, "", 4, "The proxy wants to know who you are", "HTTPS_PROXY"),
+        (429, {"Retry-After": "17"}, "", 4, "was asked too often", "Wait 17 s and"),
+        (429, {}, "hf_x", 4, "was asked too often", "Wait a few minutes"),
+        (
+            429,
+            {"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"},
+            "",
+            4,
+            "too often",
+            "until Wed, 21",
+        ),
+        (500, {}, "", 4, "a fault of its own", "HF_HUB_OFFLINE=1"),
+        (503, {"Retry-After": "120"}, "", 4, "a fault of its own", "Wait 120 s and"),
+        (504, {}, "", 4, "a fault of its own", "try again"),
+        (511, PAGE, "", 4, "as a Hub does", "login page of a network"),
+        (200, PAGE, "", 4, "as a Hub does", "login page of a network"),
+        (302, {"Location": "http://localhost:9/login"}, "", 4, "as a Hub does", "login page"),
+        (418, {}, "", 4, "refuses this", "try again"),
+    ],
+)
+def test_each_answer_has_its_sentence_and_its_advice(
+    answering: Callable[[Answer, str], None],
+    status: int,
+    headers: dict[str, str],
+    token: str,
+    code: int,
+    sentence: str,
+    advice: str,
+) -> None:
+    answering((status, headers, LOGIN[2]), token)
+    said = _asked()
+    assert said.startswith(f"{code}: ")
+    assert sentence in said
+    assert advice in said
+    assert "was not reached" not in said
+    assert "unset HF_HUB_OFFLINE" not in said
+
+
+def test_a_page_in_the_place_of_the_tree_of_files_is_no_hub(
+    answering: Callable[[Answer, str], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = WeightsConfig(method="demo", alignment={})
+    first = hub.HubFiles(tmp_path, COMMIT)
+    monkeypatch.setattr(hub, "fetch", lambda *_, **__: first)
+    monkeypatch.setattr("facke_core.weights.layout.read_weights_config", lambda _: config)
+    answering(LOGIN, "")
+    with pytest.raises(UnavailableError, match="login page of a network"):
+        hub.pull(hub.HubLocation("org/repo", None))
+
+
+def _at(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    from huggingface_hub import constants
+
+    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+
+
+def test_a_connection_that_is_not_secure_is_told_from_none(
+    server: http.server.HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _at(monkeypatch, f"https://127.0.0.1:{server.server_port}")
+    assert "is not secure" in (said := _asked())
+    assert "SSL_CERT_FILE" in said
+
+
+def test_a_name_without_an_address_is_told_from_a_hub_that_is_down(
+    server: http.server.HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    _at(monkeypatch, "https://hub.invalid")
+    assert "no address is known for hub.invalid" in (said := _asked())
+    assert "DNS" in said
+
+
+@pytest.mark.parametrize("endpoint", ["hub.example", "http://", "ftp://hub.example", "http://[::"])
+def test_an_endpoint_that_is_no_address_is_named(
+    server: http.server.HTTPServer, monkeypatch: pytest.MonkeyPatch, endpoint: str
+) -> None:
+    _at(monkeypatch, endpoint)
+    assert "HF_ENDPOINT" in _asked()
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "http://hub.example",
+        "HTTP://hub.example:8080/path",
+        "http://127.0.0.1@hub.example",
+        "http://localhost.example",
+        "http://10.0.0.7",
+        "http://[2001:db8::1]",
+    ],
+)
+def test_a_token_is_not_sent_unencrypted_to_another_machine(
+    server: http.server.HTTPServer, monkeypatch: pytest.MonkeyPatch, endpoint: str
+) -> None:
+    from huggingface_hub import constants
+
+    def reached(*_: object, **__: object) -> None:
+        raise AssertionError("something was sent")
+
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_secret")
+    with monkeypatch.context() as context:
+        context.setattr("huggingface_hub.hf_hub_download", reached)
+        _at(context, endpoint)
+        said = _asked()
+    assert said.startswith("2: HF_ENDPOINT is ")
+    assert "unencrypted" in said
+    assert "hf_secret" not in said
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [])  # what follows reaches nobody
+    _at(monkeypatch, endpoint)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", True)
+    assert "unencrypted" not in _asked()
+
+
+def test_a_token_goes_to_this_machine_and_offline_none_does(
+    answering: Callable[[Answer, str], None],
+    server: http.server.HTTPServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answering((503, {}, b""), "hf_x")
+    assert "a fault of its own" in _asked()
+    _at(monkeypatch, "http://hub.example")
+    with pytest.raises(UnavailableError, match="not in the local cache"):
+        hub.fetch(hub.HubLocation("org/repo", None), ["config.json"], local_files_only=True)
 
 
 def test_a_reference_is_read_with_its_revision() -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from facke_core.faces.align import align
-from facke_core.faces.paste import face_mask, match_color, paste
+from facke_core.faces.paste import face_mask, mask_behind, match_color, paste
 from facke_core.faces.templates import Alignment, template_points
 from facke_core.images.io import read_image, to_pil
 from facke_core.types import AlignedFace, Face
@@ -146,6 +146,27 @@ def test_a_face_outside_of_the_photo_changes_nothing() -> None:
     photo = torch.full((3, 100, 100), 0.5)
     aligned = aligned_at(photo, face_at(400, 400, 20))
     assert torch.equal(paste(photo, torch.ones(3, SIZE, SIZE), aligned), photo)
+
+
+@pytest.mark.parametrize("mesh", [True, False])
+def test_a_face_in_front_and_what_is_around_it_keep_their_pixels(mesh: bool) -> None:
+    photo = noise(3, 300, 400)
+    front, rear = face_at(150, 150, 60, mesh=mesh), face_at(240, 140, 45, mesh=mesh)
+    aligned = aligned_at(photo, rear)
+    alone, behind = face_mask(aligned), mask_behind(aligned, [front])
+    assert float((alone - behind).amax()) > 0.9, "they overlap"
+    assert float((alone - behind).amin()) >= 0
+    red = torch.tensor([1.0, 0, 0])[:, None, None].expand(3, SIZE, SIZE)
+    result = paste(photo, red, aligned, behind, color=False)
+    changed = (result - photo).abs().amax(0)
+    y, x = torch.meshgrid(torch.arange(300.0), torch.arange(400.0), indexing="ij")
+    head = ((x - 150) / 66) ** 2 + ((y - 150) / 81) ** 2 <= 1
+    if mesh:
+        assert float(changed[head].amax()) < 0.02
+    assert float((paste(photo, red, aligned, color=False) - photo).abs().amax(0)[head].amax()) > 0.5
+    assert float(changed[140, 270]) > 0.3, "the rear face itself is swapped"
+    assert torch.equal(mask_behind(aligned, [face_at(-400, 150, 60)]), alone)
+    assert torch.equal(mask_behind(aligned, []), alone)
 
 
 def test_an_own_mask_of_any_size_is_used() -> None:

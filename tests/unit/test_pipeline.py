@@ -141,6 +141,49 @@ def test_many_targets_are_swapped_as_each_is_alone(
     assert len(sources) == 1, "the source is looked at once"
 
 
+def test_a_face_behind_another_leaves_it_as_it_would_be_alone(red: Tensor) -> None:
+    faces = [face_at(60, 30, 90), face_at(110, 35, 70)]
+    pipeline = make(FunctionDetector(lambda _: faces))
+    photo = torch.rand(3, 150, 260)
+    giver = make(FunctionDetector(lambda image: faces[:1]))
+    alone = giver(photo, photo).image
+    both = pipeline(photo, photo, face="all", source_face=1).image
+    rear = pipeline(photo, photo, face=2, source_face=1).image
+    middle = (slice(None), slice(50, 100), slice(75, 120))  # of the face in front
+    assert torch.equal(both[middle], alone[middle])
+    assert torch.equal(rear[middle], photo[middle])
+    assert not torch.equal(rear, photo)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_bad_targets_are_told_and_the_others_go_on(
+    tmp_path: Path, batch_size: int, detector: FaceDetector, red: Tensor
+) -> None:
+    pipeline, good = make(detector), red
+    (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    targets: list[Any] = [
+        good,
+        tmp_path / "cut.png",
+        torch.zeros(3, 40, 40),
+        good,
+        tmp_path / "gone.png",
+    ]
+    told: dict[int, type[Exception]] = {}
+    results = list(
+        pipeline.swap_many(
+            red,
+            targets,
+            batch_size=batch_size,
+            on_error=lambda number, error: told.update({number: type(error)}),
+        )
+    )
+    assert told == {1: ImageError, 2: NoFaceError, 4: ImageError}
+    alone = pipeline(red, good).image
+    assert [torch.allclose(result.image, alone, atol=1e-6) for result in results] == [True, True]
+    with pytest.raises(ImageError):
+        list(pipeline.swap_many(red, targets, batch_size=batch_size))
+
+
 def test_targets_are_read_as_they_are_needed(detector: FaceDetector, red: Tensor) -> None:
     pipeline = make(detector)
     results = pipeline.swap_many(red, [red, torch.zeros(3, 40, 40)], batch_size=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import types
+import warnings
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from facke_core import MethodSpec, Registry, hookimpl
-from facke_core.errors import PluginError, UnknownNameError
+from facke_core.errors import FackeWarning, PluginError, UnknownNameError
 from facke_core.plugins.specs import DetectorSpec
 from facke_core.references import HubRef, resource, unavailable
 from facke_core.results import SwapResult
@@ -106,6 +107,28 @@ def test_facke_plugins_restricts_discovery_and_keeps_core(
     assert list(registry.methods) == ["facke-core", "facke-vae"]
     (failure,) = registry.failures
     assert "not installed. Did you mean 'facke-gan'?" in failure.failure
+
+
+def test_a_method_in_the_place_of_an_official_one_is_announced(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, package in (("aaa", "aaa"), ("facke-gan", "facke_gan"), ("other", "other")):
+        offers = method("other" if name == "other" else "simswap")
+        install(name, lambda offers=offers: plugin(facke_methods=lambda: [offers]), package)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        registry = Registry().discover()  # the official one keeps its name
+    assert registry.methods.owners == {"simswap": "facke-gan", "other": "other"}
+    (failure,) = registry.failures
+    assert failure.name == "aaa"
+    assert "both offer the method 'simswap'" in failure.failure
+    monkeypatch.setenv("FACKE_PLUGINS", "aaa,other")
+    with pytest.warns(FackeWarning, match="'simswap' is of the plugin 'aaa', not of 'facke-gan'"):
+        assert Registry().discover().methods.owners["simswap"] == "aaa"
+    monkeypatch.setenv("FACKE_PLUGINS", "other")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert list(Registry().discover().methods) == ["other"]
 
 
 def test_core_is_discovered_first_and_the_others_by_name(install: Install) -> None:

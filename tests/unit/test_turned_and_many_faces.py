@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from facke_cli.samples import sample_or_path
@@ -19,7 +19,7 @@ from facke_core.building import every_face
 from facke_core.errors import FackeWarning
 from facke_core.faces.boxes import overlap, turned_face, turned_points
 from facke_core.faces.detect import MediaPipeDetector, build_mediapipe
-from facke_core.faces.doubts import AWAY, looked_over
+from facke_core.faces.doubts import AWAY, SHADED, looked_over
 from facke_core.images.io import read_image, resize, to_pil
 
 pytest.importorskip("mediapipe", reason="the detector is not installed")
@@ -189,6 +189,53 @@ def test_a_head_turned_far_to_the_side_is_doubtful() -> None:
     assert looked_over(Face(torch.zeros(4), points, 0.9)).doubts == (AWAY,)
     points[2, 0] = 26
     assert looked_over(Face(torch.zeros(4), points, 0.9)).doubts == ()
+
+
+EYES = {
+    "collins": [[203, 101], [246, 103], [223, 131], [202, 139], [245, 140]],
+    "hopper": [[222, 191], [305, 187], [268, 247], [233, 280], [302, 276]],
+}
+"""The landmarks of the two samples."""
+GLASS = {"black": (15, 15, 15, 250), "brown": (60, 40, 25, 235), "clear": (255, 255, 255, 25)}
+
+
+def _wearing(name: str, glass: str, *, eyes: Sequence[int] = (0, 1)) -> Tensor:
+    """A sample with drawn glasses, or a glass over one eye."""
+    picture = Image.open(sample_or_path(f"sample:{name}")).convert("RGBA")
+    over = Image.new("RGBA", picture.size, (0, 0, 0, 0))
+    draw, points = ImageDraw.Draw(over), EYES[name]
+    apart = points[1][0] - points[0][0]
+    for x, y in (points[eye] for eye in eyes):
+        box = [x - 0.4 * apart, y - 0.25 * apart, x + 0.4 * apart, y + 0.33 * apart]
+        draw.ellipse(box, fill=GLASS[glass], outline=(20, 20, 20, 255), width=3)
+    shown = Image.alpha_composite(picture, over).convert("RGB")
+    return torch.from_numpy(np.array(shown)).permute(2, 0, 1).float() / 255
+
+
+@pytest.mark.parametrize("name", EYES)
+def test_dark_glasses_over_both_eyes_are_doubtful_and_ordinary_ones_are_not(name: str) -> None:
+    face = Face(torch.zeros(4), torch.tensor(EYES[name]).float(), 0.9)
+
+    def doubts(photo: Tensor, points: Tensor = face.landmarks) -> tuple[str, ...]:
+        return looked_over(face._replace(landmarks=points), photo).doubts
+
+    black = _wearing(name, "black")
+    assert doubts(black) == doubts(_wearing(name, "brown")) == (SHADED,)
+    assert doubts(black * 0.4) == (SHADED,)
+    turned = torch.rot90(black, 1, (1, 2))
+    points = torch.stack([face.landmarks[:, 1], black.shape[2] - 1 - face.landmarks[:, 0]], 1)
+    assert doubts(turned, points) == (SHADED,)
+    for plain in (
+        _wearing(name, "clear"),
+        _wearing(name, "black", eyes=()),
+        _wearing(name, "black", eyes=[0]),
+        _wearing(name, "black", eyes=()) * 0.3,
+        torch.zeros_like(black),
+    ):
+        assert doubts(plain) == ()
+    small = F.interpolate(black[None], scale_factor=0.1, mode="area")[0]
+    assert doubts(small, face.landmarks / 10) == ()
+    assert doubts(black, face.landmarks * 0) == doubts(black, face.landmarks / 0) == ()
 
 
 def test_a_doubtful_face_is_swapped_with_a_warning(portrait: Tensor) -> None:

@@ -70,7 +70,7 @@ def _said(term: str) -> str:
     try:
         call = ast.parse(f"_({term})", mode="eval").body
         return _of_arguments(call) if isinstance(call, ast.Call) else ""
-    except (SyntaxError, ValueError):  # no Python, or no plain value
+    except (SyntaxError, ValueError, MemoryError, RecursionError):  # no Python, no plain value
         return ""
 
 

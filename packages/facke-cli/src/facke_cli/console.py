@@ -1,7 +1,12 @@
-"""What the commands print: reports on stdout, progress and messages on stderr."""
+"""What the commands print: reports on stdout, progress and messages on stderr.
+
+All of it goes through :func:`plain`, since names of files, licences and descriptions may come from
+anybody: they cannot move the cursor, hide or reverse text, or look like a line of facke's own.
+"""
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +25,7 @@ __all__ = [
     "bars_on_terminals",
     "count",
     "emit",
+    "plain",
     "progress",
     "put",
     "say",
@@ -31,6 +37,22 @@ STDOUT = "-"
 """This word in the place of a file's name means the standard output."""
 SECONDS = 5.0
 """Time between two lines of progress, in seconds."""
+_CONTROL = re.compile(
+    # of terminals; of the direction of text; ends of lines and tags that are not seen
+    "[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u202a-\u202e\u2066-\u2069\u2028\u2029\ufeff"
+    "\U000e0000-\U000e007f]"
+)
+_OWN_LINE = re.compile(r"\n(?=\S)")
+
+
+def plain(text: str, *, lines: bool = False) -> str:
+    """Return ``text`` as a terminal can show it: control characters are written out, as ``\\x1b``.
+
+    A new line may be indented, as in a list below a message; with ``lines``, which is for texts
+    whose parts are plain, it may begin anywhere.
+    """
+    shown = _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
+    return shown if lines else _OWN_LINE.sub(r"\\n", shown)
 
 
 def put(document: Mapping[str, Any], file: Path) -> None:
@@ -51,26 +73,26 @@ def emit(document: Any) -> None:
     """Print the one JSON document of a command with ``--json``."""
     import json
 
-    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    sys.stdout.write(json.dumps(document, indent=2).replace("\x7f", "\\u007f") + "\n")
 
 
-def write(text: str) -> None:
-    """Print a line of the report itself, with core's advice in options."""
-    sys.stdout.write(in_options(text) + "\n")
+def write(text: str, *, lines: bool = False) -> None:
+    """Print a line of the report itself, with core's advice in options; see :func:`plain`."""
+    sys.stdout.write(in_options(plain(text, lines=lines)) + "\n")
 
 
-def say(text: str) -> None:
-    """Print a message beside the report, with core's advice in options."""
-    sys.stderr.write(in_options(text) + "\n")
+def say(text: str, *, lines: bool = False) -> None:
+    """Print a message beside the report, with core's advice in options; see :func:`plain`."""
+    sys.stderr.write(in_options(plain(text, lines=lines)) + "\n")
     sys.stderr.flush()
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Return columns as wide as they need; the last one is wrapped to the terminal."""
+    """Return columns as wide as they need; the last one is wrapped to the terminal. It is plain."""
     import shutil
     import textwrap
 
-    cells = [list(head), *([_text(cell) for cell in row] for row in rows)]
+    cells = [[_text(cell) for cell in row] for row in (head, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(head) - 1)]
     indent = sum(widths) + 2 * len(widths)
     room = max(shutil.get_terminal_size((100, 24)).columns - indent, 30)
@@ -89,7 +111,7 @@ def count(number: int, what: str) -> str:
 
 
 def _text(cell: object) -> str:
-    return "-" if cell is None or cell == "" else str(cell)
+    return "-" if cell is None or cell == "" else plain(" ".join(str(cell).split("\n")))
 
 
 @contextmanager
@@ -102,13 +124,14 @@ def progress() -> Iterator[Progress]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining())
+    name = TextColumn("{task.description}", markup=False)
+    columns = (name, BarColumn(), MofNCompleteColumn(), Remaining())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         tasks: dict[str, TaskID] = {}
 
         def show(what: str, done: int, total: int) -> None:
             if what not in tasks or bar.tasks[tasks[what]].finished:
-                tasks[what] = bar.add_task(what, total=total)
+                tasks[what] = bar.add_task(plain(what), total=total)
             bar.update(tasks[what], completed=done)
 
         yield show

@@ -6,6 +6,7 @@ The first word is looked up by hand and the rest is left to typer, so that ``fac
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 import warnings
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any, TextIO
 
 from facke_cli.advice import command_of, speak_for
-from facke_cli.console import say, write
+from facke_cli.console import plain, say, write
 from facke_cli.ending import (
     Stopped,
     Unwritten,
@@ -116,7 +117,7 @@ def main(arguments: Sequence[str]) -> int:
         if debug:
             import traceback
 
-            say(traceback.format_exc().rstrip())
+            say(traceback.format_exc().rstrip(), lines=True)
         if isinstance(error, FackeError):
             say(f"facke: {error}")
             return error.exit_code
@@ -157,7 +158,7 @@ def _stopped(words: list[str]) -> int:
 
 def _dispatch(words: list[str]) -> None:
     if not words or words[0] in HELP_WORDS:
-        write(HELP + _command_list())
+        write(HELP + _command_list(), lines=True)
     elif words[0] == "--version":
         for name, version in installed_packages().items():
             write(f"{name} {version}")
@@ -175,11 +176,11 @@ def _run_words(words: list[str]) -> None:
     elif first not in GROUPS or _is_command(first, rest):
         _run(_find(first), rest)
     elif rest and rest[0] in HELP_WORDS:
-        write(_help_of(first))
+        write(_help_of(first), lines=True)
     elif first in DEFAULTS:
         _run_default(first, rest)
     elif not rest:
-        write(_help_of(first))
+        write(_help_of(first), lines=True)
     else:
         raise UsageError(
             f"Unknown command {f'{first} {rest[0]}'!r}.{did_you_mean(rest[0], commands)} "
@@ -232,7 +233,7 @@ def _command_list() -> str:
     plugins = default_registry().commands
     specs = [*_own(), *(plugins[name] for name in plugins if not _is_own(name))]
     width = max(len(spec.name) for spec in specs)
-    return "\n".join(f"  {spec.name:<{width}}  {spec.help}" for spec in specs)
+    return "\n".join(f"  {spec.name:<{width}}  {plain(spec.help)}" for spec in specs)
 
 
 def _is_own(name: str) -> bool:
@@ -276,10 +277,21 @@ def _run(spec: CommandSpec, words: list[str], group: str = "") -> None:
         return
     command = command_of(spec.name, function)
     speak_for(command, function)
-    command.main(
-        args=_repeated(command, words),
-        prog_name=" ".join(filter(None, ("facke", group, spec.name))),
-    )
+    import typer
+
+    program = " ".join(filter(None, ("facke", group, spec.name)))
+    usage_error: Any = typer.BadParameter.__base__
+    try:
+        with command.make_context(program, _repeated(command, words)) as context:
+            command.invoke(context)
+    except typer.Exit as end:
+        raise SystemExit(end.exit_code) from None
+    except usage_error as error:
+        error.message = plain(error.message)
+        text = io.StringIO()
+        error.show(text)
+        say(text.getvalue().rstrip(), lines=True)
+        raise SystemExit(error.exit_code) from None
 
 
 def _repeated(command: Any, words: list[str]) -> list[str]:

@@ -54,7 +54,9 @@ def swap_many(
         swaps = swap_pairs(work, engine=engine or here, resume=resume, on_progress=shown)
     skipped = [swap for swap in swaps if swap.skipped]
     if as_json:
-        emit({"output": str(folder), "pairs": len(swaps), "skipped": len(skipped)})
+        told = [{"pair": each.pair, "reason": each.skipped} for each in skipped]
+        counts = {"pairs": len(swaps), "skipped": len(skipped), "skipped_pairs": told}
+        emit({"output": str(folder), **counts})
     elif not quiet:
         for swap in skipped[:SHOWN]:
             say(f"pair {swap.pair} skipped: {swap.skipped}")

@@ -119,7 +119,7 @@ def report(content: Mapping[str, Any], text: str, json_file: Path | None, *, qui
     """Write ``content`` where ``--json`` wants it, and print ``text`` unless that is the output."""
     try:
         if not quiet and str(json_file) != STDOUT:
-            write(text)  # first, and neither is lost with the other
+            write(text, lines=True)  # first, and neither is lost with the other
     finally:
         if json_file is not None:
             put(content, json_file)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from facke_cli.console import table
+from facke_cli.console import plain, table
 
 if TYPE_CHECKING:
     from facke_core.evaluation.facke2022 import Facke2022Report
@@ -29,7 +29,7 @@ def reports_text(reports: Sequence[EvaluationReport]) -> str:
             f"{report.run['workers']} threads: {stages}; identity encoders "
             f"{report.run['encoder_share']:.0%}"
         )
-    return "\n".join(lines)
+    return _joined(lines)
 
 
 def facke2022_text(reports: Sequence[Facke2022Report]) -> str:
@@ -46,7 +46,7 @@ def facke2022_text(reports: Sequence[Facke2022Report]) -> str:
             cells = ("-" if (v := values[name]) is None else f"{v:.4g}" for name in NAMES)
             rows.append([report.name, *cells, scale])
     notes = [f"{report.name}: {note}" for report in reports for note in report.notes]
-    return "\n".join([table(["weights", *NAMES, "scale"], rows), *notes])
+    return _joined([table(["weights", *NAMES, "scale"], rows), *notes])
 
 
 def scan_text(report: ScanReport) -> str:
@@ -58,4 +58,10 @@ def scan_text(report: ScanReport) -> str:
         for name, values in measured.items()
     ]
     best = [f"lowest {criterion}: {name}" for criterion, name in report.winners.items()]
-    return "\n".join([table(head, rows), *best])
+    return _joined([table(head, rows), *best])
+
+
+def _joined(lines: Sequence[str]) -> str:
+    """Put plain lines below a table."""
+    head, *others = lines
+    return "\n".join([head, *map(plain, others)])

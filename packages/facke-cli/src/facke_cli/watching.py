@@ -24,7 +24,9 @@ PATIENCE = 2.0
 
 def check_previews(folder: Path) -> None:
     """Raise UsageError unless ``folder`` can be made and filled, or is an empty folder."""
-    if folder.is_dir() and not any(folder.iterdir()):
+    from facke_core.images.files import is_hidden
+
+    if folder.is_dir() and all(is_hidden(path.name) for path in folder.iterdir()):
         return
     if folder.exists():
         raise UsageError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -16,6 +16,7 @@ from facke_core.building import close_detector, every_face
 from facke_core.environment import ForkSafeLock
 from facke_core.errors import (
     CompatibilityError,
+    FackeError,
     ImageError,
     NoFaceError,
     UsageError,
@@ -24,13 +25,14 @@ from facke_core.faces.align import align
 from facke_core.faces.choosing import (
     FaceChoice,
     chosen_faces,
+    larger_than,
     largest_of,
     number_of,
     numbers_of,
     shown,
 )
 from facke_core.faces.doubts import looked_over
-from facke_core.faces.paste import paste
+from facke_core.faces.paste import mask_behind, paste
 from facke_core.faces.reframe import retemplate
 from facke_core.faces.templates import Alignment
 from facke_core.images.io import ImageLike, Photo, read_image, resize
@@ -175,6 +177,7 @@ class SwapPipeline:
         face: FaceChoice = "largest",
         source_face: int | None = None,
         batch_size: int = 8,
+        on_error: Callable[[int, FackeError], None] | None = None,
     ) -> Iterator[SwapResult]:
         """Swap faces in many photos. The source is looked at once; the faces of ``batch_size``
         photos go through the generator together.
@@ -187,9 +190,12 @@ class SwapPipeline:
             face: the faces of each target to swap.
             source_face: the face of the source, as for a call.
             batch_size: photos at a time.
+            on_error: called with the number of a target, from 0, that cannot be read or shows no
+                such face, and with the error; the others go on. Default: the error is raised.
 
         Yields:
-            One result per target, in order. Its ``seconds`` are its share of the batch's.
+            One result per target, in order, but for those that ``on_error`` hears of. Its
+            ``seconds`` are its share of the batch's.
 
         Raises:
             ImageError: a picture cannot be read.
@@ -209,9 +215,23 @@ class SwapPipeline:
             crop = self.align(photo.image, giver).crop
         with clock.stage("encode"):
             identity = self.encode(crop[None])
-        remaining = iter(targets)
-        while photos := [read_image(target) for target in itertools.islice(remaining, batch_size)]:
-            yield from self._swapped(giver, crop, identity, photos, seed, face, clock)
+        remaining = iter(enumerate(targets))
+        while batch := list(itertools.islice(remaining, batch_size)):
+            looked = []
+            for number, target in batch:
+                try:
+                    shown = read_image(target)
+                    with clock.stage("detect"):
+                        chosen, seen = self._faces(shown, face)
+                    with clock.stage("align"):
+                        ready = [self.align(shown.image, each) for each in chosen]
+                    looked.append((shown, ready, seen))
+                except (ImageError, NoFaceError) as error:
+                    if on_error is None:
+                        raise
+                    on_error(number, error)
+            if looked:
+                yield from self._swapped(giver, crop, identity, looked, seed, clock)
             clock = StageClock(STAGES)
 
     def _swapped(
@@ -219,22 +239,13 @@ class SwapPipeline:
         giver: Face,
         source: Tensor,
         identity: Tensor,
-        photos: Sequence[Photo],
+        looked: Sequence[tuple[Photo, list[AlignedFace], list[Face]]],
         seed: int | None,
-        choice: FaceChoice,
         clock: StageClock,
     ) -> Iterator[SwapResult]:
-        with clock.stage("detect"):
-            looked = [self._faces(photo, choice) for photo in photos]
-            faces = [chosen for chosen, _ in looked]
-        with clock.stage("align"):
-            aligned = [
-                [self.align(photo.image, face) for face in detected]
-                for photo, detected in zip(photos, faces, strict=True)
-            ]
         with clock.stage("generate"):
             sampler, (rng, start) = self.sampler(seed), _random(seed)
-            targets = torch.stack([face.crop for shown in aligned for face in shown])
+            targets = torch.stack([face.crop for _, ready, _ in looked for face in ready])
             count = len(targets)
             crops = self.swap_crops(
                 source.expand(count, -1, -1, -1),
@@ -246,18 +257,18 @@ class SwapPipeline:
             swapped = iter(crops)
         with clock.stage("paste"):
             images = []
-            for photo, ready in zip(photos, aligned, strict=True):
+            for photo, ready, seen in looked:  # the largest faces are in front
                 image = photo.image
                 for face, crop in reversed([(face, next(swapped)) for face in ready]):
-                    image = self.paste(image, crop, face)  # the largest, in front, comes last
+                    image = self.paste(image, crop, face, front=larger_than(face.face, seen))
                 images.append(image)
         request = self._request(sampler, seed, rng, start)
-        seconds = {stage: value / len(photos) for stage, value in clock.seconds(total=True).items()}
-        for photo, image, (detected, seen) in zip(photos, images, looked, strict=True):
+        seconds = {stage: value / len(looked) for stage, value in clock.seconds(total=True).items()}
+        for (photo, ready, seen), image in zip(looked, images, strict=True):
             result = SwapResult(
                 image=image,
-                faces=tuple(detected),
-                faces_seen=seen,
+                faces=tuple(aligned.face for aligned in ready),
+                faces_seen=len(seen),
                 source=giver,
                 seconds=seconds,
                 request=request,
@@ -295,7 +306,7 @@ class SwapPipeline:
         """
         with self._detecting:
             faces = every_face(self.detector, photo) if every else self.detector(photo)
-        return [looked_over(face) for face in faces]
+        return [looked_over(face, photo) for face in faces]
 
     def align(self, photo: Tensor, face: Face) -> AlignedFace:
         """The crop (3, S, S) of a face of a photo (3, H, W), and the map (2, 3) to its pixels.
@@ -352,9 +363,12 @@ class SwapPipeline:
             result = (sampler or own)(generator, inputs, rng=rng).to(target.device, torch.float32)
         return result.clone()  # an ordinary tensor again
 
-    def paste(self, photo: Tensor, crop: Tensor, face: AlignedFace) -> Tensor:
-        """The photo (3, H, W) with the swapped crop (3, S, S) blended into the face region."""
-        return paste(photo, crop, face)
+    def paste(
+        self, photo: Tensor, crop: Tensor, face: AlignedFace, *, front: Sequence[Face] = ()
+    ) -> Tensor:
+        """The photo (3, H, W) with the swapped crop (3, S, S) blended into the face region, but for
+        what the faces in ``front`` of it cover."""
+        return paste(photo, crop, face, mask_behind(face, front) if front else None)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -364,11 +378,11 @@ class SwapPipeline:
         first = next(parameters, None)
         return torch.float32 if first is None else first.dtype
 
-    def _faces(self, photo: Photo, choice: FaceChoice) -> tuple[list[Face], int]:
-        """The faces to swap, and how many were seen."""
+    def _faces(self, photo: Photo, choice: FaceChoice) -> tuple[list[Face], list[Face]]:
+        """The faces to swap, and those that were seen."""
         numbers = numbers_of(choice)
         faces = self._seen(photo, every=choice != "largest")
-        return chosen_faces(faces, numbers, photo, every=choice == "all"), len(faces)
+        return chosen_faces(faces, numbers, photo, every=choice == "all"), faces
 
     def _source_face(self, photo: Photo, number: int | None) -> Face:
         if number is None:

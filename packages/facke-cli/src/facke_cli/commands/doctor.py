@@ -72,11 +72,13 @@ def doctor(
         emit(report)
     else:
         write(f"{platform.platform()}\n")
-        write(table(("package", "version"), list(versions.items())) + "\n")
-        write(table(("part", "name", "state"), [check[:3] for check in checks]))
+        write(table(("package", "version"), list(versions.items())) + "\n", lines=True)
+        write(table(("part", "name", "state"), [check[:3] for check in checks]), lines=True)
         for check in faults:
-            write(f"\nFAULT {check.part} {check.name}: {check.fault}")
-        write("\nEverything works." if not faults else f"\n{len(faults)} fault(s), see above.")
+            write("")
+            write(f"FAULT {check.part} {check.name}: {check.fault}")
+        write("")
+        write("Everything works." if not faults else f"{len(faults)} fault(s), see above.")
     if faults:
         raise typer.Exit(UnavailableError.exit_code)
 

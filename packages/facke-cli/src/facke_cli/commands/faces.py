@@ -49,7 +49,7 @@ def faces(
 
     picture = read_image(path).image
     detector = LazyDetector(default_registry())
-    detected = [looked_over(face) for face in detector.all_faces(picture)]
+    detected = [looked_over(face, picture) for face in detector.all_faces(picture)]
     if output is not None:
         from facke_core.faces.drawing import numbered_faces
         from facke_core.images.io import write_image
@@ -63,7 +63,9 @@ def faces(
     write(f"{photo}: {count(len(detected), 'face')} in {width} x {height} pixels")
     if detected:
         head = ("number", "size", "at", "angle", "score", "doubts")
-        write(table(head, [_row(number, face) for number, face in enumerate(detected, 1)]))
+        write(
+            table(head, [_row(number, face) for number, face in enumerate(detected, 1)]), lines=True
+        )
     if output is not None:
         write(f"drawn into {output}")
 

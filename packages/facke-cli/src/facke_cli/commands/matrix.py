@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["MatrixOptions", "matrix"]
 
 TERMS = {"overwrite": "force", "sampler": "assignments", "view": "crop"}
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif", ".ppm")
-"""Files with these endings are taken from a folder."""
 SHOWN = 5
 """At most so many reasons for white cells are named."""
 
@@ -141,12 +139,14 @@ def pictures(texts: Sequence[str]) -> list[Path]:
         ImageError: a folder without pictures.
         UsageError: no such sample.
     """
+    from facke_core.images.files import SUFFIXES, pictures_in
+
     files: list[Path] = []
     for text in texts:
         path = sample_or_path(text)
         inside = [path]
         if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            inside = pictures_in(path)
             if not inside:
                 raise ImageError(
                     f"{path} holds no picture ({', '.join(SUFFIXES)}). Give a folder that does; "

@@ -26,7 +26,7 @@ def methods(
         return
     head = ("name", "plugin", "weights", "size", "licence", "summary")
     keys = ("name", "plugin", "weights", "image_size", "license", "summary")
-    write(table(head, [[row[key] for key in keys] for row in rows]))
+    write(table(head, [[row[key] for key in keys] for row in rows]), lines=True)
     if not rows:
         say("No method is installed. Install a plugin: pip install facke-gan, for example.")
     if registry.failures:

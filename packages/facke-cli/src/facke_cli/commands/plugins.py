@@ -41,4 +41,4 @@ def plugins(
         elif info.name in taken:
             what += f"; FAULT: {taken[info.name]}"
         rows.append((info.name, info.version, f"{1000 * info.seconds:.0f} ms", what))
-    write(table(("name", "version", "import", "contributes"), rows))
+    write(table(("name", "version", "import", "contributes"), rows), lines=True)

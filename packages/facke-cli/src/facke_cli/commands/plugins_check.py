@@ -39,7 +39,7 @@ def plugins_check(
             [done.subject, done.check, done.result + (f": {done.reason}" if done.reason else "")]
             for done in results
         ]
-        write(table(["what", "check", "result"], rows))
+        write(table(["what", "check", "result"], rows), lines=True)
         write(
             f"{package}: {count['passed']} passed, {count['failed']} failed, "
             f"{count['skipped']} skipped"

@@ -98,8 +98,8 @@ def prepare(
     if as_json:
         emit({"datasets": [_document(summary) for summary in summaries]})
     elif not quiet:
-        for summary in summaries:
-            write(_report(summary))
+        for line in (line for summary in summaries for line in _report(summary)):
+            write(line)
 
 
 def _encoder(text: str | None) -> str | dict[str, Any] | None:
@@ -146,7 +146,7 @@ def _by_reason(skipped: Mapping[str, str]) -> dict[str, list[str]]:
     return dict(sorted(by_reason.items(), key=lambda item: -len(item[1])))
 
 
-def _report(summary: PrepareSummary) -> str:
+def _report(summary: PrepareSummary) -> list[str]:
     lines = [
         f"{summary.out}: {summary.crops} crops of {summary.people} people "
         f"from {summary.pictures} pictures"
@@ -176,7 +176,7 @@ def _report(summary: PrepareSummary) -> str:
             f"  {summary.seconds:.1f} s, {summary.images_per_second:.1f} images/s with "
             f"{summary.workers} workers, {summary.decoding:.0%} of their time in decoding"
         )
-    return "\n".join(lines)
+    return lines
 
 
 def _some(names: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from facke_cli.console import emit, say, write
+from facke_cli.console import emit, plain, say, write
 from facke_cli.options import AsJson, Device
 
 if TYPE_CHECKING:
@@ -113,7 +113,8 @@ def _progress(quiet: bool) -> Iterator[tuple[OnStep | None, OnProbe | None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
 
-    columns = (BarColumn(), MofNCompleteColumn(), Remaining(), TextColumn("{task.description}"))
+    losses = TextColumn("{task.description}", markup=False)
+    columns = (BarColumn(), MofNCompleteColumn(), Remaining(), losses)
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("")
 
@@ -130,7 +131,7 @@ def _line(report: StepReport, recipe: Recipe) -> None:
 
 def _losses(report: StepReport) -> str:
     terms = "  ".join(f"{name.split('.')[-1]} {value:.3f}" for name, value in report.losses.items())
-    return f"{report.images_per_second:.1f} images/s  {terms}"
+    return plain(f"{report.images_per_second:.1f} images/s  {terms}")
 
 
 def _probe(report: ProbeReport) -> str:

@@ -10,7 +10,7 @@ import typer
 from facke_cli.console import emit, say, write
 from facke_cli.options import AsJson
 from facke_cli.samples import sample_or_path
-from facke_core.errors import DataError, NoFaceError, UsageError
+from facke_core.errors import DataError, ImageError, NoFaceError, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +24,6 @@ TERMS = {"crops": "int8"}
 SAMPLES = ("sample:collins", "sample:hopper")
 MOST = 64
 """Calibration looks at so many pictures of a folder."""
-PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff", ".bmp"}
 
 
 def weights_export(
@@ -98,16 +97,21 @@ def crops_of(pipeline: SwapPipeline, folder: Path | None) -> Tensor:
     """
     import torch
 
+    from facke_core.images.files import pictures_in
     from facke_core.images.io import read_image
 
     pictures = [sample_or_path(sample) for sample in SAMPLES]
     if folder is not None:
         if not folder.is_dir():
             raise DataError(f"--calibrate {folder} is no folder. Give one with photographs.")
-        pictures = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURES)[:MOST]
+        pictures = pictures_in(folder, deep=True)[:MOST]
     aligned = []
     for picture in pictures:
-        photo = read_image(picture).image
+        try:
+            photo = read_image(picture).image
+        except ImageError as error:
+            say(f"facke: warning: left out: {error}")
+            continue
         faces = pipeline.detect(photo)
         aligned += [pipeline.align(photo, faces[0]).crop] if faces else []
     if len(aligned) < 2:

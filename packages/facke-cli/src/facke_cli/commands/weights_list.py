@@ -57,10 +57,13 @@ def weights_list(
             for known in sets
             for i, part in enumerate(known.parts)
         ]
-        write(table(("weights", "part", "name", "licence", "class"), rows))
+        write(table(("weights", "part", "name", "licence", "class"), rows), lines=True)
     else:
         head = ("weights", "method", "where", "MB", "licence")
-        write(table(head, [(k.weights, k.method, k.where, k.megabytes, k.license) for k in sets]))
+        write(
+            table(head, [(k.weights, k.method, k.where, k.megabytes, k.license) for k in sets]),
+            lines=True,
+        )
     for known in sets:
         if known.fault:
             say(f"{known.weights} cannot be read: {known.fault}")

@@ -42,7 +42,7 @@ def weights_verify(
         emit(rows)
     else:
         head = ("weights", "method", "digests", "tensors", "golden: max error (allowed)")
-        write(table(head, [_line(row) for row in rows]))
+        write(table(head, [_line(row) for row in rows]), lines=True)
     if failures:
         raise _summary(failures, len(references))
 

@@ -21,7 +21,7 @@ from facke_core.convert.kinds import Checkpoint, Converted, fits
 from facke_core.convert.modules import state_of
 from facke_core.errors import UsageError, WeightsError
 from facke_core.plugins.registry import Registry, default_registry
-from facke_core.publish.card import license_lines, model_card, table
+from facke_core.publish.card import escaped, license_lines, model_card, table
 from facke_core.publish.golden import try_golden
 from facke_core.publish.save import author
 from facke_core.weights import layout
@@ -329,7 +329,7 @@ def _write(
                 card = model_card(config, folder=out.name)
             else:
                 digests = {f"sha256 of {key}": info.sha256 for key, info in files.items()}
-                usage, _ = _usage(out, config, converted)
+                usage, _ = _usage(Path(out.name), config, converted)  # not where it lies here
                 card = _card(converted, {**digests, **origin}, usage)
             write_bytes(made / CARD, card.encode())
     except OSError as error:
@@ -360,7 +360,7 @@ def _usage(
 def _card(converted: Converted, facts: Mapping[str, Any], usage: str) -> str:
     front = "".join(f"{line}\n" for line in license_lines(converted.license))
     return (
-        f"---\nlibrary_name: facke\n{front}---\n\n# {converted.summary}\n\nLicence: "
-        f"{converted.license or 'not stated'}. {converted.notice}\n\n"
+        f"---\nlibrary_name: facke\n{front}---\n\n# {escaped(converted.summary)}\n\nLicence: "
+        f"{escaped(converted.license or 'not stated')}. {escaped(converted.notice)}\n\n"
         f"{table(facts)}\n## Use\n\n```text\n{usage}\n```\n"
     )

@@ -1,15 +1,51 @@
-"""CSV files that people write: lists of pairs, and manifests of photographs."""
+"""CSV files: lists of pairs and manifests that people write, and tables that facke writes.
+
+Spreadsheets compute a cell that begins as a formula does, and a name of a file may begin so. facke
+writes an apostrophe before it, which a spreadsheet takes for "this is text", and takes it away when
+it reads.
+"""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import io
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from facke_core._files import check_regular
 from facke_core.errors import DataError
 
 __all__: list[str] = []
+
+_FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+"""The beginning of a formula, the wide signs of East Asia included, or of one that is quoted."""
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a CSV whose cells no spreadsheet computes; :func:`read_csv` finds the same in it."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)  # \r\n, so that cells with either are quoted
+    writer.writerow(columns)
+    writer.writerows([_as_text(cell) for cell in row] for row in rows)
+    return text.getvalue()
+
+
+def _as_text(cell: object) -> object:
+    if not isinstance(cell, str) or not _FORMULA.match(cell):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
+
+
+def _as_was(cell: Any) -> Any:
+    # None where a row is short, and a list of what it has too much
+    quoted = isinstance(cell, str) and cell.startswith("'") and _FORMULA.match(cell)
+    return cell[1:] if quoted else cell
 
 
 def read_csv(
@@ -34,7 +70,10 @@ def read_csv(
         with file.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream, strict=strict)
             columns = list(reader.fieldnames or ())
-            return columns, [(reader.line_num, row) for row in reader]
+            return columns, [
+                (reader.line_num, {key: _as_was(cell) for key, cell in row.items()})
+                for row in reader
+            ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(
             f"{called} cannot be read as CSV ({error}). Check the path and that it is UTF-8 text "

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from torch import Tensor
 
+from facke_core.errors import FackeWarning, ImageError
 from facke_core.evaluation.clock import alone
 from facke_core.evaluation.judges import Recogniser
 from facke_core.evaluation.rows import rounded
@@ -43,7 +45,11 @@ def calibrate(
     def look(picture: PictureRef) -> dict[str, Tensor]:
         """Role -> vector; empty where no face is found."""
         assert picture.path is not None, "calibration takes photographs"
-        photo = read_image(picture.path).image
+        try:
+            photo = read_image(picture.path).image
+        except ImageError as error:
+            warnings.warn(f"Left out of the calibration: {error}", FackeWarning, stacklevel=2)
+            return {}
         faces = pipeline.detect(photo)
         if not faces:
             return {}

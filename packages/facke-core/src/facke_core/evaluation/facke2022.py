@@ -176,7 +176,7 @@ def run_facke2022(
     skipped = len(rows) - n
     notes = [_conditions(evaluator)]
     if skipped:
-        notes.append(f"{skipped} pairs skipped: no face was found in a picture")
+        notes.append(f"{skipped} pairs skipped: no face was found in a picture, or it is damaged")
     return Facke2022Report(
         name=evaluator.name,
         images=n,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from facke_core.config import from_dict
 from facke_core.data.crops import CropSet
-from facke_core.errors import DataError
+from facke_core.errors import DataError, ImageError
 from facke_core.faces.align import align, transform_points
 from facke_core.faces.reframe import retemplate
 from facke_core.faces.templates import Alignment, template_points
@@ -57,6 +57,8 @@ class KnownFace:
 
     face: Face | None
     """Face in the photo, by the pipeline's detector; None where there is none."""
+    fault: str = ""
+    """Why the photo cannot be read."""
     vectors: dict[str, Tensor] = field(default_factory=dict)
     """Vectors (D,) by role: ``identity``, which conditions the generator, ``trainer``,
     ``judge``."""
@@ -83,7 +85,11 @@ class PictureStore:
         """The small part of a picture; its face is looked for now, if it was not before."""
         known = self._known.get(picture.key)
         if known is None:
-            photo, own = self.read(picture)
+            try:
+                photo, own = self.read(picture)
+            except ImageError as error:
+                fault = str(error).replace(str(picture.path), picture.name)
+                return self._known.setdefault(picture.key, KnownFace(None, fault))
             # of two threads that look at once, both go on with what the first one found
             known = self._known.setdefault(picture.key, KnownFace(self.find(photo)))
             if own is not None or known.face is not None:
@@ -92,7 +98,15 @@ class PictureStore:
 
     def usable(self, picture: PictureRef) -> bool:
         """Tell whether a picture can be source and target: a crop always, a photo with a face."""
-        return picture.path is None or self.known(picture).face is not None
+        if picture.path is None or picture.fault:
+            return not picture.fault
+        return self.known(picture).face is not None
+
+    def why_not(self, picture: PictureRef) -> str:
+        """Say why a picture that cannot be used cannot be read; empty: it shows no face."""
+        if picture.fault:
+            return f"{picture.name} cannot be read: {picture.fault}"
+        return self.known(picture).fault
 
     def load(self, picture: PictureRef) -> Loaded:
         """The photo and crop of a usable picture."""

@@ -20,6 +20,8 @@ FORMAT = 1
 """Version of the JSON document."""
 TOLERANCE = 1e-6
 """Difference of two numbers, relative or absolute, up to which they agree."""
+NOT_SHOWN = ("vector", "key", "among")
+"""Parts of a row that are of use when an evaluation is resumed."""
 NOT_COMPARED = ("environment", "run")
 """Parts of a report that say where and how fast it was made, not what was found."""
 
@@ -59,7 +61,7 @@ class EvaluationReport:
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain values, always in the same order."""
-        rows = [{k: v for k, v in asdict(row).items() if k != "vector"} for row in self.rows]
+        rows = [{k: v for k, v in asdict(row).items() if k not in NOT_SHOWN} for row in self.rows]
         return {
             "name": self.name,
             "protocol": dict(self.protocol),

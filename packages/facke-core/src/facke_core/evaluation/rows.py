@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,14 @@ import numpy as np
 from facke_core.config import read_json, write_json, write_text
 from facke_core.errors import DataError, UsageError
 from facke_core.jobs import engines
+from facke_core.jobs.pairs import PairSet, key_of
 
 __all__: list[str] = []
 
 RUN = "run.json"
 """What the rows of a folder belong to."""
+PAIRS = "pairs"
+"""What may differ when an evaluation is resumed: a row is known by its own pair."""
 DIGITS = 9
 """Significant digits of a value."""
 
@@ -44,7 +47,11 @@ class Row:
     skipped: str = ""
     """Why nothing was swapped."""
     vector: str = ""
-    """The judge's vector of the result as base64 of float32, where a metric of the set wants it."""
+    """The judge's vector of the result as base64 of float32, where the judge looked."""
+    key: str = ""
+    """SHA-256 of the contents of source and target together."""
+    among: str = ""
+    """Digest of the sources among which this one was to be retrieved, and of who is on them."""
 
 
 def rounded(value: float) -> float | None:
@@ -82,13 +89,16 @@ class RowFiles:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DataError(f"{folder} cannot be made ({error}). Choose another.") from error
+        self._run, self._old = run, run
         if (folder / RUN).exists():
-            self._compare(read_json(folder / RUN), run, resume)
+            self._old = read_json(folder / RUN)
+            self._compare(self._old, run, resume)
         else:
             write_json(folder / RUN, run)
 
     def _compare(self, old: Mapping[str, Any], run: Mapping[str, Any], resume: bool) -> None:
-        other = sorted(key for key in {*old, *run} if old.get(key) != run.get(key))
+        keys = {*old, *run} - {PAIRS}
+        other = sorted(key for key in keys if old.get(key) != run.get(key))
         if other:
             raise UsageError(
                 f"{self.folder} holds the rows of another evaluation: "
@@ -101,31 +111,54 @@ class RowFiles:
                 "or choose another folder for `out=...`."
             )
 
-    def read(self, pairs: range) -> list[Row] | None:
-        """The rows of a shard; None if it is not there.
+    def known(self, pairs: PairSet) -> dict[int, Row]:
+        """Find rows of these pairs by their contents; number of the pair -> row.
 
         Raises:
-            DataError: it is damaged.
+            DataError: a file of rows is damaged.
+            UsageError: there are rows, and none of them is of these pairs.
         """
-        path = self._path(pairs)
-        if not path.is_file():
-            return None
-        try:
-            rows = [Row(**json.loads(line)) for line in path.read_text("utf-8").splitlines()]
-            if [row.pair for row in rows] != list(pairs):
-                raise ValueError("it holds other pairs")
-        except (OSError, ValueError, TypeError) as error:
-            raise DataError(f"{path} is damaged ({error}). Delete it and resume.") from error
-        return rows
+        there = {row.key: row for path in self._files() for row in _rows(path)}
+        known = {
+            index: replace(
+                there[key_of(pair)],
+                pair=index,
+                source=pair.source.name,
+                target=pair.target.name,
+                source_identity=pair.source.identity,
+                target_identity=pair.target.identity,
+            )
+            for index, pair in enumerate(pairs.pairs)
+            if key_of(pair) in there and not (pair.source.fault or pair.target.fault)
+        }
+        if there and not known and self._old.get(PAIRS) != self._run[PAIRS]:
+            raise UsageError(
+                f"{self.folder} holds the rows of other pairs, none of which is among these. "
+                "Choose another folder for `out=...`."
+            )
+        write_json(self.folder / RUN, self._run)
+        return known
 
     def write(self, pairs: range, rows: Sequence[Row]) -> None:
-        """Write a shard; it appears whole.
+        """Write rows of a shard; its file appears whole. Rows of other pairs in it stay.
 
         Raises:
             ConfigError: it cannot be written.
         """
-        lines = (json.dumps(asdict(row), allow_nan=False) for row in rows)
-        write_text(self._path(pairs), "".join(f"{line}\n" for line in lines))
+        path, keys = self._path(pairs), {row.key for row in rows}
+        others = [row for row in _rows(path) if row.key not in keys] if path.is_file() else []
+        lines = (json.dumps(asdict(row), allow_nan=False) for row in [*rows, *others])
+        write_text(path, "".join(f"{line}\n" for line in lines))
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("rows-*.jsonl"))
 
     def _path(self, pairs: range) -> Path:
         return self.folder / f"rows-{pairs.start // engines.SHARD:05d}.jsonl"
+
+
+def _rows(path: Path) -> list[Row]:
+    try:
+        return [Row(**json.loads(line)) for line in path.read_text("utf-8").splitlines()]
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{path} is damaged ({error}). Delete it and resume.") from error

@@ -33,7 +33,7 @@ from facke_core.evaluation.report import EvaluationReport, MetricInfo, summarise
 from facke_core.evaluation.rows import Row, RowFiles, rounded, unpack
 from facke_core.evaluation.session import FACES, EvaluationSession
 from facke_core.evaluation.statistics import LEVEL, REPLICATES, Estimate
-from facke_core.jobs.engines import shards
+from facke_core.jobs.engines import parts_without
 from facke_core.jobs.pairs import PairSet, Rule, SamePair, pairs_from
 from facke_core.loading import load
 from facke_core.pipeline import SwapPipeline
@@ -194,22 +194,22 @@ class Evaluator:
         with one_job(out) if out is not None else nullcontext():
             protocol = self.protocol(pairs)
             files = RowFiles(out, protocol, resume=resume) if out is not None else None
-            known = {shard: files.read(shard) if files else None for shard in shards(len(pairs))}
-            missing = [shard for shard, rows in known.items() if rows is None]
+            known = files.known(pairs) if files else {}
             elsewhere: Counter[str] = Counter()
             with self.session(pairs, on_progress=on_progress) as session:
+                known = session.among_these(known)
+                missing = parts_without(known, len(pairs))
                 if compute is None:
                     parts = self._rows(session, missing, batch_size, on_progress)
                 else:
                     parts = _computed(compute(protocol, missing), elsewhere)
-                for shard, new_rows in parts:
-                    known[shard] = new_rows
+                for part, new_rows in parts:
+                    known |= zip(part, new_rows, strict=True)
                     if files:
-                        files.write(shard, new_rows)
+                        files.write(part, new_rows)
                     if on_progress and compute is not None:
-                        done = sum(len(part) for part, rows in known.items() if rows is not None)
-                        on_progress("pairs", done, len(pairs))
-                rows = [row for shard in known.values() for row in shard or ()]
+                        on_progress("pairs", len(known), len(pairs))
+                rows = [known[index] for index in range(len(pairs))]
                 of_set = self._of_set(session, rows)
                 seconds = Counter(session.clock.seconds()) + elsewhere
             about = {

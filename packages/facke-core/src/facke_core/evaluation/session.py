@@ -7,24 +7,26 @@ follows. So a row depends on its pair, on the set of sources and on the seed, an
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import cached_property
 from itertools import islice
 from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
 
-from facke_core.errors import PluginError
+from facke_core.errors import ImageError, PluginError
 from facke_core.evaluation.clock import STAGES, alone
 from facke_core.evaluation.judges import Recogniser
 from facke_core.evaluation.metrics import AnyMetric, Identities, Metric, SetMetric, SwappedPairs
 from facke_core.evaluation.pictures import Loaded, PictureStore, unpacked
-from facke_core.evaluation.rows import Row, pack, rounded
+from facke_core.evaluation.rows import Row, pack, rounded, unpack
 from facke_core.faces.align import warp
-from facke_core.jobs.pairs import PairSet, PictureRef, noise
+from facke_core.jobs.pairs import PairSet, PictureRef, SwapPair, key_of, noise
 from facke_core.pipeline import SwapPipeline
 from facke_core.results import StageClock
 from facke_core.types import Face, Progress
@@ -35,6 +37,10 @@ _PHOTO = frozenset({"photo", "faces", "judge"})
 """Needs that include the finished photo; the last two also the face in it."""
 FACES = frozenset({"faces", "judge"})
 """Needs that include the face in the finished photo."""
+BY_VECTORS = frozenset(
+    {"id-retrieval", "id-retrieval-l2", "id-gain", "retrieval-top1", "retrieval-top5"}
+)
+"""Core's metrics that follow from the judge's vectors alone."""
 T = TypeVar("T")
 
 
@@ -98,6 +104,40 @@ class EvaluationSession:
             if rebuilt := self._to_rebuild([pair.source for pair in pairs]):
                 self.map(self._rebuild, rebuilt)
             rows += self.map(self._row, batch)
+        return rows
+
+    @cached_property
+    def among(self) -> str:
+        """Digest of the sources and who is on them; empty where no metric reads that."""
+        if "judge" not in self._needs:
+            return ""
+        number: dict[str, int] = {}
+        people = {p.key: number.setdefault(p.identity, len(number)) for p in self.pairs.sources}
+        return hashlib.sha256(repr(sorted(people.items())).encode()).hexdigest()
+
+    @torch.inference_mode()
+    def among_these(self, known: Mapping[int, Row]) -> dict[int, Row]:
+        """Rows that were found among other sources, with the values that follow from these.
+
+        They follow from the vector that a row keeps, for core's metrics; where another metric may
+        look at more, the row is left out, and is to be found anew.
+        """
+        stale = {i: row for i, row in known.items() if not row.skipped and row.among != self.among}
+        rows = {i: row for i, row in known.items() if i not in stale}
+        judged = [metric for metric in self.per_pair if "judge" in metric.needs]
+        if not stale or not all(metric.name in BY_VECTORS for metric in judged):
+            return rows
+        pairs = {index: self.pairs.pairs[index] for index in stale}
+        self._make_ready(picture for pair in pairs.values() for picture in pair)
+        self._sources()
+        for index, row in stale.items():
+            if not row.vector or not all(map(self.pictures.usable, pairs[index])):
+                continue
+            a, b = (self.pictures.load(picture).aligned.crop[None] for picture in pairs[index])
+            seen = self._seen("judge", *pairs[index], torch.from_numpy(unpack(row.vector).copy()))
+            swapped = SwappedPairs(source=a, target=b, identities={"judge": seen})
+            values = {m.name: rounded(self._value(m, swapped)) for m in judged}
+            rows[index] = replace(row, among=self.among, values={**row.values, **values})
         return rows
 
     def real_vectors(self) -> Tensor:
@@ -254,21 +294,25 @@ class EvaluationSession:
         photo: Tensor | None,
         face: Face | None,
     ) -> Identities:
-        known = self.pictures.known(target)
         if role == "trainer":
-            seen = self._by_trainer(result)
-            gallery, people, own = torch.zeros(0, len(seen)), torch.zeros(0, dtype=torch.int64), -1
-        else:
-            assert photo is not None
-            # a face that is not found is where the target's was
-            where = face or known.face or self.pictures.load(target).aligned.face
-            seen = self._by_judge(photo, where)
+            return self._seen(role, source, target, self._by_trainer(result))
+        assert photo is not None
+        # a face that is not found is where the target's was
+        known = self.pictures.known(target)
+        where = face or known.face or self.pictures.load(target).aligned.face
+        return self._seen(role, source, target, self._by_judge(photo, where))
+
+    def _seen(
+        self, role: str, source: PictureRef, target: PictureRef, vector: Tensor
+    ) -> Identities:
+        gallery, people, own = torch.zeros(0, len(vector)), torch.zeros(0, dtype=torch.int64), -1
+        if role == "judge":
             gallery, people, numbers = self._sources()
             own = numbers[source.key]
         return Identities(
             source=self.pictures.known(source).vectors[role][None],
-            target=known.vectors[role][None],
-            result=seen[None],
+            target=self.pictures.known(target).vectors[role][None],
+            result=vector[None],
             gallery=gallery,
             people=people,
             own=torch.tensor([own]),
@@ -305,16 +349,16 @@ class EvaluationSession:
             "target": pair.target.name,
             "source_identity": pair.source.identity,
             "target_identity": pair.target.identity,
+            "key": key_of(pair),
+            "among": self.among,
         }
-        swapped = self.swapped(index)
+        try:
+            swapped = self.swapped(index)
+            reason = "" if swapped else self._why_not(pair)
+        except ImageError as error:  # it was damaged after its face was found
+            swapped, reason = None, str(error)
         if swapped is None:
             empty = dict.fromkeys(metric.name for metric in self.per_pair)
-            without = [
-                role
-                for role, picture in zip(("source", "target"), pair, strict=True)
-                if not self.pictures.usable(picture)
-            ]
-            reason = f"no face was found in the {' and the '.join(without)}"
             return Row(**about, values=empty, skipped=reason)
         known = self._rebuilt.get(pair.source.key, {})
         values = {
@@ -329,8 +373,17 @@ class EvaluationSession:
             vector=self._vector(swapped),
         )
 
+    def _why_not(self, pair: SwapPair) -> str:
+        roles = dict(zip(("source", "target"), pair, strict=True))
+        unusable = {r: p for r, p in roles.items() if not self.pictures.usable(p)}
+        faults = {r: fault for r, p in unusable.items() if (fault := self.pictures.why_not(p))}
+        reasons = [f"the {role} cannot be used: {fault}" for role, fault in faults.items()]
+        if without := " and the ".join(role for role in unusable if role not in faults):
+            reasons.append(f"no face was found in the {without}")
+        return "; ".join(dict.fromkeys(reasons))
+
     def _vector(self, swapped: SwappedPairs) -> str:
-        if not self.of_set or not swapped.identities:
+        if not swapped.identities or "judge" not in swapped.identities:
             return ""
         return pack(swapped.identities["judge"].result[0].numpy())
 

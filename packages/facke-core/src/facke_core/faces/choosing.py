@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Sequence
 from typing import Literal
@@ -79,6 +80,12 @@ def chosen_faces(
                 stacklevel=_CALLER,
             )
     return chosen
+
+
+def larger_than(face: Face, faces: Sequence[Face]) -> list[Face]:
+    """The faces that come before one of them in a list, the largest first: those in front of it,
+    where heads overlap."""
+    return list(itertools.takewhile(lambda other: other is not face, faces))
 
 
 def largest_of(faces: Sequence[Face], photo: Photo) -> Face:

@@ -8,6 +8,7 @@ original system does instead is in :mod:`facke_gan.original.paste`.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +17,12 @@ from torch import Tensor
 
 from facke_core.faces.align import invert_affine, transform_points, warp
 from facke_core.images.io import resize
-from facke_core.types import AlignedFace
+from facke_core.types import AlignedFace, Face
 
 __all__ = ["face_mask", "match_color", "paste"]
 
+MARGIN = 0.12
+"""Width of what is kept around a face in front of another, as a share of its width."""
 FEATHER = 0.16
 """Width of the fade, as a share of the face's width; it ends at the outline of the face."""
 
@@ -47,18 +50,44 @@ def face_mask(aligned: AlignedFace, size: int = 128, *, feather: float = FEATHER
         size: side of the mask in pixels.
         feather: width of the fade, as a share of the face's width.
     """
-    scale = size / aligned.crop.shape[-1]
-    directions, reach = _outline(aligned, scale)
+    inside, width = _inside(aligned, size)
+    ticks = torch.arange(size, dtype=torch.float32)
+    y, x = torch.meshgrid(ticks, ticks, indexing="ij")
+    border = torch.minimum(torch.minimum(x, size - 1 - x), torch.minimum(y, size - 1 - y))
+    return _smooth(torch.minimum(inside, border) / (feather * width))[None]
+
+
+def mask_behind(aligned: AlignedFace, front: Iterable[Face], size: int = 128) -> Tensor:
+    """The mask (1, size, size) of a face whose head is partly behind others: :func:`face_mask`
+    without the faces in front and a margin around them, so that their heads keep their pixels.
+
+    Args:
+        aligned: the target's face as it was aligned.
+        front: the faces of the same photo that are in front of it.
+        size: side of the mask in pixels.
+    """
+    mask = face_mask(aligned, size)
+    for face in front:
+        inside, width = _inside(aligned._replace(face=face), size)
+        mask = mask * (1 - _smooth((inside / width + MARGIN) / MARGIN))
+    return mask
+
+
+def _inside(aligned: AlignedFace, size: int) -> tuple[Tensor, Tensor]:
+    """How deep each place of a mask (size, size) lies in the face, and how wide that is where it is
+    narrowest, in pixels of the mask."""
+    directions, reach = _outline(aligned, size / aligned.crop.shape[-1])
     half = _DIRECTIONS // 2
-    width = (reach[:half] + reach[half:]).amin()  # of the face, where it is narrowest
     ticks = torch.arange(size, dtype=torch.float32)
     y, x = torch.meshgrid(ticks, ticks, indexing="ij")
     places = torch.stack([x, y], -1).view(-1, 2)
     inside = (reach - places @ directions.T).amin(1).view(size, size)
-    border = torch.minimum(torch.minimum(x, size - 1 - x), torch.minimum(y, size - 1 - y))
-    depth = torch.minimum(inside, border) / (feather * width)
+    return inside, (reach[:half] + reach[half:]).amin()
+
+
+def _smooth(depth: Tensor) -> Tensor:
     share = depth.clamp(0, 1)
-    return (share * share * (3 - 2 * share))[None]
+    return share * share * (3 - 2 * share)
 
 
 def _outline(aligned: AlignedFace, scale: float) -> tuple[Tensor, Tensor]:

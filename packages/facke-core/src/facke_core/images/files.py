@@ -44,9 +44,34 @@ WRITABLE = {
     ".tif": "TIFF",
     ".tiff": "TIFF",
 }
+SUFFIXES = (*WRITABLE, ".bmp", ".gif", ".ppm")
+"""Ends of names of pictures, in folders where other files lie too."""
+_OF_SYSTEMS = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir")
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 MAX_SIDE = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 32_768}
 """Longest sides, in pixels, that can be written and read again, of formats that have a limit."""
+
+
+def is_hidden(name: str) -> bool:
+    """Tell whether a file or folder of this name is of a system's own making: ``._a.jpg`` of macOS,
+    ``Thumbs.db`` of Windows, thumbnails of network disks."""
+    return name.startswith(".") or name.lower() in _OF_SYSTEMS
+
+
+def pictures_in(folder: Path, *, deep: bool = False) -> list[Path]:
+    """Return the pictures in a folder by the ends of their names, sorted; hidden ones are left out.
+
+    Args:
+        folder: where to look.
+        deep: also in the folders inside it.
+    """
+    inside = folder.rglob("*") if deep else folder.iterdir()
+    return sorted(
+        path
+        for path in inside
+        if path.suffix.lower() in SUFFIXES
+        and not any(map(is_hidden, path.relative_to(folder).parts))
+    )
 
 
 def check_input(path: str | PathLike[str]) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -199,3 +199,15 @@ def _check_reachable(address: str) -> None:
 def shards(n: int) -> list[range]:
     """Return the numbers of the pairs of each shard, 0 to ``n`` - 1 in all."""
     return [range(start, min(start + SHARD, n)) for start in range(0, n, SHARD)]
+
+
+def parts_without(known: Collection[int], n: int) -> list[range]:
+    """Return the numbers of n pairs that are not known, in runs that lie in one shard each."""
+    parts: list[range] = []
+    for shard in shards(n):
+        start = shard.start
+        for stop in [*(index for index in shard if index in known), shard.stop]:
+            if start < stop:
+                parts.append(range(start, stop))
+            start = stop + 1
+    return parts

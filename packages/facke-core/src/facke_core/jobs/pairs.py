@@ -37,11 +37,13 @@ class PictureRef(NamedTuple):
     identity: str
     """Who is on it."""
     key: str
-    """SHA-256 of the file, in hexadecimal digits."""
+    """SHA-256 of the file, in hexadecimal digits; empty where it cannot be read."""
     path: Path | None = None
     """Place of a photograph; None for a row."""
     row: int | None = None
     """Number of the row in :attr:`PairSet.crops`; None for a photograph."""
+    fault: str = ""
+    """Why the file cannot be read; empty if it can."""
 
 
 class SwapPair(NamedTuple):
@@ -106,21 +108,24 @@ def read_pairs(file: Path) -> PairSet:
     """Read pairs of photographs from a CSV with the columns ``source`` and ``target``.
 
     Paths are relative to the folder of the CSV. ``source_identity`` and ``target_identity`` say who
-    is on them; without, every picture is a person of its own.
+    is on them; without, every picture is a person of its own. One that cannot be read stays in its
+    pairs, with the reason (:attr:`PictureRef.fault`).
 
     Raises:
-        DataError: no such file, a column or a picture is missing, or no pair is in it.
+        DataError: no such file, a column is missing, no pair is in it or none that can be read, or
+            a picture has two identities.
     """
     read = _FileReader(file)
-    pairs = []
-    for line, row in _rows(file, ("source", "target")):
-        pairs.append(
-            SwapPair(
-                read(row["source"], row.get("source_identity") or "", line),
-                read(row["target"], row.get("target_identity") or "", line),
-            )
+    named = [
+        SwapPair(
+            read(row["source"], row.get("source_identity") or "", line),
+            read(row["target"], row.get("target_identity") or "", line),
         )
-    read.check()
+        for line, row in _rows(file, ("source", "target"))
+    ]
+    if all(pair.source.fault or pair.target.fault for pair in named):
+        read.check()
+    pairs = [SwapPair(*map(read.settled, pair)) for pair in named]
     return PairSet(pairs=pairs, name=file.name)
 
 
@@ -143,6 +148,12 @@ def read_same(file: Path) -> list[SamePair]:
         )
     read.check()
     return pairs
+
+
+def key_of(pair: SwapPair) -> str:
+    """SHA-256 of the contents of both pictures, in hexadecimal digits: what is computed of a pair
+    is known by it, whatever else is in a CSV."""
+    return hashlib.sha256(f"{pair.source.key} {pair.target.key}".encode()).hexdigest()
 
 
 def pairs_of_dataset(
@@ -204,22 +215,35 @@ class _FileReader:
     """A reader of each file once; what is missing is collected and told together."""
 
     def __init__(self, file: Path) -> None:
-        self._file, self._keys = file, dict[Path, str]()
+        self._file, self._read = file, dict[Path, tuple[str, str]]()
         self._missing: list[str] = []
+        self._told: dict[str, tuple[str, str]] = {}
+        """Picture -> who is on it, and where the CSV says so; nowhere: its name stands for it."""
 
     def __call__(self, name: str | None, identity: str, line: int) -> PictureRef:
         if not name:
             raise DataError(f"{self._file}, line {line}: a path is empty. Fill it in.")
         path = self._file.parent / name
-        if path not in self._keys:
-            try:
-                with path.open("rb") as stream:
-                    self._keys[path] = hashlib.file_digest(stream, "sha256").hexdigest()
-            except (OSError, ValueError) as error:  # a name with a NUL is no OSError
-                self._keys[path] = ""
-                why = error.strerror if isinstance(error, OSError) else error
-                self._missing.append(f"line {line}: {name} ({why})")
-        return PictureRef(name, identity or name, self._keys[path], path=path)
+        if path not in self._read:
+            self._read[path] = key, fault = _digest(path)
+            if fault:
+                self._missing.append(f"line {line}: {name} ({fault})")
+        key, fault = self._read[path]
+        picture = PictureRef(name, identity or name, key, path=path, fault=fault)
+        told = self._told.get(_content(picture), ("", ""))
+        if identity and told[1] and told[0] != identity:
+            raise DataError(
+                f"{self._file}: the picture {name} shows {told[0]!r} by {told[1]}, and "
+                f"{identity!r} by line {line}. Nobody is two people: correct one of them."
+            )
+        if identity or not told[0]:
+            where = f"line {line}" if identity else ""
+            self._told[_content(picture)] = (picture.identity, where)
+        return picture
+
+    def settled(self, picture: PictureRef) -> PictureRef:
+        """The picture with the identity that any line of the CSV gives it."""
+        return picture._replace(identity=self._told[_content(picture)][0])
 
     def check(self) -> None:
         if self._missing:
@@ -230,6 +254,21 @@ class _FileReader:
                 f"{f' and {more} more' if more > 0 else ''}. Paths are relative to the folder "
                 f"{self._file.absolute().parent}"
             )
+
+
+def _content(picture: PictureRef) -> str:
+    return picture.key or f"no file {picture.name}"
+
+
+def _digest(path: Path) -> tuple[str, str]:
+    """Return the SHA-256 of a file, and why it cannot be read."""
+    try:
+        if path.exists() and not path.is_file():  # a pipe would wait for ever
+            return "", "it is no file"
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest(), ""
+    except (OSError, ValueError) as error:  # a name with a NUL is no OSError
+        return "", str(error.strerror if isinstance(error, OSError) else error)
 
 
 def pairs_from(

@@ -7,8 +7,6 @@ at.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -16,8 +14,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from facke_core._files import HIDDEN, leftovers, one_job
+from facke_core._files import leftovers, one_job
 from facke_core.config import read_json, write_json, write_text
+from facke_core.data.tables import csv_text
 from facke_core.errors import (
     DataError,
     FackeError,
@@ -26,14 +25,18 @@ from facke_core.errors import (
     NoFaceError,
     UsageError,
 )
-from facke_core.jobs.engines import Engine, here, shards
-from facke_core.jobs.pairs import PairSet, SwapPair, read_pairs
+from facke_core.images.files import is_hidden
+from facke_core.jobs.engines import Engine, here, parts_without, shards
+from facke_core.jobs.pairs import PairSet, SwapPair, key_of, read_pairs
 from facke_core.plugins.registry import Registry, default_registry
 from facke_core.types import Progress
+from facke_core.weights.layout import sha256_of
 from facke_core.weights.sources import Source, locate
 
 __all__ = ["SwapWork", "swap_pairs"]
 
+PAIRS = "pairs"
+"""What may differ when a work is resumed: a picture is known by its own pair."""
 RUN = "run.json"
 """What the pictures of a folder belong to."""
 SWAPS = "swaps.csv"
@@ -62,6 +65,10 @@ class Swap:
     """Seed with which this picture can be made alone; None where it was made without one."""
     skipped: str = ""
     """Why there is no picture; empty if there is one."""
+    key: str = ""
+    """SHA-256 of the contents of source and target together."""
+    sha256: str = ""
+    """SHA-256 of the picture; empty if there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +101,7 @@ class SwapWork:
         """Say what decides the pictures, as plain values."""
         source = locate(self.weights, registry=self.registry())
         return {
-            "pairs": {"sha256": pairs.digest, "n": len(pairs)},
+            PAIRS: {"sha256": pairs.digest, "n": len(pairs)},
             "weights": {"name": source.name, "revision": source.revision},
             "method": source.config.method,
             "face": self.face if isinstance(self.face, str | int) else list(self.face),
@@ -120,7 +127,12 @@ class SwapWork:
         draws = self.seed is not None or not isinstance(pipeline.method.sampler, SeededSampler)
 
         def swap(index: int, pair: SwapPair) -> Swap:
-            row = Swap(pair=index, source=pair.source.name, target=pair.target.name)
+            row = Swap(
+                pair=index, source=pair.source.name, target=pair.target.name, key=key_of(pair)
+            )
+            for picture in pair:
+                if picture.fault:
+                    return replace(row, skipped=f"{picture.name} cannot be read: {picture.fault}")
             seed = noise(self.seed, *pair).initial_seed() if draws else None
             files = [str(picture.path) for picture in pair]
             try:
@@ -135,7 +147,8 @@ class SwapWork:
             except (ImageError, NoFaceError) as error:
                 return replace(row, skipped=str(error))
             name = f"{index:06d}.png"
-            result.save(str(Path(self.folder) / name), overwrite=True)
+            file = Path(self.folder) / name
+            result.save(str(file), overwrite=True)
             shown = [*result.faces, *([result.source] if result.source else [])]
             return replace(
                 row,
@@ -144,6 +157,7 @@ class SwapWork:
                 faces_seen=result.faces_seen,
                 doubts="; ".join(dict.fromkeys(doubt for face in shown for doubt in face.doubts)),
                 seed=seed,
+                sha256=sha256_of(file),
             )
 
         def do(part: range) -> dict[str, Any]:
@@ -165,7 +179,8 @@ def swap_pairs(
         work: what is done.
         engine: who does it. Pictures are the same to the last bit where as many threads compute
             them; another number rounds sums in another way.
-        resume: go on with the pictures in the folder.
+        resume: go on with the pictures in the folder. Those that are missing or damaged, and those
+            of pairs that the CSV did not have, are made.
         on_progress: called after each shard.
 
     Returns:
@@ -180,17 +195,24 @@ def swap_pairs(
     work = replace(work, weights=locate(work.weights, registry=work.registry()))
     pairs, folder = read_pairs(Path(work.pairs)), Path(work.folder)
     with one_job(folder):
-        done = _begin(folder, work.about(pairs), resume=resume)
-        parts = shards(len(pairs))
-        known = {part: _read(done, part) for part in parts}
-        missing = [part for part in parts if known[part] is None]
-        for part, result in engine(work, missing):
-            known[part] = [Swap(**row) for row in result["swaps"]]
-            write_json(_file(done, part), result)
+        run = work.about(pairs)
+        done = _begin(folder, run, resume=resume)
+        whole = shards(len(pairs))
+        known = {swap.pair: swap for part in whole for swap in _kept(done, part, pairs, folder)}
+        if not known and any(done.iterdir()) and read_json(folder / RUN).get(PAIRS) != run[PAIRS]:
+            raise UsageError(
+                f"{folder} holds pictures of other pairs, none of which is in {work.pairs}. Choose "
+                "another folder."
+            )
+        write_json(folder / RUN, run)
+        for part, result in engine(work, parts_without(known, len(pairs))):
+            known |= {swap.pair: swap for swap in (Swap(**row) for row in result["swaps"])}
+            (shard,) = (shard for shard in whole if part.start in shard)
+            rows = [asdict(known[index]) for index in shard if index in known]
+            write_json(_file(done, shard), {"swaps": rows})
             if on_progress:
-                total = sum(len(numbers) for numbers, swaps in known.items() if swaps is not None)
-                on_progress("pairs", total, len(pairs))
-        swaps = [swap for part in parts for swap in known[part] or ()]
+                on_progress("pairs", len(known), len(pairs))
+        swaps = [known[index] for index in range(len(pairs))]
         _write_csv(folder / SWAPS, swaps)
         return swaps
 
@@ -199,14 +221,16 @@ def _begin(folder: Path, run: Mapping[str, Any], *, resume: bool) -> Path:
     """Make the folder of what is done, and refuse one that belongs to something else."""
     try:
         leftovers(folder, remove=True)
-        there = [file.name for file in folder.iterdir() if not file.name.startswith(HIDDEN)]
+        there = [file.name for file in folder.iterdir() if not is_hidden(file.name)]
     except OSError as error:
         raise DataError(f"{folder} cannot be used ({error}). Choose another folder.") from error
     if RUN not in there:
         if there:
             raise UsageError(f"{folder} holds other files ({there[0]}). Choose an empty folder.")
         write_json(folder / RUN, run)
-    elif other := sorted(key for key in run if read_json(folder / RUN).get(key) != run[key]):
+    elif other := sorted(
+        key for key in run if key != PAIRS and read_json(folder / RUN).get(key) != run[key]
+    ):
         raise UsageError(
             f"{folder} holds pictures of other settings: {', '.join(other)} "
             f"{'is' if len(other) == 1 else 'are'} different. Choose another folder."
@@ -228,22 +252,27 @@ def _file(done: Path, part: range) -> Path:
     return done / f"{part.start:06d}.json"
 
 
-def _read(done: Path, part: range) -> list[Swap] | None:
+def _kept(done: Path, part: range, pairs: PairSet, folder: Path) -> list[Swap]:
+    """What was done of a shard and is still there."""
     file = _file(done, part)
     if not file.is_file():
-        return None
+        return []
     try:
         swaps = [Swap(**row) for row in read_json(file)["swaps"]]
-        if [swap.pair for swap in swaps] != list(part):
-            raise ValueError("it holds other pairs")
+        return [swap for swap in swaps if swap.pair in part and _holds(swap, pairs, folder)]
     except (FackeError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{file} is damaged ({error}). Delete it and resume.") from error
-    return swaps
+
+
+def _holds(swap: Swap, pairs: PairSet, folder: Path) -> bool:
+    """Tell whether a row is of its pair, and its picture as it was written."""
+    pair = pairs.pairs[swap.pair]
+    if (swap.key, swap.source, swap.target) != (key_of(pair), pair.source.name, pair.target.name):
+        return False
+    picture = folder / f"{swap.pair:06d}.png"
+    return bool(swap.skipped) or (picture.is_file() and sha256_of(picture) == swap.sha256)
 
 
 def _write_csv(file: Path, swaps: list[Swap]) -> None:
-    text = io.StringIO(newline="")
-    rows = csv.DictWriter(text, Swap.__dataclass_fields__)
-    rows.writeheader()
-    rows.writerows(asdict(swap) for swap in swaps)
-    write_text(file, text.getvalue())
+    rows = (list(asdict(swap).values()) for swap in swaps)
+    write_text(file, csv_text(list(Swap.__dataclass_fields__), rows))

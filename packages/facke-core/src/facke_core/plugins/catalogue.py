@@ -51,8 +51,8 @@ class Catalogue(dict[str, Spec]):
         self.owners.update(dict.fromkeys(specs, owner))
 
     def __missing__(self, name: str) -> Spec:
-        message = f"Unknown {self.kind} {name!r}.{did_you_mean(name, self)}"
-        message += f" Installed: {', '.join(sorted(self)) or 'none'}."
+        known = ", ".join(sorted(self)) or "none"
+        message = f"Unknown {self.kind} {name!r}.{did_you_mean(name, self)} Installed: {known}."
         if self.kind == "method" and not self:
             message += " Methods come with plugins: pip install facke-gan, for example."
         if self._failed:
@@ -108,10 +108,8 @@ def collect(
             )
         for target in targets_of(spec):
             if not TARGET.fullmatch(target):
-                raise PluginError(
-                    f"The plugin {plugin!r}: the target {target!r} of {what} is not "
-                    "'package.module:attribute'."
-                )
+                wrong = f"the target {target!r} of {what} is not 'package.module:attribute'."
+                raise PluginError(f"The plugin {plugin!r}: {wrong}")
         offers[catalogue.kind][spec.name] = spec
 
     for catalogue in catalogues.values():
@@ -119,9 +117,9 @@ def collect(
             returned = impl.function()
             for spec in returned if isinstance(returned, Iterable) else [returned]:
                 if not isinstance(spec, catalogue.spec):
+                    wanted = f"a list of {catalogue.spec.__name__}, but it holds {spec!r}."
                     raise PluginError(
-                        f"The plugin {plugin!r}: {catalogue.hook}() must return a list of "
-                        f"{catalogue.spec.__name__}, but it holds {spec!r}."
+                        f"The plugin {plugin!r}: {catalogue.hook}() must return {wanted}"
                     )
                 add(catalogue, spec)
                 for name, resource in getattr(spec, "recipes", {}).items():

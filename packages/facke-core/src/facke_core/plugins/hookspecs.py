@@ -55,8 +55,7 @@ def facke_converters() -> Iterable[specs.ConverterSpec]:  # type: ignore[empty-b
 @hookspec
 def facke_result(result: SwapResult, request: SwapRequest) -> SwapResult | None:
     """Watermark, sign or record a full-picture result; return a changed one, or None to leave it.
-
-    Hooks run in registration order; each implementation sees what the one before returned."""
+    Hooks run in registration order, each on what the one before returned."""
 
 
 @hookspec

@@ -6,13 +6,14 @@ import functools
 import importlib.metadata
 import os
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from facke_core.errors import PluginError, did_you_mean
+from facke_core.errors import FackeWarning, PluginError, did_you_mean
 from facke_core.plugins import catalogue, specs
 from facke_core.plugins.catalogue import Catalogue, PluginInfo
 from facke_core.references import resolve
@@ -26,6 +27,7 @@ __all__: list[str] = []
 
 GROUP = "facke.plugins"
 CORE = "facke-core"
+OFFICIAL = (CORE, "facke-gan", "facke-vae", "facke-diffusion")
 
 
 class Registry:
@@ -53,12 +55,13 @@ class Registry:
     def discover(self) -> Registry:
         """Load every installed plugin, each on its own; return the registry itself.
 
-        facke-core comes first, the others by name; ``FACKE_PLUGINS=facke-gan,facke-vae`` restricts
-        it to those (and facke-core). What a plugin raises, even ``SystemExit``, is kept.
+        facke-core comes first, then facke's own, then others, by name; ``FACKE_PLUGINS=facke-gan``
+        restricts it to that (and facke-core). What a plugin raises, even ``SystemExit``, is kept.
+        A method in the place of one of facke's own is a FackeWarning.
         """
-        entries = sorted(
-            importlib.metadata.entry_points(group=GROUP), key=lambda e: (e.name != CORE, e.name)
-        )
+        points = importlib.metadata.entry_points(group=GROUP)
+        own = [e for e in points if e.dist and e.dist.name.replace("_", "-").lower() in OFFICIAL]
+        entries = sorted(points, key=lambda e: (e not in own, e.name != CORE, e.name))
         installed = [entry.name for entry in entries]
         named = os.environ.get("FACKE_PLUGINS", ",".join(installed)).split(",")
         wanted = [CORE, *filter(None, map(str.strip, named))]
@@ -68,6 +71,13 @@ class Registry:
         for name in sorted({*wanted} - {*installed, CORE}):
             why = f"named in FACKE_PLUGINS but not installed.{did_you_mean(name, installed)}"
             self.failures.append(PluginInfo(name, failure=why))
+        absent = Registry()
+        for entry in own if self._plugins.keys() - OFFICIAL else ():
+            if entry.name not in self._plugins:
+                absent._load(entry)
+        for name in absent.methods.keys() & self.methods.keys():
+            whose = f"{self.methods.owners[name]!r}, not of {absent.methods.owners[name]!r}"
+            warnings.warn(f"The method {name!r} is of the plugin {whose}.", FackeWarning, 3)
         return self
 
     def _load(self, entry: importlib.metadata.EntryPoint) -> None:
@@ -109,8 +119,8 @@ class Registry:
         collected = catalogue.collect(hooks, name, self.catalogues)
         for kind, offered in collected.items():
             self.catalogues[kind].add(offered, name)
-            targets = (target for spec in offered.values() for target in catalogue.targets_of(spec))
-            self._targets.update(dict.fromkeys(targets, name))
+            for spec in offered.values():
+                self._targets.update(dict.fromkeys(catalogue.targets_of(spec), name))
         offers = {kind: tuple(names) for kind, names in collected.items() if names}
         if events := tuple(hook for hook in catalogue.EVENTS if hooks[hook]):
             offers["event"] = events
@@ -123,18 +133,13 @@ class Registry:
         return (*self._plugins.values(), *self.failures)
 
     def resolve(self, target: str) -> Any:
-        """Import what ``"package.module:attribute"`` names (:func:`facke_core.references.resolve`);
-        PluginError names the plugin whose target it is."""
+        """Import what ``"package.module:attribute"`` names; PluginError names its plugin."""
         plugin = self._targets.get(target)
         return resolve(target, whose=f" of the plugin {plugin!r}" if plugin else "")
 
     def apply_result(self, result: SwapResult, request: SwapRequest) -> SwapResult:
         """Run the ``facke_result`` hooks in registration order, each on the previous result; hook
-        wrappers (``hookimpl(wrapper=True)``) enclose that chain and see its final result.
-
-        Raises:
-            PluginError: a hook raised, or returned something else; names the plugin.
-        """
+        wrappers (``hookimpl(wrapper=True)``) enclose that chain. PluginError names the plugin."""
         impls = sorted(self._impls["facke_result"], key=lambda impl: bool(impl.wrapper))
         return _through(impls, result, request)
 
@@ -151,8 +156,7 @@ def default_registry() -> Registry:
 
 
 def _through(impls: list[pluggy.HookImpl], result: SwapResult, request: SwapRequest) -> SwapResult:
-    """Let the last of these hooks change what the ones before it made. (pluggy's own calls give all
-    the same result, and do not say which one failed.)"""
+    """Let the last hook change what those before it made (pluggy gives all the same result)."""
     if not impls:
         return result
     *before, impl = impls

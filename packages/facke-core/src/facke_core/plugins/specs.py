@@ -21,10 +21,9 @@ class _Named:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9-]*", self.name):
-            kind = type(self).__name__.removesuffix("Spec").lower()
             raise PluginError(
-                f"{kind} name {self.name!r} is not usable: names are lower-case letters, digits "
-                "and hyphens and start with a letter. Rename it in the plugin."
+                f"{type(self).__name__} name {self.name!r} is not usable: names are lower-case "
+                "letters, digits and hyphens and start with a letter. Rename it in the plugin."
             )
 
 

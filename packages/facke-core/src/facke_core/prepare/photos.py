@@ -17,6 +17,7 @@ from typing import NamedTuple
 from facke_core._files import check_regular
 from facke_core.data.tables import read_csv
 from facke_core.errors import DataError, did_you_mean
+from facke_core.images.files import is_hidden
 
 __all__: list[str] = []
 
@@ -28,7 +29,7 @@ LAYOUTS = """\
   PHOTOS/PERSON/1.jpg                      one folder per person
   PHOTOS/images/PERSON/1.jpg               the same, one level deeper
   PHOTOS/{train,test}/images/PERSON/1.jpg  VGGFace2-HQ
-Or name any layout with `manifest=...`, a CSV with the columns path and identity."""
+  Or name any layout with `manifest=...`, a CSV with the columns path and identity."""
 
 
 class Photograph(NamedTuple):
@@ -99,7 +100,7 @@ def _album(photos: Path, root: Path) -> Album:
 
 def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
-        yield from (entry for entry in entries if not entry.name.startswith("."))
+        yield from (entry for entry in entries if not is_hidden(entry.name))
 
 
 def _relative(path: Path, photos: Path) -> str:

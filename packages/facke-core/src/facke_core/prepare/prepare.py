@@ -12,13 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from facke_core._files import HIDDEN, one_job
+from facke_core._files import one_job
 from facke_core.building import DEFAULT_ENCODER, encoder_settings, load_encoder
 from facke_core.data.crops import FORMAT, INFO, UNFINISHED
 from facke_core.data.shards import SUFFIX, Store
 from facke_core.errors import DataError, UsageError, check_choice
 from facke_core.faces.templates import Alignment
 from facke_core.identity.digest import encoder_digest
+from facke_core.images.files import is_hidden
 from facke_core.prepare.making import Making
 from facke_core.prepare.photos import Album, find_photos
 from facke_core.prepare.portraits import Preparation
@@ -183,7 +184,7 @@ def _check_place(photos: Path, dataset: Path) -> None:
         return
     if not dataset.is_dir():
         raise DataError(f"{dataset} is a file. Give a folder for the dataset.")
-    inside = {path.name for path in dataset.iterdir() if not path.name.startswith(HIDDEN)}
+    inside = {path.name for path in dataset.iterdir() if not is_hidden(path.name)}
     parts = [dataset, dataset / "train", dataset / "test"]
     ours = any((part / name).exists() for part in parts for name in (INFO, UNFINISHED))
     if inside and not ours:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from facke_core._files import write_bytes
+from facke_core.data.tables import csv_text
 from facke_core.prepare.photos import Album, shown
 
 __all__ = ["PrepareSummary"]
@@ -62,9 +61,7 @@ def write_csv(
     Raises:
         OSError: it cannot be written.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "person", "key", "status", "reason"])
+    rows = []
     for picture in album.pictures:
         path, key = shown(picture.path), keys.get(picture.path, b"").hex()
         status, reason = "used", ""
@@ -74,5 +71,6 @@ def write_csv(
             status, reason = "duplicate", f"same file as {summary.duplicates[path]}"
         elif path in summary.shared:
             status, reason = "duplicate", f"same file as {summary.shared[path]}, another person"
-        writer.writerow([path, picture.person, key, status, reason])
-    write_bytes(folder / CSV, text.getvalue().encode())
+        rows.append((path, picture.person, key, status, reason))
+    text = csv_text(("path", "person", "key", "status", "reason"), rows)
+    write_bytes(folder / CSV, text.encode())

@@ -6,10 +6,12 @@ import json
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from facke_core.publish._curves import Curves, table_rows
+from facke_core.weights.hub import BESIDE
 from facke_core.weights.layout import PLOT, logs_of
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ people who did not consent. Faces unlike those in the training data come out wor
 """
 
 
+_LINK = re.compile(r"\](?:\((?P<file>[\w.-]+)\)|[(\[:])")
+"""The end of a Markdown link, with the file in the same folder if it leads to one."""
 _HUB_LICENSE = re.compile(
     r"afl-3\.0|apache-2\.0|bsd(-[23]-clause(-clear)?)?|bsl-1\.0|cc0-1\.0|cc-by(-nc)?-[234]\.0|"
     r"cc-by-nc-nd-[34]\.0|cc-by-nc-sa-[234]\.0|cc-by-nd-4\.0|cc-by-sa-[34]\.0|"
@@ -154,12 +158,13 @@ def _evaluation(content: Mapping[str, Any]) -> str:
         if report.get("undetected") is not None:
             rows["results without a face"] = str(report["undetected"])
         protocol = report["protocol"]
-        parts.append(f"Of {report['name']}, by `{protocol.get('program', 'facke evaluate')}`:\n")
+        program = escaped(str(protocol.get("program", "facke evaluate"))).replace("`", "")
+        parts.append(f"Of {escaped(report['name'])}, by `{program}`:\n")
         bounds = [value["low"] for value in report["summary"].values()]
         interval = ", 95 % interval" if any(low is not None for low in bounds) else ""
         parts.append(table(rows, ("metric", f"value{interval}")))
         if note := protocol.get("note"):
-            parts.append(f"{_cell(note)}\n")
+            parts.append(f"{_beginning(escaped(str(note)))}\n")
     return "\n".join(parts)
 
 
@@ -188,10 +193,23 @@ def table(rows: Mapping[str, Any], head: tuple[str, str] = ("property", "value")
 
 def _grid(rows: Iterable[Sequence[str]]) -> str:
     """Write a table in Markdown, whose head is the first row."""
-    head, *body = ([_cell(text) for text in row] for row in rows)
+    head, *body = ([escaped(text) for text in row] for row in rows)
     lines = [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body)]
     return "\n".join(lines) + "\n"
 
 
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", r"\|")
+def escaped(text: str) -> str:
+    """Write a text as itself: no HTML, no pictures, no links but to files of the layout."""
+    plain = "".join(each if each.isprintable() else " " for each in text)
+    plain = " ".join(plain.split()).replace("&", "&amp;").replace("<", "&lt;")
+    plain = re.sub(r"[\\`*~|]|(?<!\w)_|_(?!\w)", r"\\\g<0>", plain)
+    return _LINK.sub(lambda link: link[0] if _beside(link) else rf"]\{link[0][1:]}", plain)
+
+
+def _beside(link: re.Match[str]) -> bool:
+    return any(fnmatch(link["file"] or "", pattern) for pattern in BESIDE)
+
+
+def _beginning(text: str) -> str:
+    """Write a text so that it begins no heading, list or quotation."""
+    return re.sub(r"^([#>+=-]|\d+(?=[.)]))", r"\\\1", text)

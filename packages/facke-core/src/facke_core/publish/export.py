@@ -27,6 +27,7 @@ from facke_core.config import to_dict
 from facke_core.environment import require
 from facke_core.errors import CompatibilityError, UsageError, VerificationError, WeightsError
 from facke_core.pipeline import SwapPipeline
+from facke_core.publish.private import without_places
 from facke_core.weights.layout import MODEL, config_digest
 
 __all__ = ["Exported", "export"]
@@ -185,7 +186,7 @@ def about(pipeline: SwapPipeline) -> dict[str, str]:
         "facke.config_sha256": config_digest(config),
         "facke.weights_sha256": config.files[MODEL].sha256 if MODEL in config.files else "",
         "facke.license": config.license,
-        "facke.identity_encoder": json.dumps(to_dict(config)["identity_encoder"]),
+        "facke.identity_encoder": json.dumps(without_places(to_dict(config)["identity_encoder"])),
         "facke.contract": json.dumps(contract),
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -14,9 +14,11 @@ from facke_core.errors import FackeError, UnavailableError, UsageError, WeightsE
 from facke_core.plugins.registry import Registry, default_registry
 from facke_core.publish._curves import curves_beside
 from facke_core.publish.card import model_card
+from facke_core.publish.private import check_links, texts_of
 from facke_core.weights import hub, layout
+from facke_core.weights.answers import explaining
 from facke_core.weights.checkpoints import STATE
-from facke_core.weights.hub import HubLocation, explaining
+from facke_core.weights.hub import HubLocation
 from facke_core.weights.layout import FOREIGN, GOLDEN, WeightsConfig
 from facke_core.weights.sources import locate
 
@@ -35,7 +37,7 @@ class Pushed:
     repo_id: str
     """``org/name``."""
     commit: str
-    """The new commit, 40 hexadecimal digits."""
+    """The new commit, 40 hexadecimal digits; empty after a dry run."""
     files: tuple[str, ...]
     """Names of the files that are in it."""
     left_out: tuple[str, ...]
@@ -46,7 +48,7 @@ class Pushed:
     @property
     def reference(self) -> str:
         """The reference that others pin: ``hf:org/repo@COMMIT``."""
-        return f"{hub.PREFIX}{self.repo_id}@{self.commit}"
+        return f"{hub.PREFIX}{self.repo_id}" + (f"@{self.commit}" if self.commit else "")
 
 
 def push(
@@ -56,16 +58,19 @@ def push(
     private: bool = False,
     revision: str | None = None,
     message: str = "",
+    dry_run: bool = False,
+    on_files: Callable[[Mapping[str, int]], None] | None = None,
     registry: Registry | None = None,
 ) -> Pushed:
     """Publish a folder of weights, or the newest checkpoint of a run.
 
     Everything is checked first: the configuration, every digest, the tensors against the network,
-    the golden tensors. The folder itself stays as it is, but two things are changed on the way. A
+    the golden tensors. The folder itself stays as it is, but three things are changed on the way. A
     model card that facke wrote calls the weights by their place on the Hub; one that was edited
     stays as it is. Golden tensors are made for weights that have none, such as a checkpoint from
-    the middle of a training; the ``config.json`` that is published lists them. Files of the layout
-    that lie in the repository and not in the folder are deleted.
+    the middle of a training; the ``config.json`` that is published lists them. Pictures and people
+    in ``evaluation.json`` have numbers for names. Files of the layout that lie in the repository
+    and not in the folder are deleted.
 
     Args:
         folder: as :func:`facke_core.save` or ``facke train`` wrote it.
@@ -73,11 +78,13 @@ def push(
         private: make it private. A public one of that name is refused.
         revision: a branch, made if it does not exist; default: the main one.
         message: that of the commit; default: the method and its steps.
+        dry_run: check everything here and publish nothing; no token is needed.
+        on_files: called before anything is sent: name -> bytes of each file that goes up.
         registry: where the method is looked up; default: everything installed.
 
     Raises:
-        WeightsError: files that do not belong there, weights that do not fit or need an encoder
-            on this machine, no permission.
+        WeightsError: files that do not belong there, links, a text that names a place on this
+            machine, weights that do not fit or need an encoder on this machine, no permission.
         VerificationError: a digest or the golden tensors differ.
         UsageError: no token, or a reference that names a revision.
         UnavailableError: the Hub was not reached.
@@ -91,11 +98,14 @@ def push(
     source = locate(Path(folder), registry=registry)
     if source.folder is None:
         raise UsageError(f"{folder} holds no weights.")
+    check_links(source.folder)
     files, left_out = layout_files(source.folder, source.config)
     _check_encoder(source.config)
+    contents: dict[str, Path | bytes] = {name: source.folder / name for name in files}
+    contents |= texts_of(source.folder, files)
     verify(source.folder, source.config, registry=registry)
-    _check_token(location)
-    contents: dict[str, Any] = {name: source.folder / name for name in files}
+    if not dry_run:
+        _check_token(location)
     config, notes = source.config, []
     if GOLDEN not in config.files:
         made, config, note = _with_golden(source.folder, config, registry)
@@ -108,7 +118,11 @@ def push(
             "config.json states no licence, so nobody may use these weights. Write its SPDX "
             "identifier under `license` and push again."
         )
-    commit = _commit(location, contents, private, revision, message or _message(source.config))
+    if on_files is not None:
+        on_files({name: _size(content) for name, content in sorted(contents.items())})
+    commit = ""
+    if not dry_run:
+        commit = _commit(location, contents, private, revision, message or _message(source.config))
     return Pushed(
         repo_id=location.repo_id,
         commit=commit,
@@ -116,6 +130,10 @@ def push(
         left_out=tuple(left_out),
         notes=tuple(notes),
     )
+
+
+def _size(content: Path | bytes) -> int:
+    return len(content) if isinstance(content, bytes) else content.stat().st_size
 
 
 def layout_files(folder: Path, config: WeightsConfig) -> tuple[list[str], list[str]]:

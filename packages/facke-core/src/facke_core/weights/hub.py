@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from facke_core._files import new_folder
 from facke_core.config import read_json
@@ -23,9 +23,9 @@ from facke_core.errors import (
     UsageError,
     VerificationError,
     WeightsError,
-    first_line,
 )
 from facke_core.weights import layout
+from facke_core.weights.answers import explaining
 
 if TYPE_CHECKING:
     from facke_core.weights.layout import WeightsConfig
@@ -107,7 +107,7 @@ def fetch(
     from huggingface_hub import hf_hub_download
 
     folder, commit = Path(), location.revision or ""
-    with explaining(location):
+    with explaining(location, offline=local_files_only):
         for name in names:
             file = Path(
                 hf_hub_download(
@@ -247,93 +247,3 @@ def _forget(file: Path) -> None:
         blob = file.resolve()
         file.unlink()
         blob.unlink()
-
-
-@contextmanager
-def explaining(location: HubLocation) -> Iterator[None]:
-    """Turn errors of ``huggingface_hub`` into :class:`FackeError` that say what to do."""
-    from huggingface_hub import constants, errors, get_token
-
-    # the HTTP client's own base class; which client that is changes between versions
-    http_error: Any = errors.HfHubHTTPError.__bases__[0]
-
-    repo, hub = location.repo_id, constants.ENDPOINT
-    at = f" at revision {location.revision!r}" if location.revision else ""
-    log_in = "log in with `hf auth login` or set HF_TOKEN"
-    try:
-        yield
-    except errors.GatedRepoError as error:
-        then = "with the token of the account that did" if get_token() else f"and {log_in}"
-        raise WeightsError(
-            f"hf:{repo} asks you to accept its conditions first. Do so at {hub}/{repo}, {then}, "
-            "and try again."
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        private = f"for a private repository {log_in}"
-        if get_token():
-            private = "or the token (HF_TOKEN, or of `hf auth login`) may not read it"
-        raise WeightsError(
-            f"hf:{repo} does not exist at {hub}, or you may not see it. Check the spelling; "
-            f"{private}."
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise WeightsError(
-            f"hf:{repo} has no revision {location.revision!r}. Give a branch, a tag or a "
-            f"40-digit commit that is listed at {hub}/{repo}/commits."
-        ) from error
-    except errors.LocalEntryNotFoundError as error:
-        if isinstance(error.__cause__, errors.FileMetadataError):
-            raise UnavailableError(
-                f"{hub} does not answer for hf:{repo}{at} as a Hub does. Check HF_ENDPOINT, and "
-                "what stands between you and it (proxy, firewall)."
-            ) from error
-        raise UnavailableError(
-            f"hf:{repo}{at} is not in the local cache, and the Hub was not reached (offline mode "
-            "or no connection). Connect once, unset HF_HUB_OFFLINE, or give ./folder with a copy."
-        ) from error
-    except errors.EntryNotFoundError as error:
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else ""
-        raise WeightsError(
-            f"hf:{repo}{at} lacks a file, so it is not in facke's layout (config.json and "
-            f"safetensors): {reason}"
-        ) from error
-    except errors.HFValidationError as error:
-        raise UsageError(f"hf:{repo} is not a possible name on the Hub: {error}") from error
-    except errors.OfflineModeIsEnabled as error:
-        raise UnavailableError(
-            f"hf:{repo}{at} cannot be reached: HF_HUB_OFFLINE is set. Unset it and try again."
-        ) from error
-    except (http_error, ConnectionError) as error:
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        if status in (401, 403):
-            raise WeightsError(
-                f"{hub} refuses this for hf:{repo}: {_reason(error)}. The token (HF_TOKEN, or of "
-                f"`hf auth login`) is not valid, or may not do it. Make one at "
-                f"{hub}/settings/tokens; publishing needs the right to write to "
-                f"{repo.partition('/')[0]}."
-            ) from error
-        if status in (400, 409, 413, 422):
-            raise WeightsError(
-                f"{hub} refuses this for hf:{repo}{at}: {_reason(error)}. Correct that, and try "
-                "again."
-            ) from error
-        raise UnavailableError(
-            f"The Hub did not answer for hf:{repo}{at}: {first_line(error)}. Try again later, "
-            "check HF_ENDPOINT and HF_TOKEN, or work from the cache with HF_HUB_OFFLINE=1."
-        ) from error
-    except UnicodeError as error:
-        raise UsageError(
-            f"The token (HF_TOKEN, or of `hf auth login`) cannot be sent to {hub}: {error}. Copy "
-            f"it again from {hub}/settings/tokens; it is plain letters and digits."
-        ) from error
-    except OSError as error:
-        raise UnavailableError(
-            f"hf:{repo}{at} cannot be stored: {first_line(error)}. Check the free space and the "
-            "rights of the cache folder (HF_HOME)."
-        ) from error
-
-
-def _reason(error: Any) -> str:
-    """Return what the server said, on one line."""
-    said = getattr(error, "server_message", None) or first_line(error)
-    return " ".join(said.split())[:300].rstrip(".")
