@@ -94,13 +94,18 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
     words = ["train", str(recipe), "--data", str(data), "--out", str(run), "--device", "cpu"]
     assert main([*words, "--steps", "4", "--quiet"]) == 0
     kept = complete(run)
-    explode = ["--set", "optimizer.lr=1e30", "--set", "clip=0", "--set", "save_every=1000"]
-    assert main([*words, "--quiet", "--resume", *explode, "--set", "probe.every=0"]) == 2
+    explode = ["--init", str(run), "--set", "optimizer.lr=1e30", "--set", "clip=0", "--set"]
+    explode += ["save_every=1000", "--set", "probe.every=0", "--quiet"]
+    words[words.index(str(run))] = str(tmp_path / "other")
+    assert main([*words, *explode]) == 2
     error = capsys.readouterr().err
-    assert "The loss became" in error
-    assert "Resume with a lower optimizer.lr" in error
+    assert "The loss became" in error or "The gradient of" in error
+    assert "a lower optimizer.lr" in error
+    assert "a checkpoint: --init REF." in error
+    assert not complete(tmp_path / "other")
     assert complete(run) == kept
-    assert main([*words, "--quiet", "--resume"]) == 0
+    words[words.index(str(tmp_path / "other"))] = str(run)
+    assert main([*words, "--quiet", "--resume", "--steps", "8"]) == 0
     assert complete(run)[-1].name == "00000008"
 
 

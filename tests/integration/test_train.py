@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,20 +15,22 @@ import torch
 from safetensors.torch import load_file
 
 from facke_core import load, load_encoder
-from facke_core.config import write_json
+from facke_core.config import read_json, write_json
 from facke_core.data.crops import CropSet
 from facke_core.data.mesh import OVAL_RING, POINTS
 from facke_core.errors import (
     ConfigError,
     DataError,
+    FackeWarning,
     UsageError,
     VerificationError,
     WeightsError,
 )
 from facke_core.images.provenance import read_disclosure
+from facke_core.objective import StepReport
 from facke_core.publish.golden import verify
 from facke_core.training import run as training
-from facke_core.training.recipe import read_recipe
+from facke_core.training.recipe import Recipe, read_recipe
 from facke_core.training.setup import TrainSettings
 from facke_core.weights.checkpoints import complete
 from facke_core.weights.layout import GOLDEN, LOG, PLOT, read_weights_config
@@ -158,9 +163,8 @@ def test_probes_are_logged_pictured_and_choose_the_best_checkpoint(
     assert {best.step, 12} <= {int(folder.name) for folder in complete(run)}
     assert len(complete(run)) <= 3
 
-    again = train(
-        recipe, dataset, run, device="cpu", resume=True, overrides=["steps=13", "save_every=1"]
-    )
+    more = ["steps=13", "save_every=1", "probe.every=0"]
+    again = train(recipe, dataset, run, device="cpu", resume=True, overrides=more)
     assert again.best == summary.best
     assert (run / summary.best["checkpoint"]).is_dir()
 
@@ -195,6 +199,143 @@ def test_an_interrupted_and_resumed_run_gives_the_same_weights(
     assert whole.keys() == parts.keys()
     for name, tensor in whole.items():
         assert torch.equal(tensor, parts[name]), name
+
+
+@pytest.fixture(scope="module")
+def begun(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two steps out of three, with another batch size than its recipe has."""
+    folder = tmp_path_factory.mktemp("begun")
+    write_json(folder / "tiny.json", RECIPE)
+    given = ["steps=3", "batch_size=2", "save_every=1"]
+
+    def stop(report: StepReport, _: Recipe) -> None:
+        if report.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    out, recipe = folder / "run", str(folder / "tiny.json")
+    done = train(recipe, dataset, out, device="cpu", overrides=given, on_step=stop)
+    assert (done.step, done.finished) == (2, False)
+    return folder
+
+
+@pytest.fixture
+def run(begun: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(begun / "run", tmp_path / "run"))
+
+
+def test_a_resumed_run_has_the_recipe_that_it_began_with(
+    begun: Path, run: Path, recipe: str, dataset: Path
+) -> None:
+    done = train(recipe, dataset, run, device="cpu", resume=True)
+    assert (done.step, done.images) == (3, 6)
+    assert read_json(run / "recipe.json")["batch_size"] == 2
+    more = ["steps=4", "log_every=2", "probe.faces=3"]
+    done = train(recipe, dataset, run, device="cpu", resume=True, overrides=more)
+    assert (done.step, done.images) == (4, 8)
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("batch_size=8", "batch_size is 2 there and 8 here"),
+        ("seed=5", "seed is 0 there and 5 here"),
+        ("precision=bfloat16", "precision is 'float32' there and 'bfloat16' here"),
+        ("data.composite=0", r"data\.composite is 0\.5 there and 0\.0 here"),
+        ('loss.low-pass={"weight": 1}', r"loss\.low-pass\.weight is 'nothing' there"),
+    ],
+)
+def test_another_recipe_is_not_resumed(
+    override: str, named: str, run: Path, recipe: str, dataset: Path
+) -> None:
+    before = sorted(path.name for path in run.rglob("*")), (run / "recipe.json").read_bytes()
+    with pytest.raises(UsageError, match=named):
+        train(recipe, dataset, run, device="cpu", resume=True, overrides=[override])
+    assert before == (
+        sorted(path.name for path in run.rglob("*")),
+        (run / "recipe.json").read_bytes(),
+    )
+
+
+def test_a_recipe_that_was_changed_is_not_resumed_and_the_run_has_its_own(
+    run: Path, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from facke_cli.main import main
+
+    write_json(tmp_path / "other.json", RECIPE | {"ema": 0.5})
+    words = ["--data", str(dataset), "--out", str(run), "--device", "cpu", "--resume"]
+    assert main(["train", str(tmp_path / "other.json"), *words]) == 2
+    error = capsys.readouterr().err
+    assert "ema is 0.999 there and 0.5 here" in error
+    assert "without such --set" in error
+    assert main(["train", str(run / "recipe.json"), *words]) == 0
+    write_json(tmp_path / "same.json", RECIPE)
+    assert main(["train", str(tmp_path / "same.json"), *words, "--steps", "4"]) == 0
+
+
+def test_another_dataset_is_not_resumed(
+    run: Path, recipe: str, dataset: Path, tmp_path: Path
+) -> None:
+    crops = CropSet.load(dataset)
+    same = replace(crops, info={**crops.info, "name": "renamed", "license": "CC0-1.0"})
+    same.save(tmp_path / "same")
+    train(recipe, tmp_path / "same", run, device="cpu", resume=True)
+    people = crops.people.clone()
+    people[0] = people[-1]
+    replace(crops, people=people).save(tmp_path / "people")
+    replace(crops, embeddings=crops.embeddings.flip(1)).save(tmp_path / "vectors")
+    for name in ("people", "vectors"):
+        with pytest.raises(UsageError, match="was trained on the dataset 'renamed'"):
+            train(recipe, tmp_path / name, run, device="cpu", resume=True)
+
+
+def test_another_beginning_is_not_resumed(
+    begun: Path, run: Path, recipe: str, dataset: Path
+) -> None:
+    init = str(begun / "run")
+    with pytest.raises(UsageError, match="began with random weights, and this call with run"):
+        train(recipe, dataset, run, device="cpu", resume=True, init=init)
+
+
+def test_another_machine_is_resumed_with_a_warning(run: Path, recipe: str, dataset: Path) -> None:
+    state = complete(run)[-1] / "state.json"
+    write_json(state, {**read_json(state), "processes": 4})
+    with pytest.warns(FackeWarning, match="4 processes then, 1 now"):
+        train(recipe, dataset, run, device="cpu", resume=True)
+
+
+def test_a_checkpoint_of_an_earlier_version_is_resumed_by_the_same_call(
+    run: Path, recipe: str, dataset: Path
+) -> None:
+    state = complete(run)[-1] / "state.json"
+    kept = {k: v for k, v in read_json(state).items() if k in ("step", "recipe", "files", "best")}
+    write_json(state, kept)
+    with pytest.raises(UsageError, match="batch_size is 2 there and 4 here"):
+        train(recipe, dataset, run, device="cpu", resume=True)
+    given = ["steps=3", "batch_size=2"]
+    done = train(recipe, dataset, run, device="cpu", resume=True, overrides=given)
+    assert (done.step, done.images) == (3, 6)
+
+
+def test_weights_too_large_for_float16_are_kept_in_float32(
+    recipe: str, dataset: Path, tmp_path: Path
+) -> None:
+    large = ["steps=1", "ema=0", "optimizer.lr=1e6", "clip=0"]
+    with pytest.warns(FackeWarning, match="saved in float32.* too large for float16, in "):
+        train(recipe, dataset, tmp_path / "run", device="cpu", overrides=large)
+    [checkpoint] = complete(tmp_path / "run")
+    weights = load_file(checkpoint / "model.safetensors")
+    assert all(value.isfinite().all() for value in weights.values())
+    assert read_weights_config(checkpoint).files["model.safetensors"].dtype == "float32"
+
+
+def test_two_trainings_of_the_same_make_the_same_weights(
+    recipe: str, dataset: Path, tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        train(recipe, dataset, tmp_path / name, device="cpu", overrides=["steps=1"])
+    first, second = (read_weights_config(complete(tmp_path / name)[-1]) for name in "ab")
+    assert first.files == second.files
 
 
 def test_a_dataset_of_another_alignment_is_refused(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from dataclasses import replace
 from itertools import islice
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from facke_core.data import sending
 from facke_core.data.batches import BatchConfig, SwapBatches, stream
 from facke_core.data.crops import CropSet
 from facke_core.data.mesh import OVAL_RING, POINTS
@@ -83,6 +87,36 @@ def test_workers_processes_and_parts_give_the_same_samples(
                 for into, piece in zip(rebuilt, shares[process][k][part], strict=True):
                     into[process + part * processes :: processes * parts] = piece
         assert same(FaceBatch(*rebuilt), whole)
+
+
+@pytest.mark.parametrize("config", [PLAIN, RICH])
+def test_batches_that_shared_memory_cannot_take_arrive_all_the_same(
+    config: BatchConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = [batches(config).read(step) for step in range(2)]
+    sent = sending.to_send([expected[0]], workers=1)
+    assert sent[0] is expected[0]
+    monkeypatch.setattr(sending, "free_bytes", lambda: 1000)
+    (sent,) = sending.to_send([expected[0]], workers=1)
+    assert not any(isinstance(value, Tensor) for value in sent)  # nothing of it is shared
+    assert sent[0].dtype == np.uint8
+    for whole, (part,) in zip(expected, stream(batches(config), range(2), workers=1), strict=True):
+        assert same(part, whole)
+        assert [value.dtype for value in part] == [value.dtype for value in whole]
+
+
+class Killed(SwapBatches):
+    """Batches whose reader dies as it does where /dev/shm is full."""
+
+    def read(self, step: int, rows: slice = slice(None)) -> FaceBatch:
+        os.kill(os.getpid(), signal.SIGBUS)
+        raise AssertionError
+
+
+def test_a_reader_that_dies_names_the_likely_cause_and_what_to_do() -> None:
+    dying = Killed(crop_set(), batch_size=6, config=PLAIN, seed=0)
+    with pytest.raises(DataError, match=r"/dev/shm has \d+ MB.*`workers=0`"):
+        list(stream(dying, range(2), workers=1))
 
 
 def test_an_intra_pair_is_one_picture_and_its_own_reference() -> None:

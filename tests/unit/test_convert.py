@@ -8,14 +8,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from test_convert_safety import tiny
 
 from facke_cli.main import main
-from facke_core import ConverterSpec, Registry, default_registry
+from facke_core import ConverterSpec, Registry, default_registry, load_encoder
 from facke_core.convert.kinds import Checkpoint, Converted
 from facke_core.convert.run import convert
-from facke_core.errors import ConfigError, PluginError, UnknownNameError, UsageError, WeightsError
+from facke_core.errors import (
+    ConfigError,
+    PluginError,
+    UnknownNameError,
+    UsageError,
+    VerificationError,
+    WeightsError,
+)
 from facke_core.identity.iresnet import ArcFaceResNet
 from facke_core.weights.layout import read_weights_config, sha256_of
 from standins import plugin
@@ -90,6 +97,25 @@ def test_the_encoder_is_recorded_and_must_exist(file: Path, tmp_path: Path) -> N
     with pytest.raises(UsageError, match="not a reference to the Hub"):
         convert(file, tmp_path / "none", encoder="hf:arcface")
     assert not (tmp_path / "none").exists()
+
+
+def test_a_checkpoint_converted_twice_is_the_same_file(file: Path, tmp_path: Path) -> None:
+    for n in range(4):
+        convert(file, tmp_path / str(n))
+    for name in ("model.safetensors", "config.json", "test/io.safetensors"):
+        assert len({(tmp_path / str(n) / name).read_bytes() for n in range(4)}) == 1, name
+
+
+def test_a_checkpoint_with_numbers_that_are_none_is_not_converted(tmp_path: Path) -> None:
+    state = ArcFaceResNet((1, 1, 1, 1)).state_dict()
+    state["fc.bias"][3] = float("inf")
+    torch.save(state, tmp_path / "arcface.tar")
+    with pytest.raises(WeightsError, match=r"not finite .*fc\.bias \(1 of 512\)"):
+        convert(tmp_path / "arcface.tar", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    save_file(state, tmp_path / "arcface.safetensors")
+    with pytest.raises(VerificationError, match=r"fc\.bias \(1 of 512\)"):
+        load_encoder({"name": "arcface", "weights": str(tmp_path / "arcface.safetensors")})
 
 
 def test_what_is_printed_and_written_can_be_copied(tmp_path: Path) -> None:

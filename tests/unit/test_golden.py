@@ -13,7 +13,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from facke_core import Method, MethodSpec, Registry, SwapInputs, save
+from facke_core import Method, MethodSpec, Registry, SwapInputs, load, save
+from facke_core.config import to_dict, write_json
 from facke_core.errors import FackeWarning, VerificationError, WeightsError
 from facke_core.publish.golden import make_golden, replay, verify
 from facke_core.weights.layout import (
@@ -123,8 +124,83 @@ def test_values_that_are_not_numbers_do_not_pass(folder: Path, registry: Registr
     state = load_file(folder / MODEL)
     state["conv.bias"][:] = float("nan")
     config = _rewritten(folder, MODEL, state)
-    with pytest.raises(VerificationError, match="differ by up to nan"):
+    with pytest.raises(VerificationError, match=r"not finite .*: conv\.bias \(3 of 3\)"):
         verify(folder, config, registry=registry)
+
+
+def test_numbers_that_are_none_are_found_without_golden_tensors_too(
+    folder: Path, registry: Registry
+) -> None:
+    state = load_file(folder / MODEL)
+    state["conv.weight"][0, 0, 0] = float("inf")
+    config = _rewritten(folder, MODEL, state)
+    config = replace(config, files={MODEL: config.files[MODEL]})
+    write_json(folder / CONFIG, to_dict(config))
+    for use in (
+        lambda: verify(folder, config, registry=registry),
+        lambda: load(folder, registry=registry),
+        lambda: replay(folder, config, registry=registry),
+    ):
+        with pytest.raises(VerificationError, match=r"conv\.weight \(3 of 81\)"):
+            use()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "named"),
+    [
+        (torch.int8, r"other numbers: conv\.bias is int8, the network has float32"),
+        (torch.bool, r"conv\.bias is bool"),
+        (torch.float8_e4m3fn, r"conv\.bias is float8_e4m3fn"),
+    ],
+)
+def test_codes_in_place_of_floats_do_not_fit(
+    dtype: torch.dtype, named: str, folder: Path, registry: Registry
+) -> None:
+    state = {name: value.to(dtype) for name, value in load_file(folder / MODEL).items()}
+    config = _rewritten(folder, MODEL, state)
+    write_json(folder / CONFIG, to_dict(config))
+    with pytest.raises(WeightsError, match=named):
+        verify(folder, config, registry=registry)
+    with pytest.raises(WeightsError, match=named):
+        load(folder, registry=registry)
+
+
+def test_another_number_format_than_is_promised_is_found(folder: Path, registry: Registry) -> None:
+    state = {name: value.double() for name, value in load_file(folder / MODEL).items()}
+    config = _rewritten(folder, MODEL, state)
+    with pytest.raises(VerificationError, match=r"format float16.*conv\.bias is float64"):
+        verify(folder, config, registry=registry)
+
+
+def test_numbers_too_large_for_float16_are_not_saved_in_it(
+    registry: Registry, tmp_path: Path
+) -> None:
+    method = build(None)
+    config = WeightsConfig(method="mixer", alignment={"template": "ffhq", "size": 40})
+    conv: Any = method.generator
+    with torch.no_grad():
+        conv.conv.bias[1] = 1e5
+    with pytest.raises(
+        WeightsError, match=r"too large for float16.*conv\.bias \(1 of 3\).*float32"
+    ):
+        save(method, tmp_path / "half", config, dtype=torch.float16, registry=registry)
+    assert not list(tmp_path.glob("half/*"))
+    save(method, tmp_path / "whole", config, registry=registry)
+    with torch.no_grad():
+        conv.conv.bias[1] = float("nan")
+    with pytest.raises(WeightsError, match=r"not finite .*conv\.bias \(1 of 3\)"):
+        save(method, tmp_path / "none", config, registry=registry)
+
+
+def test_equal_weights_are_equal_files(registry: Registry, tmp_path: Path) -> None:
+    config = WeightsConfig(method="mixer", alignment={"template": "ffhq", "size": 40})
+    for n in range(6):
+        torch.manual_seed(1)
+        save(build(None), tmp_path / str(n), config, dtype=torch.float16, registry=registry)
+    for name in (MODEL, GOLDEN, CONFIG):
+        assert len({(tmp_path / str(n) / name).read_bytes() for n in range(6)}) == 1, name
+    with safe_open(tmp_path / "0" / MODEL, framework="pt") as file:
+        assert file.metadata()["method"] == "mixer"
 
 
 @pytest.mark.parametrize("name", [MODEL, GOLDEN])

@@ -13,7 +13,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from facke_core.errors import CompatibilityError, ImageError, NoFaceError, UsageError
+from facke_core.errors import (
+    CompatibilityError,
+    ImageError,
+    NoFaceError,
+    UsageError,
+    WeightsError,
+)
 from facke_core.faces.templates import Alignment, template_points
 from facke_core.images.provenance import read_disclosure
 from facke_core.pipeline import SwapPipeline
@@ -26,6 +32,7 @@ from standins import (
     ColourEncoder,
     FunctionDetector,
     FunctionGenerator,
+    FunctionSampler,
     PlainSampler,
     registry_of,
     shapes_seen_by,
@@ -423,3 +430,46 @@ def test_cpu_and_cuda_agree(detector: FaceDetector, red: Tensor, group: Tensor) 
     cuda = make(detector, method=method, identity_encoder=encoder, device="cuda")(red, group)
     assert cuda.image.device.type == "cpu"
     assert (cuda.image - make(detector)(red, group).image).abs().max() < 1e-4
+
+
+# Numbers that are none
+
+
+def spoilt(x: Tensor, identity: Tensor) -> Tensor:
+    image = x.clone()
+    image[-1, 0, 0, 0] = float("nan")
+    return image
+
+
+def test_results_that_are_not_finite_are_refused_and_the_method_is_named(
+    detector: FaceDetector, red: Tensor, group: Tensor
+) -> None:
+    generator = FunctionGenerator(spoilt, SIZE, identity_dim=3)
+    sampler = FunctionSampler(lambda g, i, _: g(i.target, identity=i.identity).image)
+    swapper = make(detector, method=Method(generator, sampler))
+    with pytest.raises(WeightsError, match=r"'FunctionGenerator' .*not finite .* 1 of 3 faces"):
+        swapper(red, group, face="all")
+    with pytest.raises(WeightsError, match="backend torch"):
+        swapper.swap_files(torch.zeros(3, SIZE, SIZE), torch.zeros(3, SIZE, SIZE))
+    face = swapper.align(group, FACES[(3, 150, 260)][0])
+    with pytest.raises(WeightsError, match="not finite"):
+        swapper.paste(group, torch.full((3, SIZE, SIZE), float("inf")), face)
+
+
+def test_identities_that_are_not_finite_are_refused_and_the_encoder_is_named(
+    detector: FaceDetector, red: Tensor, group: Tensor
+) -> None:
+    encoder = mean_colour()
+    encoder.scale.fill_(float("nan"))
+    with pytest.raises(WeightsError, match="'mean-colour' computed numbers that are not finite"):
+        make(detector, identity_encoder=encoder)(red, group)
+
+
+def test_a_picture_of_a_hook_that_is_not_finite_is_not_written(
+    detector: FaceDetector, red: Tensor, group: Tensor, tmp_path: Path
+) -> None:
+    result = make(detector)(red, group)
+    result = replace(result, image=result.image / 0)
+    with pytest.raises(ImageError, match="not finite"):
+        result.save(str(tmp_path / "out.png"))
+    assert not list(tmp_path.iterdir())

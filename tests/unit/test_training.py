@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -15,9 +19,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from facke_core.config import from_dict
+from facke_core.config import from_dict, read_json, write_json
 from facke_core.errors import ConfigError, FackeWarning, TrainingError, UsageError
 from facke_core.losses.terms import IdentityLoss, ReconstructionLoss
 from facke_core.nn.discriminators import MultiScalePatchDiscriminator
@@ -27,7 +33,7 @@ from facke_core.training.recipe import OptimizerConfig, Recipe, terms
 from facke_core.training.swapping import SwapObjective
 from facke_core.training.trainer import Trainer
 from facke_core.types import FaceBatch, GeneratorOutput, Step
-from facke_core.weights.checkpoints import newest_sound
+from facke_core.weights.checkpoints import digest, newest_sound
 from standins import Batches
 
 SIZE = 48
@@ -184,6 +190,106 @@ def test_a_loss_that_is_not_finite_stops_before_it_does_harm() -> None:
     assert torch.isfinite(generator.mix.weight).all()
 
 
+class Root:
+    """The root of a difference that is 0: a finite loss, whose slope is infinite."""
+
+    name = "root"
+
+    def __call__(self, step: Step) -> Tensor:
+        image = step.output.image
+        return (image - image.detach()).square().mean((1, 2, 3)).sqrt()
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+def test_a_gradient_that_is_not_finite_stops_before_it_does_harm(
+    clip: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {"loss": {"identity": {"weight": 1.0}}, "clip": clip}
+    settings["discriminator_loss"] = {}
+    run = tmp_path / "run"
+    trainer = make_trainer(**settings)
+    steps = iter(trainer)
+    next(steps)
+    trainer.save(run / "checkpoints" / "00000001")
+    before = weights(trainer)
+    phase: Any = trainer.objective.phases[0]
+    monkeypatch.setattr(
+        trainer._phases[0],
+        "unregistered",
+        (replace(phase, terms=(LossTerm(Root()),)), trainer.objective.modules),
+    )
+    with pytest.raises(
+        TrainingError, match=r"gradient of the generator became (nan|inf) at step 1"
+    ):
+        next(steps)
+    for name, value in trainer.objective.modules["generator"].named_parameters():
+        assert torch.equal(value, before[f"generator.{name}"]), name
+    assert newest_sound(run) == run / "checkpoints" / "00000001"
+    again = make_trainer(**settings)
+    again.resume(run / "checkpoints" / "00000001")
+    assert [report.step for report in again] == [2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("where", ["generator", "ema", "optimizers"])
+def test_a_checkpoint_with_numbers_that_are_none_is_neither_written_nor_resumed(
+    where: str, tmp_path: Path
+) -> None:
+    run = run_folder(tmp_path / "run", 2, 4)
+    newest = run / "checkpoints" / "00000004"
+    file = newest / f"{where}.safetensors"
+    tensors = load_file(file)
+    name = next(key for key, value in tensors.items() if value.is_floating_point() and value.ndim)
+    tensors[name].view(-1)[0] = float("inf")
+    save_file(tensors, file)
+    state = json.loads((newest / "state.json").read_text())
+    state["files"][file.name] = digest(file)  # as an earlier facke wrote it
+    (newest / "state.json").write_text(json.dumps(state))
+    with pytest.warns(FackeWarning, match=rf"00000004.*not finite.*{re.escape(name)} \(1 of "):
+        assert newest_sound(run) == run / "checkpoints" / "00000002"
+    with pytest.raises(TrainingError, match="not finite"):
+        make_trainer().resume(newest)
+
+    trainer = make_trainer()
+    trainer.resume(run / "checkpoints" / "00000002")
+    module: Any = {"ema": trainer.ema.module}.get(where, trainer.objective.modules["generator"])
+    if where == "optimizers":
+        state = trainer._optimizers[0].optimizer.state
+        next(iter(state.values()))["exp_avg"][0] = float("nan")
+    else:
+        next(module.parameters()).data[0] = float("nan")
+    with pytest.raises(TrainingError, match=rf"is not written: numbers of {where} are not finite"):
+        trainer.save(tmp_path / "more")
+    assert not (tmp_path / "more").exists()
+
+
+def test_images_are_counted_and_not_steps_times_the_batch(tmp_path: Path) -> None:
+    trainer = make_trainer(steps=3)
+    assert [report.images for report in trainer] == [2, 4, 6]
+    trainer.save(tmp_path / "three")
+    more = make_trainer(steps=5)
+    assert more.resume(tmp_path / "three")["images"] == 6
+    assert [report.images for report in more] == [8, 10]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"batch_size": 4}, "batch_size is 2 there and 4 here"),
+        ({"seed": 1}, "seed is 0 there and 1 here"),
+        ({"accumulate": 2}, "accumulate is 1 there and 2 here"),
+        ({"loss": {"identity": {"weight": 2.0}}}, r"loss\.identity\.weight is 1\.0 there and 2\.0"),
+        ({"optimizer": {"lr": 1e-5}}, r"optimizer\.lr is 0\.0004 there and 1e-05 here"),
+    ],
+)
+def test_a_trainer_does_not_resume_another_recipe(
+    changes: dict[str, Any], named: str, tmp_path: Path
+) -> None:
+    make_trainer().save(tmp_path / "checkpoint")
+    with pytest.raises(UsageError, match=named):
+        make_trainer(**changes).resume(tmp_path / "checkpoint")
+    make_trainer(steps=9, save_every=3, log_every=1).resume(tmp_path / "checkpoint")
+
+
 def test_parts_of_a_batch_give_the_gradient_of_the_whole() -> None:
     settings: dict[str, Any] = {"batch_size": 8, "steps": 3, "norm": "none", "clip": 0.0}
     settings["loss"] = {"identity": {"weight": 1.0}, "reconstruction": {"weight": 10.0}}
@@ -197,6 +303,87 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole() -> None:
     expected = weights(whole)
     for name, value in weights(parts).items():
         assert torch.allclose(value, expected[name], rtol=1e-4, atol=1e-6), name
+
+
+MASKED: dict[str, Any] = {
+    "batch_size": 4,  # of which the samples 0 and 2 are chosen
+    "steps": 1,
+    "norm": "none",
+    "clip": 0.0,
+    "loss": {
+        "identity": {"weight": 1.0},
+        "reconstruction": {"weight": 10.0, "where": "same_identity"},
+    },
+    "discriminator_loss": {
+        "real": {"weight": 1.0, "where": "same_identity"},
+        "fake": {"weight": 1.0},
+    },
+}
+
+
+def gradients(**changes: Any) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Losses of a step, and the gradient that each optimiser gets."""
+    trainer = make_trainer(**MASKED | changes)
+    dropout: Any = trainer.objective.modules["generator"].get_submodule("dropout")
+    dropout.p = 0.0
+    found: dict[str, Tensor] = {}
+
+    def keep(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        for parameter in optimizer.param_groups[0]["params"]:
+            found[str(len(found))] = parameter.grad.clone().contiguous()
+
+    handle = register_optimizer_step_pre_hook(keep)
+    try:
+        (report,) = trainer
+    finally:
+        handle.remove()
+    return dict(report.losses), found
+
+
+PROCESS = """
+import json, sys
+from pathlib import Path
+from safetensors.torch import save_file
+from test_training import gradients
+
+folder = Path(sys.argv[1])
+for parts in (1, 2):
+    losses, found = gradients(accumulate=parts)
+    (folder / f"{parts}-{sys.argv[2]}.json").write_text(json.dumps(losses))
+    save_file(found, folder / f"{parts}-{sys.argv[2]}.safetensors")
+"""
+
+
+def test_a_masked_mean_is_that_of_the_whole_batch_in_any_number_of_parts_and_processes(
+    tmp_path: Path,
+) -> None:
+    losses, whole = gradients()
+    assert losses["generator.reconstruction"] > 0
+    ways = [gradients(accumulate=2), gradients(accumulate=4)]
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    here = Path(__file__).parent
+    places = {"PYTHONPATH": os.pathsep.join(map(str, (here, here.parent)))}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROCESS, tmp_path, str(rank)],
+            env=os.environ | meeting | places | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(2)
+    ]
+    assert [process.wait(240) for process in processes] == [0, 0]
+    for way in ("1-0", "1-1", "2-0", "2-1"):
+        logged = json.loads((tmp_path / f"{way}.json").read_text())
+        ways.append((logged, load_file(tmp_path / f"{way}.safetensors")))
+
+    for other, found in ways:
+        assert other == pytest.approx(losses, rel=1e-5)
+        assert found.keys() == whole.keys()
+        for name, value in found.items():
+            assert torch.allclose(value, whole[name], rtol=1e-4, atol=1e-6), name
 
 
 def test_a_batch_that_cannot_be_divided_is_refused() -> None:
@@ -279,6 +466,18 @@ def test_a_torn_checkpoint_gives_way_to_the_one_before(file: str, tmp_path: Path
         found = newest_sound(run)
     assert found == run / "checkpoints" / "00000002"
     make_trainer().resume(found)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"step": "2"}, {"step": True}, {"files": []}, {"recipe": 7}, {"images": None}, {"best": [1]}],
+)
+def test_a_state_with_other_values_is_a_damaged_one(change: dict[str, Any], tmp_path: Path) -> None:
+    run = run_folder(tmp_path / "run", 1)
+    state = run / "checkpoints" / "00000001" / "state.json"
+    write_json(state, read_json(state) | change)
+    with pytest.raises(TrainingError, match=f"its '{next(iter(change))}' is no"):
+        newest_sound(run)
 
 
 def test_a_run_with_damaged_checkpoints_only_is_refused(tmp_path: Path) -> None:

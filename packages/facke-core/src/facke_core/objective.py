@@ -40,13 +40,20 @@ class LossTerm:
             return 0.0
         return self.weight * min(1.0, (step - self.start + 1) / (self.ramp + 1))
 
-    def mean(self, step: Step) -> Tensor:
-        """The unweighted mean of the loss, a float32 scalar; 0 where no sample qualifies."""
+    def mean(self, step: Step, *, count: float | None = None) -> Tensor:
+        """The unweighted mean of the loss, a float32 scalar; 0 where no sample qualifies.
+
+        Args:
+            step: a batch, or a part of one, and what was computed from it.
+            count: the samples of ``where`` to divide by; default: those of this batch. If each part
+                is given their number per part, on average over all parts of all processes, then the
+                mean over the parts is that over the whole batch.
+        """
         values = self.loss(step).float()
         if self.where is None:
             return values.mean()
         chosen = getattr(step.batch, self.where).to(values.dtype)
-        return (values * chosen).sum() / chosen.sum().clamp_min(1)
+        return (values * chosen).sum() / (chosen.sum().clamp_min(1) if count is None else count)
 
 
 class Forward(Protocol):
@@ -108,13 +115,15 @@ class StepReport:
     step: int
     """Steps finished, this one included."""
     images: int
-    """Images seen so far: steps x batch size."""
+    """Images seen so far, by all processes."""
     losses: Mapping[str, float] = field(default_factory=dict)
-    """Unweighted mean per term, ``"generator.identity"``."""
+    """Unweighted mean per term over the whole batch, ``"generator.identity"``."""
     seconds: float = 0.0
     """Wall time of this step."""
+    batch: int = 0
+    """Images of this step, of all processes."""
 
     @property
     def images_per_second(self) -> float:
         """Images per second of all processes together, in this step."""
-        return self.images / self.step / self.seconds if self.seconds else 0.0
+        return self.batch / self.seconds if self.seconds else 0.0

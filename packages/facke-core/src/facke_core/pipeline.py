@@ -20,6 +20,7 @@ from facke_core.errors import (
     ImageError,
     NoFaceError,
     UsageError,
+    WeightsError,
 )
 from facke_core.faces.align import align
 from facke_core.faces.choosing import (
@@ -160,6 +161,7 @@ class SwapPipeline:
             ImageError: a picture cannot be read.
             NoFaceError: no face, or fewer than ``face`` or ``source_face`` ask for.
             UsageError: an impossible ``seed``, ``face`` or ``source_face``.
+            WeightsError: the encoder or the method computes numbers that are not finite.
 
         Warns:
             FackeWarning: a face is doubtful (:attr:`~facke_core.types.Face.doubts`), or the source
@@ -201,6 +203,7 @@ class SwapPipeline:
             ImageError: a picture cannot be read.
             NoFaceError: no face, or fewer than ``face`` or ``source_face`` ask for.
             UsageError: an impossible ``seed``, ``face``, ``source_face`` or ``batch_size``.
+            WeightsError: the encoder or the method computes numbers that are not finite.
 
         Warns:
             FackeWarning: as a call does.
@@ -320,6 +323,9 @@ class SwapPipeline:
         """The identities (B, D), unit norm, of crops (B, 3, S, S) that :meth:`align` made; any S.
 
         They are (B, 0) where the generator takes no identity.
+
+        Raises:
+            WeightsError: the encoder computes numbers that are not finite.
         """
         if self.identity_encoder is None:
             return crops.new_zeros(len(crops), 0)
@@ -329,6 +335,7 @@ class SwapPipeline:
                 crops.to(self.device, torch.float32), self.alignment, spec.template, spec.input_size
             )
             identity = self.identity_encoder(framed).to(crops.device)
+        _check_finite(identity, f"The encoder {spec.name!r}")
         return identity.clone()  # an ordinary tensor again
 
     def swap_crops(
@@ -349,6 +356,9 @@ class SwapPipeline:
             rng: the source of noise, for methods that draw any. Give one on the CPU to get the same
                 result on every device.
             sampler: takes the place of the method's own.
+
+        Raises:
+            WeightsError: the method, or the encoder, computes numbers that are not finite.
         """
         if identity is None:
             identity = self.encode(source)
@@ -361,13 +371,19 @@ class SwapPipeline:
                 alignment=self.alignment,
             )
             result = (sampler or own)(generator, inputs, rng=rng).to(target.device, torch.float32)
+        _check_finite(result, f"The method {self._method_name!r} ({self._computed_by})")
         return result.clone()  # an ordinary tensor again
 
     def paste(
         self, photo: Tensor, crop: Tensor, face: AlignedFace, *, front: Sequence[Face] = ()
     ) -> Tensor:
         """The photo (3, H, W) with the swapped crop (3, S, S) blended into the face region, but for
-        what the faces in ``front`` of it cover."""
+        what the faces in ``front`` of it cover.
+
+        Raises:
+            WeightsError: the crop holds numbers that are not finite.
+        """
+        _check_finite(crop[None], "What made the crop")
         return paste(photo, crop, face, mask_behind(face, front) if front else None)
 
     @property
@@ -377,6 +393,15 @@ class SwapPipeline:
         parameters = generator.parameters() if isinstance(generator, nn.Module) else iter(())
         first = next(parameters, None)
         return torch.float32 if first is None else first.dtype
+
+    @property
+    def _method_name(self) -> str:
+        return self.source.config.method if self.source else type(self.method.generator).__name__
+
+    @property
+    def _computed_by(self) -> str:
+        weights = f"weights {self.source.name}, " if self.source and self.source.name else ""
+        return f"{weights}backend {self.choice}"
 
     def _faces(self, photo: Photo, choice: FaceChoice) -> tuple[list[Face], list[Face]]:
         """The faces to swap, and those that were seen."""
@@ -424,9 +449,7 @@ class SwapPipeline:
         used = not torch.equal(rng.get_state(), start)
         settings = getattr(sampler, "__dataclass_fields__", {})
         return SwapRequest(
-            method=self.source.config.method
-            if self.source
-            else type(self.method.generator).__name__,
+            method=self._method_name,
             weights=self.source.name if self.source else "",
             revision=self.source.revision if self.source else "",
             seed=rng.initial_seed() if seed is None and used else seed,
@@ -441,3 +464,15 @@ def _random(seed: int | None) -> tuple[torch.Generator, Tensor]:
         raise UsageError(f"seed={seed} is not possible. Use a number from 0 to 2**63 - 1.")
     rng = torch.Generator().manual_seed(secrets.randbits(63) if seed is None else seed)
     return rng, rng.get_state()
+
+
+def _check_finite(made: Tensor, by: str) -> None:
+    """Refuse values (B, ...) with NaN or infinity among them, which would be pasted as black."""
+    if bool(made.isfinite().all()):
+        return
+    bad = int((~made.isfinite()).flatten(1).any(dim=1).sum())
+    raise WeightsError(
+        f"{by} computed numbers that are not finite (NaN or infinite) for {bad} of {len(made)} "
+        "faces, so there is no result. Check the weights by `facke weights verify`; where they are "
+        "right, try `backend='torch'` and `dtype=torch.float32`."
+    )

@@ -6,9 +6,10 @@ the batches it would have seen (docs/adr/0002).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,8 +19,9 @@ from facke_core.data.composite import composite, oval
 from facke_core.data.crops import CropSet
 from facke_core.data.mesh import MIRROR, POINTS
 from facke_core.data.pairs import PairConfig, PairSampler, People
+from facke_core.data.sending import received, shared_memory, to_send
 from facke_core.environment import short_temporary_folder
-from facke_core.errors import DataError
+from facke_core.errors import DataError, first_line
 from facke_core.types import FaceBatch
 
 __all__ = ["BatchConfig", "Batches", "SwapBatches", "stream"]
@@ -191,14 +193,6 @@ def _jitter(image: Tensor, draws: Tensor) -> Tensor:
     return (gain * torch.cat(channel, dim=1).sqrt() * vivid.pow(gamma)).clamp(0, 1)
 
 
-class _Steps(Dataset[list[FaceBatch]]):
-    def __init__(self, batches: Batches, shares: list[slice]) -> None:
-        self.batches, self.shares = batches, shares
-
-    def __getitem__(self, step: int) -> list[FaceBatch]:
-        return [self.batches.read(step, rows) for rows in self.shares]
-
-
 def stream(
     batches: Batches,
     steps: range,
@@ -225,21 +219,46 @@ def stream(
 
     Yields:
         The parts of a step.
+
+    Raises:
+        DataError: a process that reads ahead has died.
     """
     if workers:
         short_temporary_folder()
     shares = [slice(process + part * processes, None, processes * parts) for part in range(parts)]
-    return iter(
-        DataLoader(
-            _Steps(batches, shares),
-            sampler=steps,
-            batch_size=None,
-            num_workers=workers,
-            pin_memory=pin_memory,
-            collate_fn=_as_it_is,
-        )
+    loader = DataLoader(
+        _Steps(batches, shares, workers),
+        sampler=steps,
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        collate_fn=_as_it_is,
     )
+    try:
+        for sent in loader:
+            yield [received(part) for part in sent]
+    except RuntimeError as error:
+        if not _DEAD.match(str(error)):
+            raise
+        raise DataError(
+            f"A process that reads batches ahead has died ({first_line(error)}). Mostly the memory "
+            f"was not enough, or what processes share of it: {shared_memory()}. Give it more (a "
+            "container has 64 MB unless its shm-size says 2g), take a smaller batch_size, or read "
+            "in this process: `workers=0`."
+        ) from error
 
 
-def _as_it_is(batch: list[FaceBatch]) -> list[FaceBatch]:
+class _Steps(Dataset[list[FaceBatch]]):
+    def __init__(self, batches: Batches, shares: list[slice], workers: int) -> None:
+        self.batches, self.shares, self.workers = batches, shares, workers
+
+    def __getitem__(self, step: int) -> list[Any]:
+        parts = [self.batches.read(step, rows) for rows in self.shares]
+        return to_send(parts, self.workers) if self.workers else parts
+
+
+_DEAD = re.compile(r"DataLoader worker \(pid")
+
+
+def _as_it_is(batch: list[Any]) -> list[Any]:
     return batch

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -54,6 +55,8 @@ INDEX = "index.safetensors"
 IDENTITY = "identity.safetensors"
 UNFINISHED = ".unfinished"
 """Folder of what a preparation has made so far."""
+SAMPLE = 4096
+"""Vectors of a set that are looked at for its digest, at most."""
 _DAMAGE = (SafetensorError, OSError, ValueError, KeyError, tarfile.TarError)
 
 
@@ -104,6 +107,19 @@ class CropSet:
                 f"{folder} cannot be read ({error}): it was changed or damaged, or a preparation "
                 f"was interrupted. Run again: {prepare_call(folder, info)}"
             ) from error
+
+    def digest(self) -> str:
+        """The SHA-256 of what tells this set from others in ``dataset.json`` and the tables: which
+        photographs of whom, framed how, with which vectors. Its name and its store are no part.
+
+        Of large sets, some thousand vectors stand for all.
+        """
+        about = [self.info.get(key) for key in ("rows", "alignment", "aligned", "encoder_digest")]
+        tables = [self.people, self.weights, self.embeddings[:: -(-len(self) // SAMPLE)]]
+        digest = hashlib.sha256(json.dumps([about, len(self)], sort_keys=True).encode())
+        for table in tables:
+            digest.update(table.contiguous().flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
     def save(self, folder: Path) -> None:
         """Write crops that did not come from ``facke prepare``. Rows without keys are numbered.

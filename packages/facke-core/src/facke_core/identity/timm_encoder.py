@@ -14,6 +14,7 @@ from facke_core.identity.crops import CropEncoder
 from facke_core.types import IdentityEncoderSpec
 from facke_core.weights.layout import MODEL
 from facke_core.weights.pinned import encoder_folder
+from facke_core.weights.tensors import check_numbers
 
 __all__: list[str] = []
 
@@ -38,7 +39,7 @@ def build(
 
     Raises:
         UsageError: the reference is not pinned to a commit, or no such folder.
-        WeightsError: files are missing or do not fit.
+        WeightsError: files are missing, do not fit, or hold numbers that are not finite.
         UnavailableError: timm does not work here, or the Hub is not reached.
     """
     folder = encoder_folder(
@@ -57,6 +58,7 @@ def build(
         raise WeightsError(
             f"{model!r} is not a timm model that this timm {timm.__version__} can build: {error}"
         ) from error
+    check_numbers(network.state_dict(), model)
     settings = network.pretrained_cfg
     _, height, width = settings["input_size"]
     spec = IdentityEncoderSpec(

@@ -294,6 +294,11 @@ def write_image(
         ImageError: it cannot be written; nothing is left behind.
     """
     file = check_output(path, overwrite=overwrite, size=(image.shape[2], image.shape[1]))
+    if not bool(image.isfinite().all()):
+        raise ImageError(
+            f"{file} is not written: the picture holds values that are not finite (NaN or "
+            "infinity), which would be black. Find where they arise."
+        )
     form = WRITABLE[file.suffix.lower()]
     if form == "JPEG" and alpha is not None:
         if float(alpha.min()) < 1:

@@ -28,7 +28,6 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from facke_core._files import write_bytes
@@ -41,6 +40,7 @@ from facke_core.protocols import Method
 from facke_core.types import SwapInputs
 from facke_core.weights import layout
 from facke_core.weights.layout import GOLDEN, MODEL, FileInfo, WeightsConfig
+from facke_core.weights.tensors import check_format, to_bytes
 
 __all__ = ["replay", "verify"]
 
@@ -87,8 +87,8 @@ class Verified:
 
 
 def verify(folder: Path, config: WeightsConfig, *, registry: Registry | None = None) -> Verified:
-    """Compare every digest, fill the network strictly and replay the golden tensors, if there are
-    any.
+    """Compare every digest and number format, look for numbers that are not finite, fill the
+    network strictly and replay the golden tensors, if there are any.
 
     Args:
         folder: a complete folder of weights.
@@ -96,7 +96,8 @@ def verify(folder: Path, config: WeightsConfig, *, registry: Registry | None = N
         registry: where the method is looked up; default: everything installed.
 
     Raises:
-        VerificationError: a file is not what ``config.json`` says, or the replay differs.
+        VerificationError: a file is not what ``config.json`` says, holds numbers that are not
+            finite, or the replay differs.
         WeightsError: a file is missing, or the tensors do not fit the network.
         FackeError: the method is not installed or refuses the configuration.
     """
@@ -106,6 +107,8 @@ def verify(folder: Path, config: WeightsConfig, *, registry: Registry | None = N
         if name not in (MODEL, GOLDEN):
             layout.read_tensors(folder, name, config)
     method = _built(folder, config, registry)
+    for name, info in config.files.items():
+        check_format(folder / name, info.dtype)
     own = cast(nn.Module, method.generator).state_dict()
     replayed = _replay(folder, config, method) if GOLDEN in config.files else None
     if replayed and not replayed.ok:
@@ -274,7 +277,7 @@ def _golden(folder: Path, config: WeightsConfig, registry: Registry) -> bytes:
         "made_with": f"torch {torch.__version__}, {config.facke.written_by}".rstrip(", "),
         "config_sha256": layout.config_digest(config),
     }
-    return cast(bytes, save(tensors, metadata))
+    return to_bytes(tensors, metadata)
 
 
 def _picture(rng: torch.Generator) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -10,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from facke_core._files import leftovers
 from facke_core.config import to_dict, write_json
+from facke_core.errors import FackeWarning
 from facke_core.plugins.registry import Registry
 from facke_core.protocols import Method
 from facke_core.publish._curves import write_logs
@@ -23,6 +26,7 @@ from facke_core.training.trainer import Trainer
 from facke_core.types import SwapRequest
 from facke_core.weights import checkpoints
 from facke_core.weights.layout import LOG, MODEL, WeightsConfig
+from facke_core.weights.tensors import not_finite
 
 __all__: list[str] = []
 
@@ -42,6 +46,9 @@ class RunFolder:
     weights: WeightsConfig
     registry: Registry
     provenance: dict[str, Any]
+    """What the weights say of their training."""
+    run: dict[str, Any]
+    """What makes a run this one besides its recipe (:mod:`facke_core.training.resuming`)."""
     best: dict[str, Any] = field(default_factory=dict)
     """The probe with the lowest retrieval + reconstruction, and its checkpoint."""
 
@@ -99,8 +106,8 @@ class RunFolder:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take over what an earlier call knew, and clear away what it left unfinished."""
         self.best = dict(state.get("best", {}))
-        if begun_with := state.get("begun with"):
-            self.provenance = {"begun with": begun_with} | self.provenance
+        for key in ("base", "begun with"):  # this call may name another file with the same recipe
+            self.run[key] = state.get(key, self.run[key])
         if self.trainer.accelerator.is_main_process:
             leftovers(self.out / checkpoints.FOLDER, remove=True)
 
@@ -108,13 +115,30 @@ class RunFolder:
         log = self.out / LOG
         logs = write_logs(folder, {LOG: log.read_bytes()}) if log.is_file() else {}
         done = {"steps": self.trainer.step, "images": self.trainer.images}
-        provenance = self.provenance | done | ({"logs": logs} if logs else {})
+        begun = {"begun with": self.run["begun with"]} if self.run["begun with"] else {}
+        provenance = begun | self.provenance | done | ({"logs": logs} if logs else {})
         write(
             folder,
             {MODEL: self.trainer.ema.module},
             replace(self.weights, training=provenance),
-            torch.float16,
+            _dtype_for(self.trainer.ema.module),
             golden=golden,
             registry=self.registry,
         )
-        return {"best": self.best, "begun with": self.provenance.get("begun with", "")}
+        return {"best": self.best, **self.run}
+
+
+def _dtype_for(generator: nn.Module) -> torch.dtype:
+    """Choose float16 for the weights, unless some are too large for it."""
+    halves = {
+        k: v.to(torch.float16) for k, v in generator.state_dict().items() if v.is_floating_point()
+    }
+    if not (large := not_finite(halves)):
+        return torch.float16
+    warnings.warn(
+        f"The weights are saved in float32: numbers in them are too large for float16, in {large}. "
+        "If these are not running variances, the training diverges: lower optimizer.lr.",
+        FackeWarning,
+        stacklevel=2,
+    )
+    return torch.float32

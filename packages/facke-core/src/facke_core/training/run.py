@@ -78,10 +78,12 @@ def train(
         How far the run has come, and which checkpoint is the best.
 
     Raises:
-        UsageError: the run folder holds a run already and ``resume`` is false, or the reverse.
+        UsageError: the run folder holds a run already and ``resume`` is false, or the reverse; or
+            it is another run than the one to resume.
         DataError: the crop set does not fit the recipe, another job is at work on ``out``, or it
             cannot be written.
-        TrainingError: a loss is not finite, or a checkpoint cannot be written or read.
+        TrainingError: a loss or a gradient is not finite, or a checkpoint cannot be written or
+            read.
     """
     # of several processes the first writes; it is known before they have found each other
     first = os.environ.get("RANK", "0") == "0"

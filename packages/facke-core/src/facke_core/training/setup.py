@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from facke_core.building import build_method, load_encoder
+from facke_core.config import to_dict
 from facke_core.data.batches import SwapBatches
 from facke_core.data.crops import CropSet, check_encoder, prepare_call
 from facke_core.environment import resolve_device
@@ -21,9 +22,11 @@ from facke_core.plugins.registry import Registry
 from facke_core.protocols import Generator, IdentityEncoder, Method
 from facke_core.training.folder import RunFolder
 from facke_core.training.probe import SwapProbe
-from facke_core.training.recipe import Recipe, read_recipe
+from facke_core.training.recipe import Recipe
+from facke_core.training.resuming import check_same_run, recipe_of
 from facke_core.training.trainer import Trainer, make_accelerator
 from facke_core.weights import checkpoints
+from facke_core.weights.checkpoints import read_state
 from facke_core.weights.layout import MODEL, WeightsConfig, fill, read_tensors
 from facke_core.weights.licenses import announce
 from facke_core.weights.sources import locate
@@ -42,7 +45,8 @@ class TrainSettings:
     out: Path
     """The run folder."""
     resume: bool = False
-    """Continue from the run's newest sound checkpoint."""
+    """Continue from the run's newest sound checkpoint, with its recipe
+    (:mod:`facke_core.training.resuming`)."""
     init: str | None = None
     """Weights of the same network (as for :func:`facke_core.load`) to begin with instead of random
     ones; step, optimisers and discriminator begin anew."""
@@ -73,13 +77,14 @@ def prepare(settings: TrainSettings, registry: Registry) -> Training:
     """Check and build everything, and restore the checkpoint to resume from.
 
     Raises:
-        UsageError: the run folder holds a run already and ``resume`` is false, or the reverse.
+        UsageError: the run folder holds a run already and ``resume`` is false, or the reverse; or
+            what is to be resumed is another run than this one.
         DataError: the crop set does not fit the recipe.
         TrainingError: a checkpoint cannot be read.
         ConfigError: the recipe has unknown keys or wrong values.
     """
-    recipe = read_recipe(settings.recipe, settings.overrides, registry)
     latest = _latest(settings.out, settings.resume)
+    recipe, base = recipe_of(settings.recipe, settings.overrides, registry, latest)
     place = resolve_device(settings.device)
     crops = CropSet.load(settings.data)
     encoder = load_encoder(recipe.identity_encoder, registry=registry)
@@ -95,9 +100,7 @@ def prepare(settings: TrainSettings, registry: Registry) -> Training:
         license=crops.info.get("license", ""),
     )
     method = build_method(weights, registry=registry)
-    provenance: dict[str, Any] = {}
-    if settings.init and not latest:
-        provenance["begun with"] = _begin_with(settings.init, method.generator, registry)
+    begun = _begin_with(settings.init, method.generator, registry) if settings.init else ""
     objective = _objective(method, encoder, recipe, registry)
     if not (method.generator.spec.identity_dim or "identity_encoder" in objective.modules):
         weights = replace(weights, identity_encoder=None)  # it had no part in them
@@ -108,16 +111,24 @@ def prepare(settings: TrainSettings, registry: Registry) -> Training:
         accelerator=make_accelerator(recipe, place),
         workers=settings.workers,
     )
-    provenance |= _provenance(settings, crops, trainer.accelerator.num_processes)
+    run = {
+        "base": to_dict(base),
+        "data": {"name": crops.info.get("name", ""), "digest": crops.digest()},
+        "begun with": begun,
+        "processes": trainer.accelerator.num_processes,
+        "device": place.type,
+    }
     folder = RunFolder(
         out=settings.out,
         trainer=trainer,
         method=method,
         weights=weights,
         registry=registry,
-        provenance=provenance,
+        provenance=_provenance(settings, crops, trainer.accelerator.num_processes),
+        run=run,
     )
     if latest:
+        check_same_run(read_state(latest), run, latest)
         folder.restore(trainer.resume(latest))
     probe = None
     if recipe.probe.every and trainer.accelerator.is_main_process:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from facke_core._files import new_folder
@@ -24,11 +25,26 @@ from facke_core.errors import ConfigError, FackeError, TrainingError, UsageError
 from facke_core.objective import Objective, Phase, StepReport
 from facke_core.training.ema import EMA
 from facke_core.training.recipe import Recipe
+from facke_core.training.resuming import check_same_recipe, saved_recipe
+from facke_core.training.state import (
+    check_finite,
+    loaded,
+    optimizer_tensors,
+    restore_optimizers,
+    tensors_of,
+)
 from facke_core.types import FaceBatch, GeneratorOutput
 from facke_core.weights.checkpoints import STATE, digest, read_state
 
 __all__: list[str] = []
 
+LEAST_SCALE = 2.0**-14
+"""The scale of losses at which float16 gives up: their gradients do not become finite."""
+_NOT_TAKEN = (
+    "The step was not taken, and what was saved is from before it. Begin another run with a lower "
+    "optimizer.lr, with clip=1, or with precision=float32; its weights can be those of a "
+    "checkpoint: `init=...`."
+)
 _PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
 
@@ -44,7 +60,12 @@ class _PhaseModule(nn.Module):
         self.unregistered = (phase, modules)
 
     def forward(
-        self, batch: FaceBatch, made: GeneratorOutput | None, rng: torch.Generator, step: int
+        self,
+        batch: FaceBatch,
+        made: GeneratorOutput | None,
+        rng: torch.Generator,
+        step: int,
+        counts: Mapping[str, float],
     ) -> tuple[Tensor, dict[str, Tensor], GeneratorOutput]:
         """Return the weighted sum, each term's unweighted mean, and the generator's output."""
         phase, modules = self.unregistered
@@ -52,7 +73,7 @@ class _PhaseModule(nn.Module):
         total, means = torch.zeros((), device=batch.target.device), {}
         for term in phase.terms:
             if weight := term.weight_at(step):
-                mean = term.mean(computed)
+                mean = term.mean(computed, count=counts.get(term.where or ""))
                 means[f"{phase.trains}.{term.loss.name}"] = mean.detach()
                 total = total + weight * mean
         aux = {name: value.detach() for name, value in computed.output.aux.items()}
@@ -123,6 +144,7 @@ class Trainer:
         self.objective, self.batches, self.recipe = objective, batches, recipe
         self.workers = workers
         self.step = 0
+        self._images = 0
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         for module in objective.modules.values():
             module.to(device=self.accelerator.device, memory_format=layout)  # type: ignore[call-overload]
@@ -162,13 +184,14 @@ class Trainer:
     @property
     def images(self) -> int:
         """The number of samples seen so far, by all processes."""
-        return self.step * self.recipe.batch_size
+        return self._images
 
     def __iter__(self) -> Iterator[StepReport]:
         """Train until ``recipe.steps`` steps are done, and report each of them.
 
         Raises:
-            TrainingError: a loss is not finite; the phase it came from changed nothing.
+            TrainingError: a loss or a gradient is not finite; the phase it came from changed
+                nothing.
         """
         parts_of_steps = stream(
             self.batches,
@@ -184,16 +207,13 @@ class Trainer:
 
     def any(self, flag: bool) -> bool:
         """Tell whether ``flag`` is true in any process; all have to ask at the same time."""
-        if self.accelerator.num_processes == 1:
-            return flag
-        mine = torch.tensor([float(flag)], device=self.accelerator.device)
-        return bool(cast("Tensor", self.accelerator.reduce(mine, "sum")) > 0)
+        return self._over_processes({"": float(flag)}, "sum")[""] > 0
 
     def _train_step(self, parts_of_steps: Iterator[list[FaceBatch]]) -> StepReport:
         started = time.perf_counter()
         parts = [self._placed(part) for part in next(parts_of_steps)]
         made: list[GeneratorOutput | None] = [None] * len(parts)
-        rate = self.recipe.optimizer.lr_at(self.step, self.recipe.steps)
+        counts = self._counts(parts)
         losses: dict[str, float] = {}
         for number, (phase, module, optimizer) in enumerate(
             zip(self.objective.phases, self._phases, self._optimizers, strict=True)
@@ -203,31 +223,70 @@ class Trainer:
             for name, parameters in self._trainable.items():
                 for parameter in parameters:
                     parameter.requires_grad_(name == phase.trains)
+            sums: dict[str, float] = {}
             for index, part in enumerate(parts):
                 rng = self._seeded(number, index)
                 last = index == len(parts) - 1
                 with nullcontext() if last else self.accelerator.no_sync(module):
                     with self.accelerator.autocast():
-                        total, means, made[index] = module(part, made[index], rng, self.step)
-                    values = {name: float(mean) for name, mean in means.items()}
-                    self._check(values, float(total.detach()))
-                    for name, value in values.items():
-                        losses[name] = losses.get(name, 0.0) + value / len(parts)
+                        total, means, made[index] = module(
+                            part, made[index], rng, self.step, counts
+                        )
+                    for name, value in {"": total.detach(), **means}.items():
+                        sums[name] = sums.get(name, 0.0) + float(value) / len(parts)
                     self.accelerator.backward(total / len(parts))
-            if self.recipe.clip:
-                self.accelerator.clip_grad_norm_(module.parameters(), self.recipe.clip)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            sums = self._over_processes(sums, "mean")
+            self._check(sums)
+            self._take_step(phase, module, optimizer)
+            losses |= {name: value for name, value in sums.items() if name}
+        batch = len(parts) * len(parts[0].target) * self.accelerator.num_processes
         self.step += 1
+        self._images += batch
         self.ema.update(self.objective.modules["generator"], self.step)
         return StepReport(
             step=self.step,
             images=self.images,
             losses=losses,
             seconds=time.perf_counter() - started,
+            batch=batch,
         )
+
+    def _take_step(self, phase: Phase, module: nn.Module, optimizer: Any) -> None:
+        """Change what a phase trains, unless its gradient is not finite."""
+        norm = float(
+            self.accelerator.clip_grad_norm_(module.parameters(), self.recipe.clip or math.inf)
+        )
+        scaler = self.accelerator.scaler  # of float16: leaves out a step, and scales less from then
+        if not (math.isfinite(norm) or (scaler and scaler.get_scale() > LEAST_SCALE)):
+            raise TrainingError(
+                f"The gradient of the {phase.trains} became {norm} at step {self.step}, though its "
+                f"losses are finite. {_NOT_TAKEN}"
+            )
+        rate = self.recipe.optimizer.lr_at(self.step, self.recipe.steps)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    def _counts(self, parts: Sequence[FaceBatch]) -> dict[str, float]:
+        """Count the samples of each mask that terms ask for, per part, on average over all parts
+        of all processes."""
+        terms = (term for phase in self.objective.phases for term in phase.terms)
+        masks = sorted({term.where for term in terms if term.where})
+        mine = {mask: float(sum(getattr(part, mask).sum() for part in parts)) for mask in masks}
+        shares = len(parts) * self.accelerator.num_processes
+        return {
+            mask: max(count, 1.0) / shares
+            for mask, count in self._over_processes(mine, "sum").items()
+        }
+
+    def _over_processes(self, values: Mapping[str, float], how: str) -> dict[str, float]:
+        """Join the values that each process has, under the same names."""
+        if self.accelerator.num_processes == 1 or not values:
+            return dict(values)
+        mine = torch.tensor([*values.values()], dtype=torch.float64, device=self.accelerator.device)
+        joined = cast("Tensor", self.accelerator.reduce(mine, how))
+        return dict(zip(values, joined.tolist(), strict=True))
 
     def _placed(self, batch: FaceBatch) -> FaceBatch:
         device = self.accelerator.device
@@ -242,13 +301,13 @@ class Trainer:
         np.random.seed(seed % 2**32)
         return torch.Generator().manual_seed(seed)
 
-    def _check(self, values: Mapping[str, float], total: float) -> None:
-        if total - total != 0:  # nan or infinite
-            bad = ", ".join(name for name, value in values.items() if value - value != 0)
+    def _check(self, means: Mapping[str, float]) -> None:
+        """Refuse losses that are not finite; that without a name is their weighted sum."""
+        bad = [name for name, value in means.items() if not math.isfinite(value)]
+        if bad:
+            names = ", ".join(filter(None, bad)) or "the weighted sum"
             raise TrainingError(
-                f"The loss became {total} at step {self.step} ({bad or 'the weighted sum'}). "
-                "The last checkpoint is from before it. Resume with a lower optimizer.lr, with "
-                "clip=1, or with precision=float32."
+                f"The loss became {means[bad[-1]]} at step {self.step} ({names}). {_NOT_TAKEN}"
             )
 
     def save(self, folder: Path, also: Callable[[Path], dict[str, Any]] | None = None) -> None:
@@ -259,23 +318,30 @@ class Trainer:
             also: writes more files into the folder it is given, and returns more for the state.
 
         Raises:
-            TrainingError: it cannot be written, for instance because the disk is full.
+            TrainingError: it cannot be written, for instance because the disk is full, or numbers
+                in it are not finite.
         """
         if not self.accelerator.is_main_process:
             return
+        tensors = {name: tensors_of(module) for name, module in self._kept.items()}
+        tensors["ema"] = tensors_of(self.ema.module)
+        tensors["optimizers"] = optimizer_tensors(self.objective.phases, self._optimizers)
+        check_finite(tensors, folder)
         try:
             with new_folder(folder) as part:
-                for name, module in self._kept.items():
-                    save_file(_flat(module.state_dict()), part / f"{name}.safetensors")
-                save_file(_flat(self.ema.module.state_dict()), part / "ema.safetensors")
-                save_file(self._optimizer_tensors(), part / "optimizers.safetensors")
-                state: dict[str, Any] = {"step": self.step, "recipe": to_dict(self.recipe)}
+                for name, state in tensors.items():
+                    save_file(state, part / f"{name}.safetensors")
+                about: dict[str, Any] = {
+                    "step": self.step,
+                    "images": self.images,
+                    "recipe": to_dict(self.recipe),
+                }
                 if scaler := self.accelerator.scaler:
-                    state["scaler"] = scaler.state_dict()
-                state |= also(part) if also else {}
+                    about["scaler"] = scaler.state_dict()
+                about |= also(part) if also else {}
                 files = sorted(path for path in part.rglob("*") if path.is_file())
-                state["files"] = {path.relative_to(part).as_posix(): digest(path) for path in files}
-                write_json(part / STATE, state)
+                about["files"] = {path.relative_to(part).as_posix(): digest(path) for path in files}
+                write_json(part / STATE, about)
         except (OSError, SafetensorError, FackeError) as error:
             raise TrainingError(
                 f"The checkpoint {folder} could not be written ({error}). Earlier ones are "
@@ -286,14 +352,18 @@ class Trainer:
         """Continue from a checkpoint of :meth:`save`; returns its state.
 
         Raises:
-            TrainingError: the folder holds none, or one of another network.
+            TrainingError: the folder holds none, one of another network, or one with numbers that
+                are not finite.
+            UsageError: it was made with a recipe that gives other numbers.
         """
         state = read_state(folder)
+        check_same_recipe(saved_recipe(state, folder), self.recipe, folder)
         try:
             for name, module in self._kept.items():
-                module.load_state_dict(load_file(folder / f"{name}.safetensors"))
-            self.ema.module.load_state_dict(load_file(folder / "ema.safetensors"))
-            self._restore_optimizers(load_file(folder / "optimizers.safetensors"))
+                module.load_state_dict(loaded(folder / f"{name}.safetensors"))
+            self.ema.module.load_state_dict(loaded(folder / "ema.safetensors"))
+            optimizers = loaded(folder / "optimizers.safetensors")
+            restore_optimizers(self.objective.phases, self._optimizers, optimizers)
         except (OSError, RuntimeError, SafetensorError) as error:
             raise TrainingError(
                 f"{folder} does not fit this recipe: {error} Resume with the recipe it was "
@@ -302,32 +372,5 @@ class Trainer:
         if self.accelerator.scaler and "scaler" in state:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
+        self._images = state.get("images", self.step * self.recipe.batch_size)
         return state
-
-    def _optimizer_tensors(self) -> dict[str, Tensor]:
-        tensors = {}
-        for phase, optimizer in zip(self.objective.phases, self._optimizers, strict=True):
-            for index, values in optimizer.state_dict()["state"].items():
-                for key, value in values.items():
-                    tensors[f"{phase.trains}.{index}.{key}"] = value
-        return _flat(tensors)
-
-    def _restore_optimizers(self, tensors: Mapping[str, Tensor]) -> None:
-        for phase, optimizer in zip(self.objective.phases, self._optimizers, strict=True):
-            state: dict[int, dict[str, Tensor]] = {}
-            parameters = optimizer.param_groups[0]["params"]
-            for name, value in tensors.items():
-                owner, index, key = name.rsplit(".", 2)
-                if owner != phase.trains:
-                    continue
-                like = parameters[int(index)]
-                if value.shape == like.shape:  # the fused kernel wants the parameter's layout
-                    value = torch.empty_like(like).copy_(value)
-                state.setdefault(int(index), {})[key] = value
-            groups = optimizer.state_dict()["param_groups"]
-            optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-def _flat(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors as safetensors wants them: contiguous, on the CPU, none shared."""
-    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}

@@ -18,6 +18,14 @@ from typing import TYPE_CHECKING, Any
 from facke_core._files import restored, write_bytes
 from facke_core.config import from_dict, read_json
 from facke_core.errors import VerificationError, WeightsError
+from facke_core.weights.tensors import (
+    castable,
+    check_numbers,
+    name_of,
+    not_finite,
+    some,
+    to_bytes,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -234,7 +242,7 @@ def read_tensors(folder: Path, name: str, config: WeightsConfig) -> dict[str, Te
     Raises:
         WeightsError: the file is missing or ``config.json`` does not list it.
         VerificationError: it is not the file that ``config.json`` describes, no safetensors file,
-            or of a network with other settings.
+            of a network with other settings, or it holds numbers that are not finite.
     """
     import safetensors
     from safetensors import safe_open
@@ -249,11 +257,13 @@ def read_tensors(folder: Path, name: str, config: WeightsConfig) -> dict[str, Te
                     f"{folder / CONFIG} was changed after {name} was saved: its method or "
                     "generator settings are not those of these weights. Restore it."
                 )
-            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except safetensors.SafetensorError as error:
         raise VerificationError(
             f"{path} is not a safetensors file ({error}). Copy or download it again."
         ) from error
+    check_numbers(tensors, str(path))
+    return tensors
 
 
 def write_tensors(
@@ -265,29 +275,43 @@ def write_tensors(
     """Write each module's state, or each state, as safetensors of ``dtype``; files appear whole.
 
     Raises:
-        WeightsError: the folder cannot be written.
+        WeightsError: the folder cannot be written, or the weights hold numbers that are not finite,
+            or are not in ``dtype``.
     """
-    from safetensors.torch import save
-
     metadata = {"format": "pt", "method": config.method, "config_sha256": config_digest(config)}
     files = {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, module in modules.items():
             state = module if isinstance(module, Mapping) else module.state_dict()
-            tensors = {
-                key: value.detach().to("cpu", dtype if value.is_floating_point() else None)
-                for key, value in state.items()
-            }
-            data = save({key: value.contiguous() for key, value in tensors.items()}, metadata)
+            data = to_bytes(_cast(name, state, dtype), metadata)
             write_bytes(folder / name, data)
             digest = hashlib.sha256(data).hexdigest()
-            files[name] = FileInfo(sha256=digest, dtype=str(dtype).removeprefix("torch."))
+            files[name] = FileInfo(sha256=digest, dtype=name_of(dtype))
     except OSError as error:
         raise WeightsError(
             f"The weights cannot be written to {folder}: {error}. Choose another folder."
         ) from error
     return files
+
+
+def _cast(name: str, state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Bring a state to the CPU, and its floats to ``dtype``, without losing any."""
+    tensors = {
+        key: value.detach().to("cpu", dtype if value.is_floating_point() else None)
+        for key, value in state.items()
+    }
+    if bad := not_finite(tensors):
+        if own := not_finite(state):
+            raise WeightsError(
+                f"{name} is not written: it would hold numbers that are not finite (NaN or "
+                f"infinite), as {own}. Take weights from before they arose."
+            )
+        raise WeightsError(
+            f"{name} is not written: numbers in it are too large for {name_of(dtype)} and would "
+            f"become infinite: {bad}. Save it with `dtype=torch.float32`."
+        )
+    return tensors
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str, built_by: str) -> None:
@@ -300,7 +324,8 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str, built
         built_by: what the network was built from, for the error.
 
     Raises:
-        WeightsError: missing or unexpected tensors, or other shapes; names them and ``built_by``.
+        WeightsError: missing or unexpected tensors, other shapes, or numbers of another kind; names
+            them and ``built_by``.
     """
     check_fit(module.state_dict(), tensors, source=source, built_by=built_by)
     module.load_state_dict(dict(tensors), strict=True)
@@ -309,33 +334,29 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str, built
 def check_fit(
     own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], *, source: str, built_by: str
 ) -> None:
-    """Compare ``tensors`` with the state ``own`` of a network, by name and shape.
+    """Compare ``tensors`` with the state ``own`` of a network, by name, shape and kind of number.
 
     Raises:
-        WeightsError: missing or unexpected tensors, or other shapes.
+        WeightsError: missing or unexpected tensors, other shapes, or no floats in place of floats.
     """
-    problems = [
-        f"{word}: {_some(names)}"
-        for word, names in (
-            ("missing", sorted(own.keys() - tensors.keys())),
-            ("unexpected", sorted(tensors.keys() - own.keys())),
-        )
-        if names
-    ]
-    shapes = [
-        f"{key} is {tuple(tensors[key].shape)}, the network has {tuple(own[key].shape)}"
-        for key in own.keys() & tensors.keys()
-        if own[key].shape != tensors[key].shape
-    ]
-    if shapes:
-        problems.append(f"other shapes: {_some(sorted(shapes))}")
+    common = sorted(own.keys() & tensors.keys())
+    faults = {
+        "missing": sorted(own.keys() - tensors.keys()),
+        "unexpected": sorted(tensors.keys() - own.keys()),
+        "other shapes": [
+            f"{key} is {tuple(tensors[key].shape)}, the network has {tuple(own[key].shape)}"
+            for key in common
+            if own[key].shape != tensors[key].shape
+        ],
+        "other numbers": [
+            f"{key} is {name_of(tensors[key].dtype)}, the network has {name_of(own[key].dtype)}"
+            for key in common
+            if not castable(tensors[key].dtype, own[key].dtype)
+        ],
+    }
+    problems = [f"{what}: {some(names)}" for what, names in faults.items() if names]
     if problems:
         raise WeightsError(
             f"{source} does not fit the network built from {built_by}. {'; '.join(problems)}. "
             "Use the configuration that these weights were saved with."
         )
-
-
-def _some(names: list[str], limit: int = 5) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from facke_core.errors import UsageError, VerificationError, WeightsError
 from facke_core.weights.hub import PREFIX, HubLocation, fetch, parse_reference
 from facke_core.weights.layout import MODEL, refuse_foreign
+from facke_core.weights.tensors import check_numbers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,7 +77,7 @@ def encoder_tensors(
 
     Raises:
         UsageError, WeightsError, UnavailableError: see :func:`encoder_folder`.
-        VerificationError: not a safetensors file.
+        VerificationError: not a safetensors file, or numbers in it are not finite.
     """
     import safetensors
     from safetensors.torch import load_file
@@ -87,8 +88,10 @@ def encoder_tensors(
         file = folder / MODEL
     refuse_foreign(file)
     try:
-        return load_file(file)
+        tensors = load_file(file)
     except safetensors.SafetensorError as error:
         raise VerificationError(
             f"{file} is not a safetensors file ({error}). Convert or download it again."
         ) from error
+    check_numbers(tensors, str(file))
+    return tensors
