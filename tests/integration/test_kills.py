@@ -12,9 +12,9 @@ TOOL = Path(__file__).parents[2] / "tools" / "kill_commands.py"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks a process that has imported torch")
-def test_save_is_killed_before_each_change_and_refused_by_a_full_disk() -> None:
-    for how in ("--points", "--disk"):
-        command = [sys.executable, str(TOOL), "save", how]
+def test_weights_are_killed_before_each_change_and_refused_by_a_full_disk() -> None:
+    for job, how in (("save", "--points"), ("convert-force", "--disk")):
+        command = [sys.executable, str(TOOL), job, how]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert "save: 0 faults; ended by" in done.stdout
+        assert f"{job}: 0 faults; ended by" in done.stdout

@@ -196,6 +196,8 @@ def try_golden(folder: Path, config: WeightsConfig, *, registry: Registry) -> We
     try:
         return write_golden(folder, config, registry=registry)
     except FackeError as error:  # the weights themselves are fine
+        if isinstance(error.__cause__, OSError):  # but the disk is not
+            raise
         warnings.warn(f"{folder.name} gets no golden tensors: {error}", FackeWarning, stacklevel=3)
         write_json(folder / layout.CONFIG, to_dict(config))
         return config
