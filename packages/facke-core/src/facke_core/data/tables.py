@@ -3,12 +3,37 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TextIO
 
 from facke_core.errors import DataError
 
 __all__: list[str] = []
+
+
+MAX_LINES, MAX_CHARACTERS = 1_000_000, 100_000_000
+"""Lines and characters of a list; it is held in memory."""
+MAX_VALUE = 10_000
+"""Characters of a value; no path has so many."""
+
+
+def _limited(stream: TextIO) -> Iterator[str]:
+    """Yield the lines of a list.
+
+    Raises:
+        csv.Error: they are too many, or hold what no path can.
+    """
+    characters = 0
+    lines = iter(partial(stream.readline, MAX_CHARACTERS + 1), "")
+    for number, line in enumerate(lines, 1):
+        characters += len(line)
+        if number > MAX_LINES or characters > MAX_CHARACTERS:
+            raise csv.Error(f"more than {MAX_LINES} lines or {MAX_CHARACTERS} characters")
+        if "\0" in line:
+            raise csv.Error(f"line {number} holds the character NUL")
+        yield line
 
 
 def read_csv(
@@ -30,9 +55,21 @@ def read_csv(
     """
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, strict=strict)
+            reader = csv.DictReader(_limited(stream), strict=strict)
             columns = list(reader.fieldnames or ())
-            return columns, [(reader.line_num, row) for row in reader]
+            named = [column for column in columns if column]
+            if len(set(named)) < len(named):
+                raise csv.Error("two of its columns have one name")
+            rows = []
+            for row in reader:
+                if any(row.pop(None, ())):
+                    raise csv.Error(f"line {reader.line_num} has more values than columns")
+                if any(len(value or "") > MAX_VALUE for value in row.values()):
+                    raise csv.Error(
+                        f"line {reader.line_num} has a value of over {MAX_VALUE} characters"
+                    )
+                rows.append((reader.line_num, row))
+            return columns, rows
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(
             f"{called} cannot be read as CSV ({error}). Check the path and that it is UTF-8 text "

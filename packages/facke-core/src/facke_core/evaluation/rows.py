@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from facke_core.config import read_json, write_json, write_text
-from facke_core.errors import DataError, UsageError
+from facke_core import _json
+from facke_core.config import from_dict, read_json, write_json, write_text
+from facke_core.errors import ConfigError, DataError, UsageError
 from facke_core.jobs import engines
 
 __all__: list[str] = []
@@ -77,7 +78,7 @@ class RowFiles:
 
     def __init__(self, folder: Path, run: Mapping[str, Any], *, resume: bool) -> None:
         self.folder = folder
-        run = json.loads(json.dumps(run))
+        run = json.loads(json.dumps(run))  # tuples become lists
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -111,10 +112,18 @@ class RowFiles:
         if not path.is_file():
             return None
         try:
-            rows = [Row(**json.loads(line)) for line in path.read_text("utf-8").splitlines()]
+            lines = path.read_bytes().splitlines()
+            if len(lines) != len(pairs):
+                raise ValueError(f"it holds {len(lines)} rows instead of {len(pairs)}")
+            rows = [
+                from_dict(Row, _json.parse(line), where=f"line {number}")
+                for number, line in enumerate(lines, 1)
+            ]
             if [row.pair for row in rows] != list(pairs):
                 raise ValueError("it holds other pairs")
-        except (OSError, ValueError, TypeError) as error:
+            if not all(np.isfinite(unpack(row.vector)).all() for row in rows):
+                raise ValueError("a vector in it is not finite")
+        except (OSError, ValueError, ConfigError) as error:
             raise DataError(f"{path} is damaged ({error}). Delete it and resume.") from error
         return rows
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from facke_core._files import leftovers
-from facke_core.config import read_json, write_json, write_text
+from facke_core.config import from_dict, read_json, write_json, write_text
 from facke_core.errors import (
+    ConfigError,
     DataError,
-    FackeError,
     FackeWarning,
     ImageError,
     NoFaceError,
@@ -233,12 +233,19 @@ def _read(done: Path, part: range) -> list[Swap] | None:
     if not file.is_file():
         return None
     try:
-        swaps = [Swap(**row) for row in read_json(file)["swaps"]]
+        swaps = from_dict(_Shard, read_json(file), where="").swaps
         if [swap.pair for swap in swaps] != list(part):
-            raise ValueError("it holds other pairs")
-    except (FackeError, KeyError, TypeError, ValueError) as error:
+            raise ConfigError("it holds other pairs")
+    except ConfigError as error:
         raise DataError(f"{file} is damaged ({error}). Delete it and resume.") from error
     return swaps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shard:
+    """What a file of finished pairs holds."""
+
+    swaps: list[Swap]
 
 
 def _write_csv(file: Path, swaps: list[Swap]) -> None:
