@@ -50,7 +50,8 @@ from table_rows import BATCH, COLUMNS, PRETRAINED, TABLES, Row, sampler, small
 from facke_cli.console import progress
 from facke_core import FackeError, Registry
 from facke_core.config import read_json, to_dict, write_json
-from facke_core.data.crops import INFO, UNFINISHED
+from facke_core.data.crops import UNFINISHED
+from facke_core.data.info import INFO
 from facke_core.training.folder import RECIPE
 from facke_core.training.recipe import Recipe, read_recipe
 from facke_core.weights.checkpoints import complete

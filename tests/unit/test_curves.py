@@ -98,7 +98,10 @@ def test_a_table_gives_the_mean_of_each_span() -> None:
 
 
 def test_lines_that_are_none_and_values_that_are_no_numbers_are_left_out() -> None:
-    torn = b'{"step": 1, "a": 1e999, "b": NaN, "c": 2}\n\x00\n[1]\n{"c": 5}\n{"step": 2, "c": 3'
+    torn = (
+        b'{"step": 1, "a": "x", "b": null, "c": 2}\n{"step": 1, "d": NaN}\n'
+        b'\x00\n[1]\n{"c": 5}\n{"step": 2, "c": 3'
+    )
     assert read_curves(torn) == {"c": [(1, 2.0)]}
     assert plot({}) == ""
     assert table_rows({}) == []

@@ -122,7 +122,7 @@ def test_missing_pictures_and_columns_are_told_together(tmp_path: Path) -> None:
         ("", "no column 'source', only: none"),
         ("source;target\na;b\n", "only: source;target. The first line has to name source,"),
         ('source,target\n"a,b\n', "cannot be read as CSV"),
-        ("source,target\na\0,b\n", "names 2 pictures that cannot be read: line 2: a\0"),
+        ("source,target\na\0,b\n", "line 2 holds the character NUL"),
     ],
 )
 def test_what_is_no_csv_is_told(tmp_path: Path, text: str, message: str) -> None:

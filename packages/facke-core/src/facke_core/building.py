@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copyreg
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from facke_core.config import from_dict, updated
+from facke_core.config import arguments, from_dict, updated
 from facke_core.environment import ForkSafeLock, resolve_device
 from facke_core.errors import (
     ConfigError,
@@ -26,7 +26,8 @@ from facke_core.protocols import FaceDetector, GroupDetector, IdentityEncoder, M
 from facke_core.references import unavailable
 from facke_core.types import Face
 from facke_core.weights import hub
-from facke_core.weights.layout import WeightsConfig
+from facke_core.weights.layout import WeightsConfig, fill
+from facke_core.weights.outline import bounded, check_outline
 
 __all__ = ["LazyDetector", "build_method", "make_detector"]
 
@@ -35,28 +36,52 @@ DEFAULT_ENCODER = "dlib-resnet29"
 
 
 def build_method(
-    config: WeightsConfig, *, registry: Registry, sampler: Mapping[str, Any] | None = None
+    config: WeightsConfig,
+    *,
+    registry: Registry,
+    sampler: Mapping[str, Any] | None = None,
+    read: Callable[[], Mapping[str, Tensor]] | None = None,
+    source: str = "",
 ) -> Method:
-    """Build a generator, with fresh weights, and its sampler.
+    """Build a generator, with given or fresh weights, and its sampler.
 
-    The weights are drawn from torch's global randomness, whose state stays as it was.
+    Fresh weights are drawn from torch's global randomness, whose state stays as it was. Whatever
+    the settings ask for, no memory is taken for a network that does not fit the weights.
 
     Args:
         config: names the method, and has the settings of both.
         registry: where names are looked up.
         sampler: further settings of the sampler, which go before those of ``config``.
+        read: gives the generator's whole state, by name, once the settings are known to be sound;
+            None: fresh weights.
+        source: what these weights are called, for messages.
 
     Raises:
         UnknownNameError: no such method.
-        ConfigError: a generator or sampler setting that the method does not know.
+        ConfigError: a generator or sampler setting that the method does not know, or a network
+            beyond measure.
+        WeightsError: the weights are not those of the generator.
         PluginError: the plugin fails.
     """
     spec = registry.methods[config.method]
     generator = from_dict(registry.resolve(spec.config), config.generator, where="generator")
     build = registry.resolve(spec.build)
     what = f"method {spec.name!r} from {dict(config.generator)}"
+    built_by = f"generator settings {dict(config.generator)}"
+
+    def network() -> Any:
+        return build(generator)[0]
+
     with _blaming(registry.methods.owners[spec.name], what), torch.random.fork_rng(devices=[]):
-        method = Method(*build(generator))
+        if read is None:
+            bounded(network, built_by=built_by)
+            method = Method(*build(generator))
+        else:
+            tensors = read()
+            check_outline(network, tensors, source=source, built_by=built_by)
+            method = Method(*build(generator))
+            if isinstance(method.generator, nn.Module):
+                fill(method.generator, tensors, source=source, built_by=built_by)
     settings = {**config.sampler, **(sampler or {})}
     if settings:
         method = method._replace(sampler=_with_settings(spec.name, method.sampler, settings))
@@ -123,6 +148,8 @@ def load_encoder(
     if "local_files_only" in parameters:
         settings["local_files_only"] = local_files_only
     _check_settings(spec.name, settings, parameters)
+    if all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
+        settings = arguments(build, settings, where="identity_encoder")
     what = f"encoder {spec.name!r}"
     with _blaming(registry.encoders.owners[spec.name], what), torch.random.fork_rng(devices=[]):
         encoder = build(**settings)

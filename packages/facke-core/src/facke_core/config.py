@@ -8,6 +8,7 @@ Nothing is repaired silently. An unknown key, a missing key and a value of anoth
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import json
 import math
@@ -16,14 +17,17 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
+from facke_core import _json
 from facke_core._files import check_regular, write_bytes
 from facke_core.errors import ConfigError, FackeError, did_you_mean
 
 __all__ = ["arguments", "from_dict", "read_json", "to_dict", "updated", "write_json"]
 
 T = TypeVar("T")
+
+get_type_hints: Callable[[Any], dict[str, Any]] = functools.cache(typing.get_type_hints)
 
 _PLAIN = {
     int: "an integer",
@@ -86,8 +90,13 @@ def arguments(
         ConfigError: an argument that it does not take, one that it needs, or a wrong type.
     """
     known = {}
-    for key, parameter in inspect.signature(function, eval_str=True).parameters.items():
-        known[key] = Any if parameter.annotation is parameter.empty else parameter.annotation
+    try:
+        signature = inspect.signature(function, eval_str=True)
+    except NameError:  # a type that is imported for type checkers only
+        signature = inspect.signature(function)
+    for key, parameter in signature.parameters.items():
+        unknown = parameter.annotation is parameter.empty or isinstance(parameter.annotation, str)
+        known[key] = Any if unknown else parameter.annotation
         if key not in data and parameter.default is parameter.empty:
             raise ConfigError(f"{where}.{key}: missing. Add it; expected {_expected(known[key])}.")
     values = {}
@@ -112,19 +121,17 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises:
         ConfigError: the file is missing, unreadable or not strict JSON: NaN, repeated keys and
-            top-level lists are refused.
+            top-level lists are refused, and what is nested or large beyond measure.
     """
     path = Path(path)
     try:
         check_regular(path)
-        text = path.read_text(encoding="utf-8")
+        data = _json.read(path)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as text ({error}).") from error
-    try:
-        data = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ConfigError(f"{path}: not valid JSON: {error}.") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected a JSON object {{...}}, got {_shown(data)}.")
@@ -185,7 +192,7 @@ def _made(make: Callable[[], T], where: str) -> T:
         return make()
     except FackeError:
         raise
-    except (TypeError, ValueError) as error:
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise ConfigError(f"{where}: {error}") from error
 
 
@@ -229,7 +236,7 @@ def _is_mapping(hint: Any) -> bool:
 
 def _value(text: str) -> Any:
     try:
-        return json.loads(text, parse_constant=_no_constant)
+        return _json.parse(text)
     except ValueError:
         return text
 
@@ -254,7 +261,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, Mapping):
             raise _wrong_type(where, hint, value)
         of = args[1] if args else Any
-        return {key: _convert(of, item, f"{where}.{key}") for key, item in value.items()}
+        return {key: _convert(of, item, f"{where}.{key[:60]}") for key, item in value.items()}
     if hint is float and type(value) in (int, float) and math.isfinite(value):
         return float(value)
     if hint is None:
@@ -319,7 +326,7 @@ def _plain(value: Any, where: str) -> Any:
 
 
 def _unknown_key(where: str, key: str, known: Mapping[str, Any]) -> ConfigError:
-    path = f"{where}.{key}" if where else key
+    path = f"{where}.{key[:60]}" if where else key[:60]
     guess = did_you_mean(key, known).strip()
     guess = "; " + guess[0].lower() + guess[1:] if guess else "."
     return ConfigError(f"{path}: unknown key{guess} Known keys: {', '.join(known) or 'none'}.")
@@ -347,15 +354,3 @@ def _expected(hint: Any) -> str:
 def _shown(value: Any) -> str:
     text = repr(value)
     return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} appears twice")
-    return result
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 __all__ = ["available_devices", "cache_folder", "resolve_device"]
 
 
+MAX_WORKERS = 1024
+"""Most processes that anything starts."""
+
+
 def available_devices() -> list[str]:
     """The devices that torch can compute on here, fastest first: ``cuda:0``, ..., ``mps``,
     ``cpu``."""

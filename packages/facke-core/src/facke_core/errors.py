@@ -25,6 +25,7 @@ __all__ = [
     "VerificationError",
     "WeightsError",
     "check_choice",
+    "check_ranges",
     "did_you_mean",
 ]
 
@@ -115,6 +116,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `` Did you mean 'simswap'?`` with a leading space, or an empty string."""
     import difflib
 
+    if len(name) > 100:  # the comparison takes the square of its length
+        return ""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""
 
@@ -129,6 +132,30 @@ def check_choice(what: str, value: str, known: Iterable[str]) -> None:
     known = list(known)
     if value not in known:
         raise UsageError(
-            f"{what} {value!r} does not exist.{did_you_mean(value, known)} "
+            f"{what} {value!r} does not exist.{did_you_mean(str(value), known)} "
             f"Choose one of: {', '.join(known)}."
         )
+
+
+MAX_SIDE = 4096
+"""Largest side in pixels of the square crops that networks take."""
+
+
+def check_ranges(settings: object, where: str, **ranges: tuple[float, float]) -> None:
+    """Raise ConfigError unless numbers of a configuration, or all in a tuple, lie in their range.
+
+    Do so in ``__post_init__``: a number is checked before anything as large as it is made.
+
+    Args:
+        settings: has an attribute of each name.
+        where: the first part of the path in messages, such as ``generator``.
+        ranges: name -> lowest and highest value.
+    """
+    for name, (low, high) in ranges.items():
+        value = getattr(settings, name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if not low <= number <= high:
+                path = f"{where}.{name}" if where else name
+                raise ConfigError(
+                    f"{path}: {number} is not from {low} to {high}. Give a number in between."
+                )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 
 from facke_core.backends.choice import with_backend
 from facke_core.building import DEFAULT_ENCODER, LazyDetector, build_method, load_encoder
@@ -86,13 +86,11 @@ def load(
     source = locate(name, revision=revision, local_files_only=local_files_only, registry=registry)
     config = source.config
     announce(config, name=source.name, revision=source.revision, registry=registry)
-    method = build_method(config, registry=registry, sampler=sampler or {})
-    generator = method.generator
-    if isinstance(generator, nn.Module) and source.folder is not None:
-        tensors = layout.read_tensors(source.folder, MODEL, config)
-        built_by = f"generator settings {dict(config.generator)}"
-        layout.fill(generator, tensors, source=source.name, built_by=built_by)
-    generator, choice = with_backend(generator, backend, device=on, dtype=dtype)
+    read = partial(layout.read_tensors, source.folder, MODEL, config) if source.folder else None
+    method = build_method(
+        config, registry=registry, sampler=sampler or {}, read=read, source=source.name
+    )
+    generator, choice = with_backend(method.generator, backend, device=on, dtype=dtype)
     method = method._replace(generator=generator)
     size = generator.spec.image_size
     alignment = from_dict(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from facke_core import GeneratorOutput, GeneratorSpec
+from facke_core.errors import check_ranges
 from facke_diffusion import schedule as S
 from facke_diffusion.unet import UNet, UNetConfig
 
@@ -17,7 +18,11 @@ __all__ = ["FFHQ_256", "DDPMConfig", "DDPMGenerator"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DDPMConfig(UNetConfig):
-    """The shape of a U-Net and its noise schedule. The defaults are those of :data:`FFHQ_256`."""
+    """The shape of a U-Net and its noise schedule. The defaults are those of :data:`FFHQ_256`.
+
+    Raises:
+        ConfigError: a setting out of its range, or sizes that do not fit each other.
+    """
 
     schedule: S.Kind = "linear"
     timesteps: int = 1000
@@ -27,6 +32,10 @@ class DDPMConfig(UNetConfig):
     prediction: Literal["eps", "x0", "v"] = "eps"
     """Quantity that the U-Net guesses: the noise, the clean image, or the velocity (Salimans and
     Ho, arXiv:2202.00512)."""
+
+    def __post_init__(self) -> None:
+        UNetConfig.__post_init__(self)  # slots: no super()
+        check_ranges(self, "generator", timesteps=(1, 100_000))
 
 
 FFHQ_256 = DDPMConfig()

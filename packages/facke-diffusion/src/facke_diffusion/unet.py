@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facke_core.errors import CompatibilityError, ConfigError, UsageError
+from facke_core.errors import CompatibilityError, ConfigError, UsageError, check_ranges
 from facke_diffusion.norm import GROUPS, GroupNorm
 
 __all__ = ["UNet", "UNetConfig"]
@@ -68,16 +68,23 @@ class UNetConfig:
     guided-diffusion."""
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("model_channels", 1),
-            ("num_res_blocks", 1),
-            ("num_heads", 1),
-            ("num_head_channels", 0),
-            ("num_classes", 0),
-            ("patch", 1),
-        ):
-            if getattr(self, name) < least:
-                raise ConfigError(f"generator.{name}: {getattr(self, name)} is below {least}.")
+        check_ranges(
+            self,
+            "generator",
+            image_size=(1, 4096),
+            model_channels=(1, 4096),
+            num_res_blocks=(1, 64),
+            channel_mult=(0, 64),
+            num_heads=(1, 4096),
+            num_head_channels=(0, 4096),
+            num_classes=(0, 1_000_000),
+            patch=(1, 64),
+        )
+        if len(self.channel_mult) > 10:
+            raise ConfigError(
+                f"generator.channel_mult: {len(self.channel_mult)} levels. Give at most 10, each "
+                "half as wide as the one before."
+            )
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"generator.dropout: {self.dropout:g} is not in [0, 1).")
         if self.image_size < 1 or self.image_size % (self.patch * 2 ** (len(self.multipliers) - 1)):

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facke_core import GeneratorOutput, GeneratorSpec, Method, SwapInputs
-from facke_core.errors import CompatibilityError, ConfigError, UsageError
+from facke_core.errors import CompatibilityError, ConfigError, UsageError, check_ranges
 from facke_core.nn.normalize import Normalize
 from facke_core.nn.stages import (
     Doublings,
@@ -39,7 +39,8 @@ class CVAEConfig(StagesConfig):
     latent of the text; :data:`FACKE_224` is the code's.
 
     Raises:
-        ConfigError: ``log_var_range`` is empty, or the sizes do not fit (:class:`StagesConfig`).
+        ConfigError: ``log_var_range`` is empty, a number is out of its range, or the sizes do not
+            fit (:class:`StagesConfig`).
     """
 
     normalization: Literal["imagenet", "none"] = "imagenet"
@@ -67,6 +68,7 @@ class CVAEConfig(StagesConfig):
 
     def __post_init__(self) -> None:
         StagesConfig.__post_init__(self)  # slots: no super()
+        check_ranges(self, "generator", latent_dim=(1, 65_536))
         low, high = self.log_var_range
         if not low < high:
             raise ConfigError(f"generator.log_var_range: {low:g} is not below {high:g}.")

@@ -12,7 +12,6 @@ import typer
 
 from facke_cli.console import emit, progress, write
 from facke_cli.options import AsJson, Quiet
-from facke_core.errors import UsageError
 
 if TYPE_CHECKING:
     from facke_core.prepare.summary import PrepareSummary
@@ -77,9 +76,10 @@ def prepare(
     PHOTOS is PERSON/*, images/PERSON/*, or {train,test}/images/PERSON/*. What DATASET holds already
     is kept, options included, and an interrupted preparation goes on.
     """
-    settings = _encoder(encoder)
+    from facke_core.evaluation.judges import parse_encoder
     from facke_core.prepare.prepare import prepare as run
 
+    settings = None if encoder is None else parse_encoder(encoder, "--encoder")
     with nullcontext() if quiet else progress() as on_progress:
         summaries = run(
             photos,
@@ -100,21 +100,6 @@ def prepare(
     elif not quiet:
         for line in (line for summary in summaries for line in _report(summary)):
             write(line)
-
-
-def _encoder(text: str | None) -> str | dict[str, Any] | None:
-    if text is None or not text.lstrip().startswith("{"):
-        return text
-    import json
-
-    try:
-        settings = json.loads(text)
-    except ValueError as error:
-        raise UsageError(
-            f"--encoder {text} is not valid JSON: {error}. "
-            'Write, for example, \'{"name": "dlib-resnet29", "centre": false}\'.'
-        ) from error
-    return dict(settings)
 
 
 def _document(summary: PrepareSummary) -> dict[str, Any]:

@@ -9,26 +9,25 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
+from facke_core import _cache, _json
 from facke_core.backends.graphs import (
     cached_graph,
     max_error,
     network_digest,
     probe_inputs,
     run_torch,
-    writing,
 )
 from facke_core.backends.runtimes import GraphGenerator, OnnxRuntimeSession, OpenVinoSession
-from facke_core.environment import cache_folder, installed, versions
-from facke_core.errors import FackeError, UsageError, WeightsError, check_choice
+from facke_core.config import from_dict, json_text
+from facke_core.environment import installed, versions
+from facke_core.errors import ConfigError, FackeError, UsageError, check_choice
 from facke_core.protocols import Generator
 
 __all__ = ["Choice", "Measured", "choose", "measure", "with_backend"]
@@ -137,12 +136,12 @@ def choose(generator: nn.Module, device: torch.device, dtype: torch.dtype | None
         device: where it is to be computed.
         dtype: leave out ways in another number format.
     """
-    path = cache_folder() / "backends" / f"{_situation(generator, device)}.json"
-    measured = _remembered(path)
+    name = f"backends/{_situation(generator, device)}.json"
+    measured = _remembered(name, device)
     fresh = not measured
     if not measured:
         measured = measure(generator, device)
-        _remember(path, measured)
+        _remember(name, measured)
     held = [
         way
         for way in measured
@@ -283,18 +282,27 @@ def _situation(generator: nn.Module, device: torch.device) -> str:
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _remembered(path: Path) -> tuple[Measured, ...]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Remembered:
+    measured: tuple[Measured, ...]
+
+
+def _remembered(name: str, device: torch.device) -> tuple[Measured, ...]:
     try:
-        rows = json.loads(path.read_text("utf-8"))["measured"]
-        return tuple(Measured(**row) for row in rows)
-    except (OSError, ValueError, KeyError, TypeError):
+        ways = from_dict(_Remembered, _json.parse(bytes(_cache.read(name) or b""))).measured
+    except (ValueError, ConfigError):
         return ()  # not there, or damaged: measured again
+    known = {(choice.backend, choice.dtype) for choice in candidates(device)}
+    sound = all(
+        (way.backend, way.dtype) in known and way.seconds > 0 and way.max_error >= 0 for way in ways
+    )
+    reference = ways[:1] and (ways[0].backend, ways[0].dtype) == ("torch", "float32")
+    return ways if sound and reference else ()
 
 
-def _remember(path: Path, measured: tuple[Measured, ...]) -> None:
-    text = json.dumps({"measured": [asdict(way) for way in measured]}, indent=2)
-    with suppress(WeightsError), writing(path) as temporary:  # no cache is no fault
-        temporary.write_text(text + "\n", encoding="utf-8")
+def _remember(name: str, measured: tuple[Measured, ...]) -> None:
+    finite = [asdict(way) for way in measured if way.max_error < float("inf")]
+    _cache.write(name, json_text({"measured": finite}).encode())
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -8,14 +8,13 @@ Inputs are ``x`` (B, 3, S, S) and the generator's conditions by their names, suc
 from __future__ import annotations
 
 import atexit
+import functools
 import hashlib
 import logging
-import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from functools import lru_cache
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facke_core import _cache
 from facke_core._files import replacing
 from facke_core._version import __version__
 from facke_core.environment import cache_folder, require, versions
@@ -204,28 +204,31 @@ def network_digest(generator: nn.Module) -> str:
 def cached_graph(generator: nn.Module) -> Path:
     """Return the graph of a generator in facke's cache, exported on first use.
 
-    It is named by the digest of the network and the versions of what writes graphs.
+    It is named by the digest of the network and the versions of what writes graphs. Where it is not
+    what was written, it is exported anew; where the cache cannot be used, into a folder of this
+    process.
 
     Raises:
         UnavailableError, CompatibilityError, WeightsError: see :func:`write_graph`.
     """
     writers = {**versions("torch", "onnx", "onnxscript"), "facke": __version__}
     text = f"{network_digest(generator)} {sorted(writers.items())}"
-    path = cache_folder() / "graphs" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.onnx"
-    if os.path.isfile(path):
-        return path
-    try:
-        write_graph(generator, path)
-    except WeightsError:  # no cache is no fault
-        path = _without_cache() / path.name
-        if not path.is_file():
+    name = f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.onnx"
+    with suppress(OSError, RuntimeError, WeightsError):  # a cache that cannot be used is none
+        path = cache_folder() / "graphs" / name
+        if not _cache.sound(path):
             write_graph(generator, path)
-    return path
+            with suppress(OSError):
+                _cache.seal(path)
+        return path
+    if not (own := _own_folder() / name).is_file():
+        write_graph(generator, own)
+    return own
 
 
-@lru_cache(maxsize=1)
-def _without_cache() -> Path:
-    """A folder for the graphs of this process alone."""
-    folder = tempfile.TemporaryDirectory(prefix="facke-", ignore_cleanup_errors=True)
+@functools.cache
+def _own_folder() -> Path:
+    """A folder of this process alone, which goes with it."""
+    folder = tempfile.TemporaryDirectory(prefix="facke-graphs-")
     atexit.register(folder.cleanup)
     return Path(folder.name)

@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from facke_core.errors import ConfigError
-from facke_core.weights.layout import WeightsConfig, check_fit
+from facke_core.weights.layout import WeightsConfig
+from facke_core.weights.outline import check_outline
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -97,11 +96,10 @@ def fits(build: Callable[[], nn.Module], state: State, *, source: str, built_by:
         built_by: the settings that the network follows from, for messages.
 
     Raises:
-        WeightsError: missing or unexpected tensors, or other shapes.
+        WeightsError: missing or unexpected tensors, or other shapes; or the network becomes so
+            large that it is another one.
     """
-    with torch.device("meta"):
-        own = build().state_dict()
-    check_fit(own, state, source=source, built_by=built_by)
+    check_outline(build, state, source=source, built_by=built_by)
 
 
 # -- facke-core's own ------------------------------------------------------------------------------

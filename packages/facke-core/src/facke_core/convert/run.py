@@ -17,7 +17,7 @@ from facke_core.building import build_method
 from facke_core.config import override
 from facke_core.convert.containers import open_checkpoint
 from facke_core.convert.graphs import read_graph
-from facke_core.convert.kinds import Checkpoint, Converted, fits
+from facke_core.convert.kinds import Checkpoint, Converted
 from facke_core.convert.modules import state_of
 from facke_core.errors import UsageError, WeightsError
 from facke_core.plugins.registry import Registry, default_registry
@@ -279,13 +279,7 @@ def _with_weights(config: WeightsConfig, encoder: str | None) -> Mapping[str, An
 def _check(config: WeightsConfig, converted: Converted, source: str, registry: Registry) -> None:
     """Refuse tensors that are not those of the generator that the configuration describes."""
 
-    def build() -> torch.nn.Module:
-        generator = build_method(config, registry=registry).generator
-        assert isinstance(generator, torch.nn.Module)
-        return generator
-
-    settings = f"generator settings {dict(config.generator)}"
-    fits(build, converted.tensors, source=source, built_by=settings)
+    build_method(config, registry=registry, read=lambda: converted.tensors, source=source)
 
 
 # -- writing -------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from facke_core.data.mesh import MIRROR, POINTS
 from facke_core.data.pairs import PairConfig, PairSampler, People
 from facke_core.data.sending import received, shared_memory, to_send
 from facke_core.environment import short_temporary_folder
-from facke_core.errors import DataError, first_line
+from facke_core.errors import DataError, check_ranges, first_line
 from facke_core.types import FaceBatch
 
 __all__ = ["BatchConfig", "Batches", "SwapBatches", "stream"]
@@ -31,7 +31,11 @@ ALL = slice(None)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchConfig(PairConfig):
-    """The mixture of a batch: composites, then pairs."""
+    """The mixture of a batch: composites, then pairs.
+
+    Raises:
+        ConfigError: a number out of its range.
+    """
 
     composite: float = 0.0
     """Share of composites (:mod:`facke_core.data.composite`)."""
@@ -43,6 +47,17 @@ class BatchConfig(PairConfig):
     """Largest relative change of gain, gamma and saturation of a pair."""
     mirror: bool = True
     """Mirror half of the pairs."""
+
+    def __post_init__(self) -> None:
+        PairConfig.__post_init__(self)  # slots: no super()
+        check_ranges(
+            self,
+            "data",
+            composite=(0, 1),
+            donors=(1, 65_536),
+            max_geometry=(0, 1),
+            colour_jitter=(0, 1),
+        )
 
 
 class Batches(Protocol):

@@ -23,19 +23,19 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from facke_core.config import write_json
+from facke_core.data.info import FORMAT, INFO, Store, read_info
 from facke_core.data.mesh import OVAL_RING, POINTS
 from facke_core.data.shards import (
     CropSource,
     Shard,
-    Store,
     StoredPictures,
     TarShard,
     TensorShard,
     digits_for,
+    key_list,
     key_rows,
     shard_path,
     shards_of,
@@ -48,16 +48,13 @@ from facke_core.protocols import IdentityEncoder
 
 __all__ = ["CropSet"]
 
-FORMAT = 2
-"""Version of the layout of a crop set."""
-INFO = "dataset.json"
 INDEX = "index.safetensors"
 IDENTITY = "identity.safetensors"
 UNFINISHED = ".unfinished"
 """Folder of what a preparation has made so far."""
 SAMPLE = 4096
 """Vectors of a set that are looked at for its digest, at most."""
-_DAMAGE = (SafetensorError, OSError, ValueError, KeyError, tarfile.TarError)
+_DAMAGE = (OSError, ValueError, KeyError, tarfile.TarError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,16 +199,14 @@ def _info(folder: Path) -> dict[str, Any]:
             )
         raise DataError(f"{folder} is not a dataset: it has no {INFO}. Make one with: {call}")
     try:
-        info = json.loads((folder / INFO).read_text(encoding="utf-8"))
-        if not isinstance(info, dict):
-            raise ValueError("it is no JSON object")
-    except (OSError, ValueError) as error:
+        known, info = read_info(folder)
+    except ConfigError as error:
         raise DataError(
             f"{folder / INFO} cannot be read ({error}). Make the dataset again with: {call}"
         ) from error
-    version = info.get("format", 1)
+    version = known.format
     if version != FORMAT:
-        hint = "Update facke, or m" if isinstance(version, int) and version > FORMAT else "M"
+        hint = "Update facke, or m" if version > FORMAT else "M"
         raise DataError(
             f"{folder} has the format {version}, this version of facke reads {FORMAT}. "
             f"{hint}ake it again with: {call}"
@@ -222,13 +217,14 @@ def _info(folder: Path) -> dict[str, Any]:
 def _contents(folder: Path, info: Mapping[str, Any]) -> dict[str, Any]:
     index, about = read_tensors(folder / INDEX)
     identity, about_identity = read_tensors(folder / IDENTITY)
-    keys = [bytes(row) for row in index["keys"].numpy()]
+    keys = key_list(index["keys"])
     if (
         info["rows"] != _digest(b"".join(keys))
         or about.get("set") != _stamp(info, "people")
         or about_identity.get("set") != _stamp(info, "encoder_digest")
     ):
         raise ValueError(f"{INDEX}, {IDENTITY} and {INFO} do not belong together")
+    _check_tables(info, index, identity["embeddings"])
     points = index.get("points")
     for tensor, known, what in (
         (points, POINTS, "mesh points"),
@@ -252,8 +248,13 @@ def _contents(folder: Path, info: Mapping[str, Any]) -> dict[str, Any]:
         if shard.keys != expected:
             raise ValueError(f"{path.name} holds other pictures than {INDEX} says")
         shards.append(shard)
+    if not shards:
+        raise ValueError("it holds no picture")
+    side = int(info.get("alignment", {}).get("size", 0)) or shards[0].side
+    if any(shard.side != side for shard in shards):
+        raise ValueError(f"its pictures do not have {side} pixels")
     return {
-        "images": StoredPictures(shards, shards[0][0].shape[-1]),
+        "images": StoredPictures(shards, side),
         "points": points,
         "ring": index.get("ring"),
         "embeddings": identity["embeddings"],
@@ -261,6 +262,33 @@ def _contents(folder: Path, info: Mapping[str, Any]) -> dict[str, Any]:
         "weights": index["weights"],
         "keys": index["keys"],
     }
+
+
+def _check_tables(info: Mapping[str, Any], index: Mapping[str, Tensor], embeddings: Tensor) -> None:
+    """Compare columns with what :class:`CropSet` says of them."""
+    n, names = len(index["keys"]), len(info.get("people", ()))
+    wanted: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {
+        "people": (torch.int64, (n,)),
+        "weights": (torch.float32, (n,)),
+        "offsets": (torch.int64, (n,)),
+        "points": (torch.float32, (n, -1, 2)),
+        "ring": (torch.float32, (n, -1, 2)),
+        "embeddings": (torch.float32, (n, 2, -1)),
+    }
+    for name, tensor in {**index, "embeddings": embeddings}.items():
+        dtype, shape = wanted.get(name, (tensor.dtype, tuple(tensor.shape)))
+        fits = tensor.dim() == len(shape) and all(
+            want in (-1, have) for want, have in zip(shape, tensor.shape, strict=True)
+        )
+        if not fits or tensor.dtype != dtype:
+            raise ValueError(f"{name} is {tensor.dtype} {tuple(tensor.shape)}")
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(f"{name} holds numbers that are none")
+    people, weights = index["people"], index["weights"]
+    if n and (int(people.min()) < 0 or (names and int(people.max()) >= names)):
+        raise ValueError("people are not those that it names")
+    if not (weights > 0).all():
+        raise ValueError("weights are not above 0")
 
 
 def _numbers(n: int) -> list[bytes]:

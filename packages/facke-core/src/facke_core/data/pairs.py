@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal, NamedTuple
 
-from facke_core.errors import DataError, FackeWarning
+from facke_core.errors import DataError, FackeWarning, check_ranges
 
 __all__ = ["PairConfig", "PairSampler"]
 
@@ -28,7 +28,11 @@ class CropPair(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairConfig:
-    """The rules by which the pairs of a batch are drawn."""
+    """The rules by which the pairs of a batch are drawn.
+
+    Raises:
+        ConfigError: a share that is none.
+    """
 
     rule: Literal["facke", "paper", "simswap", "weighted"] = "weighted"
     """The order of the draws.
@@ -48,6 +52,9 @@ class PairConfig:
     in SimSwap and Facke. ``mixed``: every batch holds a share ``intra`` of intra-ID pairs."""
     intra: float = 0.5
     """Share of intra-ID pairs in a batch, 0 to 1; for ``mixed`` only."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "data", intra=(0, 1))
 
 
 class People:

@@ -8,10 +8,11 @@ shard whatever else is added or taken away.
 from __future__ import annotations
 
 import io
+import struct
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import PIL.Image
@@ -20,17 +21,21 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from facke_core._files import check_size, replacing
+from facke_core.data.info import Store
 from facke_core.data.tensors import Column, read_tensors, write_tensors
+from facke_core.errors import MAX_SIDE, DataError
 
 __all__: list[str] = []
 
-Store = Literal["tensors", "webdataset"]
-"""The form of the shards: memory-mapped safetensors, or WebDataset tars of PNGs."""
 SUFFIX: dict[Store, str] = {"tensors": ".safetensors", "webdataset": ".tar"}
 MAX_ROWS = 512
 """Largest mean number of pictures per shard; in a large set at least a sixteenth of it are in
 each."""
+MAX_PNG = 4 * MAX_SIDE**2
+"""Largest size in bytes of a picture in a tar."""
 _BLOCK = tarfile.BLOCKSIZE
+_BROKEN = (EOFError, SyntaxError, struct.error)
+"""Errors of Pillow for a damaged PNG, besides OSError and ValueError."""
 _ABOUT = "facke preparation"
 
 
@@ -70,14 +75,17 @@ class TensorShard:
     """A shard as a memory-mapped safetensors file; ``shard[row]`` is a picture (3, S, S) uint8.
 
     Raises:
-        OSError, SafetensorError, KeyError: it is missing or damaged.
+        OSError, KeyError, ValueError: it is missing or damaged.
     """
 
     def __init__(self, path: Path) -> None:
         tensors, metadata = read_tensors(path)
         self._path = path
-        self._images = tensors["images"]
-        self.keys = [bytes(row) for row in tensors["keys"].numpy()]
+        self._images = images = tensors["images"]
+        self.keys = key_list(tensors["keys"])
+        self.side = images.shape[-1] if images.dim() else 0
+        if images.dtype != torch.uint8 or images.shape != (len(self.keys), 3, self.side, self.side):
+            raise ValueError(f"{path.name} holds {images.dtype} {tuple(images.shape)}")
         self.preparation = metadata.get(_ABOUT, "")
 
     def __getitem__(self, row: int) -> Tensor:
@@ -97,24 +105,29 @@ class TarShard:
         keys: the keys of these pictures.
 
     Raises:
-        OSError, TarError, ValueError: it is missing, damaged or holds other pictures.
+        OSError, TarError, ValueError: it is missing, damaged or holds other pictures. A picture
+            that is damaged in itself is a DataError once it is asked for.
     """
 
     def __init__(self, path: Path, offsets: Sequence[int] = (), keys: Sequence[bytes] = ()) -> None:
         self.path, self.offsets, self.keys = path, list(offsets), list(keys)
         if not self.offsets:
-            with tarfile.open(path) as tar:
-                members = tar.getmembers()
-            self.offsets = [member.offset_data - _BLOCK for member in members]
-            self.keys = [bytes.fromhex(member.name.removesuffix(".png")) for member in members]
+            self.offsets, self.keys = _members(path)
         with self._open(0) as picture:
             self.preparation = str(picture.info.get(_ABOUT, ""))
+            self.side = picture.size[0]
         if len(self.offsets) > 1:
             self._open(-1).close()  # a tar cut short lacks its end
 
     def __getitem__(self, row: int) -> Tensor:
-        with self._open(row) as picture:
-            return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+        try:
+            with self._open(row) as picture:
+                return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+        except (*_BROKEN, OSError, ValueError, tarfile.TarError) as error:
+            raise DataError(
+                f"{self.path} is damaged: picture {row} cannot be read ({error}). Delete it, and "
+                "run facke prepare on the dataset again."
+            ) from error
 
     def _open(self, row: int) -> PIL.Image.Image:
         # opened anew each time: thousands of shards would be too many open files
@@ -123,10 +136,30 @@ class TarShard:
             member = tarfile.TarInfo.frombuf(file.read(_BLOCK), "ascii", "strict")
             if member.name != f"{self.keys[row].hex()}.png":
                 raise ValueError(f"{self.path} holds other pictures than its index says")
+            if member.size > MAX_PNG:
+                raise ValueError(f"{self.path} holds a picture of {member.size} bytes")
             content = file.read(member.size)
         if len(content) != member.size:
             raise ValueError(f"{self.path} is cut short")
-        return PIL.Image.open(io.BytesIO(content), formats=["PNG"])
+        picture = PIL.Image.open(io.BytesIO(content), formats=["PNG"])
+        width, height = picture.size
+        if picture.mode != "RGB" or width != height or width > MAX_SIDE:
+            raise ValueError(f"{self.path} holds a picture of {width}x{height} {picture.mode}")
+        return picture
+
+
+def _members(path: Path) -> tuple[list[int], list[bytes]]:
+    """Return where the header of each picture of a tar begins, and its key."""
+    offsets, keys = [], []
+    with path.open("rb") as file:
+        while (block := file.read(_BLOCK)).strip(b"\0"):
+            member = tarfile.TarInfo.frombuf(block, "ascii", "strict")
+            if not member.isreg() or member.size > MAX_PNG:
+                raise ValueError(f"{path.name} holds something else than pictures")
+            offsets.append(file.tell() - _BLOCK)
+            keys.append(bytes.fromhex(member.name.removesuffix(".png")))
+            file.seek(-(-member.size // _BLOCK) * _BLOCK, io.SEEK_CUR)
+    return offsets, keys
 
 
 Shard = TensorShard | TarShard
@@ -197,6 +230,17 @@ def _write_tar(
                     tar.write({"__key__": key.hex(), "png": png.getvalue()})
             size = file.tell()
         check_size(temporary, size)
+
+
+def key_list(rows: Tensor) -> list[bytes]:
+    """The keys of a tensor (N, 32) uint8.
+
+    Raises:
+        ValueError: it is another tensor.
+    """
+    if rows.dtype != torch.uint8 or rows.dim() != 2 or rows.shape[1] != 32:
+        raise ValueError(f"keys are {rows.dtype} {tuple(rows.shape)}")
+    return [bytes(row) for row in rows.numpy()]
 
 
 def key_rows(keys: Sequence[bytes]) -> Tensor:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from facke_core._files import check_regular
 from facke_core.errors import DataError
@@ -48,6 +49,29 @@ def _as_was(cell: Any) -> Any:
     return cell[1:] if quoted else cell
 
 
+MAX_LINES, MAX_CHARACTERS = 1_000_000, 100_000_000
+"""Lines and characters of a list; it is held in memory."""
+MAX_VALUE = 10_000
+"""Characters of a value; no path has so many."""
+
+
+def _limited(stream: TextIO) -> Iterator[str]:
+    """Yield the lines of a list.
+
+    Raises:
+        csv.Error: they are too many, or hold what no path can.
+    """
+    characters = 0
+    lines = iter(partial(stream.readline, MAX_CHARACTERS + 1), "")
+    for number, line in enumerate(lines, 1):
+        characters += len(line)
+        if number > MAX_LINES or characters > MAX_CHARACTERS:
+            raise csv.Error(f"more than {MAX_LINES} lines or {MAX_CHARACTERS} characters")
+        if "\0" in line:
+            raise csv.Error(f"line {number} holds the character NUL")
+        yield line
+
+
 def read_csv(
     file: Path, called: str, *, strict: bool = False
 ) -> tuple[Sequence[str], list[tuple[int, dict[str, str]]]]:
@@ -68,12 +92,21 @@ def read_csv(
     try:
         check_regular(file)
         with file.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, strict=strict)
+            reader = csv.DictReader(_limited(stream), strict=strict)
             columns = list(reader.fieldnames or ())
-            return columns, [
-                (reader.line_num, {key: _as_was(cell) for key, cell in row.items()})
-                for row in reader
-            ]
+            named = [column for column in columns if column]
+            if len(set(named)) < len(named):
+                raise csv.Error("two of its columns have one name")
+            rows = []
+            for row in reader:
+                if any(row.pop(None, ())):
+                    raise csv.Error(f"line {reader.line_num} has more values than columns")
+                if any(len(value or "") > MAX_VALUE for value in row.values()):
+                    raise csv.Error(
+                        f"line {reader.line_num} has a value of over {MAX_VALUE} characters"
+                    )
+                rows.append((reader.line_num, {key: _as_was(cell) for key, cell in row.items()}))
+            return columns, rows
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(
             f"{called} cannot be read as CSV ({error}). Check the path and that it is UTF-8 text "

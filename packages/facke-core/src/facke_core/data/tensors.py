@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
+from facke_core import _tensors
 from facke_core._files import replacing
 
 __all__: list[str] = []
@@ -66,8 +65,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read a safetensors file: its tensors, memory-mapped, and its metadata.
 
     Raises:
-        OSError, SafetensorError: it cannot be read.
+        OSError, ValueError: it cannot be read.
     """
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-    return load_file(path), metadata
+    tensors, metadata, _ = _tensors.mapped(path)
+    return tensors, metadata

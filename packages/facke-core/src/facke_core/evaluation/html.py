@@ -187,7 +187,10 @@ def _figure(case: Case, metric: str) -> str:
 
 def _histogram(values: Sequence[float], width: int = 460, height: int = 90) -> str:
     """A histogram of the values of the pairs, as SVG."""
-    counts, edges = np.histogram(np.asarray(values), bins=BINS)
+    numbers = np.asarray(values, np.float64).clip(-1e150, 1e150)
+    room = max(1e-9 * np.abs(numbers).max(), 1e-9)  # else bars can be narrower than numbers are
+    ends = (numbers.min() - room, numbers.max() + room) if np.ptp(numbers) < BINS * room else None
+    counts, edges = np.histogram(numbers, bins=BINS, range=ends)
     bar = width / BINS
     bars = "".join(
         f'<rect class="bar" x="{i * bar:.1f}" y="{height - height * count / counts.max():.1f}" '

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from facke_core import _json
 from facke_core.building import encoder_settings, load_encoder
 from facke_core.errors import UsageError
 from facke_core.faces.align import alignment_matrix, warp
@@ -96,8 +96,8 @@ def parse_encoder(text: str, option: str) -> str | dict[str, Any]:
     if not text.lstrip().startswith("{"):
         return text
     try:
-        return dict(json.loads(text))
-    except ValueError as error:
+        return dict(_json.parse(text))
+    except (TypeError, ValueError) as error:
         raise UsageError(
             f"{option} {text} is not valid JSON: {error}. "
             'Write, for example, \'{"name": "dlib-resnet29", "centre": false}\'.'

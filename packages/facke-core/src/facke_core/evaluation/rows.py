@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from facke_core.config import read_json, write_json, write_text
-from facke_core.errors import DataError, UsageError
+from facke_core import _json
+from facke_core.config import from_dict, read_json, write_json, write_text
+from facke_core.errors import ConfigError, DataError, UsageError
 from facke_core.jobs import engines
 from facke_core.jobs.pairs import PairSet, key_of
 
@@ -84,7 +85,7 @@ class RowFiles:
 
     def __init__(self, folder: Path, run: Mapping[str, Any], *, resume: bool) -> None:
         self.folder = folder
-        run = json.loads(json.dumps(run))
+        run = json.loads(json.dumps(run))  # tuples become lists
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -159,6 +160,12 @@ class RowFiles:
 
 def _rows(path: Path) -> list[Row]:
     try:
-        return [Row(**json.loads(line)) for line in path.read_text("utf-8").splitlines()]
-    except (OSError, ValueError, TypeError) as error:
+        rows = [
+            from_dict(Row, _json.parse(line), where=f"line {number}")
+            for number, line in enumerate(path.read_bytes().splitlines(), 1)
+        ]
+        if not all(np.isfinite(unpack(row.vector)).all() for row in rows):
+            raise ValueError("a vector in it is not finite")
+        return rows
+    except (OSError, ValueError, ConfigError) as error:
         raise DataError(f"{path} is damaged ({error}). Delete it and resume.") from error

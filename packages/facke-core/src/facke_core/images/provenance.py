@@ -77,7 +77,7 @@ _XMP = "http://ns.adobe.com/xap/1.0/"
 _PREFIXES = {"x": "adobe:ns:meta/", "rdf": _RDF, "Iptc4xmpExt": _IPTC, "xmp": _XMP}
 _TYPE_TAGS = (f"{{{_IPTC}}}DigitalSourceType", f"{{{_IPTC}}}DigitalSourcefileType")
 """The property's name, and that of its first version."""
-_MAX_BYTES = 4_000_000
+_MAX_BYTES, _MAX_DEPTH = 4_000_000, 64
 
 
 def disclosure(request: SwapRequest) -> bytes:
@@ -134,7 +134,7 @@ def read_disclosure(path: str | PathLike[str]) -> dict[str, str]:
     for packet in packets:
         try:
             parsed.append(parse_packet(packet))
-        except (ValueError, RecursionError, ElementTree.ParseError, expat.ExpatError) as error:
+        except (ValueError, LookupError, ElementTree.ParseError, expat.ExpatError) as error:
             broken = broken or error
     if broken is not None and not any(parsed):
         raise ImageError(
@@ -171,13 +171,14 @@ def parse_packet(packet: bytes) -> dict[str, str]:
     Document types, and with them entities, are refused.
 
     Raises:
-        ValueError: larger than 4 MB, or with a document type.
+        ValueError: larger than 4 MB, with a document type, or nested beyond measure.
+        LookupError: in an unknown encoding.
         xml.etree.ElementTree.ParseError: not well-formed.
     """
     if len(packet) > _MAX_BYTES:
         raise ValueError(f"{len(packet)} bytes are more than XMP ever needs")
     parser = ElementTree.XMLParser()
-    _refuse_doctype(packet)
+    _refuse_unsafe(packet)
     parser.feed(packet.strip(b"\0 \r\n\t"))
     root = parser.close()
     disclosed: dict[str, str] = {}
@@ -202,12 +203,26 @@ def parse_packet(packet: bytes) -> dict[str, str]:
     return _merged([disclosed, *({"digital_source_type": value} for value in types)])
 
 
-def _refuse_doctype(packet: bytes) -> None:
-    """Entities, and so entity expansion, can only be declared in a document type."""
+def _refuse_unsafe(packet: bytes) -> None:
+    """Entities, and so entity expansion, can only be declared in a document type. What is nested
+    without end is refused, too: it is walked through once per level."""
 
     def refuse(*_: object) -> None:
         raise ValueError("it declares a document type, which XMP never does")
 
+    depth = 0
+
+    def begin(*_: object) -> None:
+        nonlocal depth
+        depth += 1
+        if depth > _MAX_DEPTH:
+            raise ValueError(f"it is nested more deeply than {_MAX_DEPTH} levels")
+
+    def end(*_: object) -> None:
+        nonlocal depth
+        depth -= 1
+
     parser = expat.ParserCreate()
     parser.StartDoctypeDeclHandler = refuse
+    parser.StartElementHandler, parser.EndElementHandler = begin, end
     parser.Parse(packet.strip(b"\0 \r\n\t"), True)

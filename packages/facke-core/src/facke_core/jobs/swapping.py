@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from facke_core._files import leftovers, one_job
-from facke_core.config import read_json, write_json, write_text
+from facke_core.config import from_dict, read_json, write_json, write_text
 from facke_core.data.tables import csv_text
 from facke_core.errors import (
+    ConfigError,
     DataError,
-    FackeError,
     FackeWarning,
     ImageError,
     NoFaceError,
@@ -257,10 +257,13 @@ def _kept(done: Path, part: range, pairs: PairSet, folder: Path) -> list[Swap]:
     file = _file(done, part)
     if not file.is_file():
         return []
+    return [swap for swap in _read(file) if swap.pair in part and _holds(swap, pairs, folder)]
+
+
+def _read(file: Path) -> list[Swap]:
     try:
-        swaps = [Swap(**row) for row in read_json(file)["swaps"]]
-        return [swap for swap in swaps if swap.pair in part and _holds(swap, pairs, folder)]
-    except (FackeError, KeyError, TypeError, ValueError) as error:
+        return from_dict(_Shard, read_json(file), where="").swaps
+    except ConfigError as error:
         raise DataError(f"{file} is damaged ({error}). Delete it and resume.") from error
 
 
@@ -271,6 +274,13 @@ def _holds(swap: Swap, pairs: PairSet, folder: Path) -> bool:
         return False
     picture = folder / f"{swap.pair:06d}.png"
     return bool(swap.skipped) or (picture.is_file() and sha256_of(picture) == swap.sha256)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shard:
+    """What a file of finished pairs holds."""
+
+    swaps: list[Swap]
 
 
 def _write_csv(file: Path, swaps: list[Swap]) -> None:

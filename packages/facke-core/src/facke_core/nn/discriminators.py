@@ -26,6 +26,9 @@ Normalization = Literal["imagenet", "none"]
 MIN_SIZE = 48
 """The side in pixels below which a patch discriminator has no patch left."""
 
+MAX_SCALES, MAX_WIDTH = 5, 256
+"""Largest number of scales, and of channels of the first layer."""
+
 
 class PatchDiscriminator(nn.Module):
     """A discriminator of six 4x4 convolutions, whose output pixels judge patches of 142 x 142
@@ -103,7 +106,7 @@ class MultiScalePatchDiscriminator(nn.Module):
         sigmoid: as :class:`PatchDiscriminator` takes it.
 
     Raises:
-        UsageError: no scale, or no such norm or normalisation.
+        UsageError: a number of scales or channels out of range, or no such norm or normalisation.
     """
 
     def __init__(
@@ -117,10 +120,10 @@ class MultiScalePatchDiscriminator(nn.Module):
     ) -> None:
         super().__init__()
         check_choice("Normalization", normalization, get_args(Normalization))
-        if num_scales < 1:
+        if not 1 <= num_scales <= MAX_SCALES or not 1 <= width <= MAX_WIDTH:
             raise UsageError(
-                f"num_scales is {num_scales}, but a discriminator needs at least one scale. "
-                "The originals use 2."
+                f"num_scales is {num_scales} and width {width}, but a discriminator needs 1 to "
+                f"{MAX_SCALES} scales and 1 to {MAX_WIDTH} channels. The originals use 2 and 64."
             )
         self.normalize = Normalize() if normalization == "imagenet" else nn.Identity()
         self.scales = nn.ModuleList(

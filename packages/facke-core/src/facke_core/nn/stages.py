@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facke_core.errors import ConfigError
+from facke_core.errors import MAX_SIDE, ConfigError, check_ranges
 from facke_core.nn.id_blocks import IDBlock, Padding
 from facke_core.nn.normalize import Normalize
 
@@ -35,14 +35,18 @@ Output = Literal["tanh", "bn-tanh", "imagenet", "residual"]
 """The form of the last layer; :attr:`StagesConfig.output` says what each does."""
 
 
+MAX_WIDTH, MAX_BLOCKS, MAX_LEVELS = 8192, 256, 10
+"""Largest number of channels, of ID blocks, and of scales."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StagesConfig:
     """The settings that generators out of these stages share. The defaults are those of the
     official SimSwap at 224 px.
 
     Raises:
-        ConfigError: the halvings do not divide the image size, or there are fewer decoder stages
-            than skips.
+        ConfigError: a number out of its range, the halvings do not divide the image size, or there
+            are fewer decoder stages than skips.
     """
 
     image_size: int = 224
@@ -74,11 +78,35 @@ class StagesConfig:
     there to be copied; pose, expression and light remain (docs/adr/0001)."""
 
     def __post_init__(self) -> None:
+        check_ranges(
+            self,
+            "generator",
+            image_size=(1, MAX_SIDE),
+            identity_dim=(1, MAX_WIDTH),
+            channels=(1, MAX_WIDTH),
+            num_id_blocks=(0, MAX_BLOCKS),
+            stem_kernel=(1, 31),
+            patch=(1, 64),
+            veil=(0, 1),
+        )
+        if not 1 <= len(self.channels) <= MAX_LEVELS:
+            raise ConfigError(
+                f"generator.channels: {len(self.channels)} widths. Give 1 to {MAX_LEVELS}: one for "
+                "the stem and one for each halving."
+            )
         halvings = len(self.channels) - 1
         if self.image_size % self.factor:
             raise ConfigError(
                 f"generator.image_size: {self.image_size} is not a multiple of {self.factor}, "
                 f"which {halvings} halvings and patch {self.patch} need."
+            )
+        if not self.stem_kernel % 2:
+            raise ConfigError(f"generator.stem_kernel: {self.stem_kernel} is even. Use an odd one.")
+        finest, coarsest = self.image_size // self.patch, self.image_size // self.factor
+        if self.padding == "reflect" and (coarsest < 2 or finest <= self.stem_kernel // 2):
+            raise ConfigError(
+                f"generator.image_size: {self.image_size} leaves {coarsest} cells at the coarsest "
+                "scale, too few to reflect. Use fewer halvings, or padding=zeros."
             )
         if not 0 <= self.skips <= halvings:
             raise ConfigError(

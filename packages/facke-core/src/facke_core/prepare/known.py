@@ -11,16 +11,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from facke_core.data.shards import SUFFIX, Shard, TarShard, TensorShard, key_rows, write_shard
+from facke_core.data.shards import (
+    SUFFIX,
+    Shard,
+    TarShard,
+    TensorShard,
+    key_list,
+    key_rows,
+    write_shard,
+)
 from facke_core.data.tensors import Column, read_tensors, write_tensors
+from facke_core.errors import DataError
 from facke_core.prepare.portraits import REASONS, Done, Job, Portrait
 
 __all__: list[str] = []
 
-_DAMAGE = (SafetensorError, OSError, ValueError, KeyError, IndexError, tarfile.TarError)
+_DAMAGE = (DataError, OSError, ValueError, KeyError, IndexError, tarfile.TarError)
 
 
 class KnownCrops:
@@ -66,7 +74,7 @@ class KnownCrops:
         """Add what the finished files of a dataset hold."""
         try:
             tensors, metadata = read_tensors(index)
-            keys = [bytes(row) for row in tensors["keys"].numpy()]
+            keys = key_list(tensors["keys"])
             if metadata.get("preparation") == self.preparation:
                 self._add_rows(keys, tensors)
             vectors, about = read_tensors(identity)
@@ -80,7 +88,7 @@ class KnownCrops:
         try:
             tensors, metadata = read_tensors(path)
             if metadata.get("preparation") == self.preparation:
-                keys = [bytes(row) for row in tensors["keys"].numpy()]
+                keys = key_list(tensors["keys"])
                 self._add_rows(keys, tensors)
                 if keys and metadata.get("encoder") == self.encoder:
                     self._add_vectors(keys, tensors["embeddings"])
@@ -102,13 +110,25 @@ class KnownCrops:
     def _add_rows(self, keys: Sequence[bytes], tensors: Mapping[str, Tensor]) -> None:
         if self.with_points and keys:
             kept = {name: tensors[name] for name in ("points", "ring")}
+            for name, tensor in kept.items():
+                _check_rows(name, tensor, (len(keys), -1, 2))
             self._points |= {key: (kept, row) for row, key in enumerate(keys)}
-        skipped = [bytes(row) for row in tensors["skipped"].numpy()]
-        reasons = (REASONS[code] for code in tensors["reasons"].tolist())
+        skipped = key_list(tensors["skipped"])
+        reasons = (REASONS[int(code)] for code in tensors["reasons"].flatten().tolist())
         self.reasons |= dict(zip(skipped, reasons, strict=True))
 
     def _add_vectors(self, keys: Sequence[bytes], vectors: Tensor) -> None:
+        _check_rows("embeddings", vectors, (len(keys), 2, -1))
         self._vectors |= {key: (vectors, row) for row, key in enumerate(keys)}
+
+
+def _check_rows(name: str, tensor: Tensor, shape: tuple[int, int, int]) -> None:
+    """Raise ValueError unless a table is float32, finite and of this shape, where -1 is any."""
+    fits = tensor.dim() == 3 and all(
+        want in (-1, have) for want, have in zip(shape, tensor.shape, strict=True)
+    )
+    if not fits or tensor.dtype != torch.float32 or not tensor.isfinite().all():
+        raise ValueError(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, or not finite")
 
 
 def skipped_columns(reasons: Mapping[bytes, str]) -> dict[str, Column]:

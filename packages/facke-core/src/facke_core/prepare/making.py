@@ -19,7 +19,8 @@ from torch import Tensor
 
 from facke_core._files import leftovers
 from facke_core.data.crops import IDENTITY, INDEX, UNFINISHED, write_tables
-from facke_core.data.shards import Store, TarShard, digits_for, key_rows, shard_path, shards_of
+from facke_core.data.info import Store
+from facke_core.data.shards import TarShard, digits_for, key_rows, shard_path, shards_of
 from facke_core.data.tensors import Column
 from facke_core.errors import DataError, FackeWarning
 from facke_core.prepare.known import Bucket, KnownCrops, skipped_columns

@@ -6,7 +6,6 @@ before. Work is done per shard; a finished shard is never done again.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,9 +13,11 @@ from typing import Any, NamedTuple
 
 from facke_core._files import one_job
 from facke_core.building import DEFAULT_ENCODER, encoder_settings, load_encoder
-from facke_core.data.crops import FORMAT, INFO, UNFINISHED
-from facke_core.data.shards import SUFFIX, Store
-from facke_core.errors import DataError, UsageError, check_choice
+from facke_core.data.crops import UNFINISHED
+from facke_core.data.info import FORMAT, INFO, Store, read_info
+from facke_core.data.shards import SUFFIX
+from facke_core.environment import MAX_WORKERS
+from facke_core.errors import ConfigError, DataError, UsageError, check_choice
 from facke_core.faces.templates import Alignment
 from facke_core.identity.digest import encoder_digest
 from facke_core.images.files import is_hidden
@@ -94,8 +95,8 @@ def prepare(
     Warns:
         FackeWarning: everything shows one person.
     """
-    if workers is not None and workers < 1:
-        raise UsageError(f"{workers} workers cannot work. Give at least 1.")
+    if workers is not None and not 1 <= workers <= MAX_WORKERS:
+        raise UsageError(f"{workers} workers cannot work. Give 1 to {MAX_WORKERS}.")
     if store is not None:
         check_choice("store", store, SUFFIX)
     photos, dataset = Path(photos), Path(dataset)
@@ -197,10 +198,9 @@ def _check_place(photos: Path, dataset: Path) -> None:
 def _info(folder: Path) -> dict[str, Any]:
     """The content of ``dataset.json`` in ``folder``; empty if there is none."""
     try:
-        info = json.loads((folder / INFO).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_info(folder)[1]
+    except ConfigError:
         return {}
-    return info if isinstance(info, dict) else {}
 
 
 def _check_same_crops(folder: Path, settings: Settings) -> None:
@@ -208,7 +208,8 @@ def _check_same_crops(folder: Path, settings: Settings) -> None:
     info, alignment = _info(folder), settings.preparation.alignment
     if info.get("format") != FORMAT:
         return
-    have = (*(info["alignment"][key] for key in ("size", "template")), info.get("aligned", False))
+    framing = info.get("alignment", {})
+    have = (framing.get("size"), framing.get("template"), info.get("aligned", False))
     want = (alignment.size, alignment.template, settings.preparation.aligned)
     if have != want:
         texts = [
@@ -216,6 +217,6 @@ def _check_same_crops(folder: Path, settings: Settings) -> None:
             for crops in (have, want)
         ]
         raise DataError(
-            f"{folder} holds {info['count']} crops made with {texts[0]}; now it is {texts[1]}. "
+            f"{folder} holds {info.get('count')} crops made with {texts[0]}; now it is {texts[1]}. "
             "Choose another folder, or delete this one first."
         )

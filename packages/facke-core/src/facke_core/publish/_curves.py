@@ -8,7 +8,6 @@ as means over at most :data:`SPANS` spans of steps in a table of at most 15 line
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -16,6 +15,7 @@ from statistics import fmean
 from typing import TypeGuard, TypeVar
 from xml.sax.saxutils import escape
 
+from facke_core import _json
 from facke_core._files import write_bytes
 from facke_core.errors import WeightsError
 from facke_core.weights.layout import LOG, PLOT, WeightsConfig, logs_of
@@ -87,7 +87,7 @@ def read_curves(log: bytes) -> dict[str, list[tuple[int, float]]]:
     curves: dict[str, list[tuple[int, float]]] = {}
     for text in log.splitlines():
         try:
-            line = json.loads(text)
+            line = _json.parse(text)
         except ValueError:  # a line that was cut off
             continue
         step = line.get("step") if isinstance(line, dict) else None

@@ -10,8 +10,8 @@ and processor still compute the same with them. ``test/io.safetensors`` holds
 | ``identity`` | (D,) float32, unit norm; absent where the generator takes no identity |
 | ``output`` | (3, N) float32 in [0, 1]: every ``stride``-th pixel of the result, row by row |
 
-and in its metadata the seed of the noise, sampler settings that keep the replay short, and the
-tolerance. Identities are given, so no encoder is needed.
+and in its metadata the seed of the noise and the number of steps that keep the replay short. The
+tolerance is always :data:`TOLERANCE`. Identities are given, so no encoder is needed.
 """
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 from torch import Tensor, nn
 
+from facke_core import _json
 from facke_core._files import write_bytes
 from facke_core.building import build_method
 from facke_core.config import from_dict, to_dict, updated, write_json
-from facke_core.errors import FackeError, FackeWarning, VerificationError, WeightsError
+from facke_core.errors import ConfigError, FackeError, FackeWarning, VerificationError, WeightsError
 from facke_core.faces.templates import Alignment
 from facke_core.plugins.registry import Registry, default_registry
 from facke_core.protocols import Method
@@ -49,6 +50,8 @@ TOLERANCE = 0.002
 SEED = 0
 STEPS = 4
 """Steps of the replay, for samplers that take more."""
+_MAX_STEPS = 64
+"""Most steps that a file may ask for."""
 _SIDE = 48
 """Side P of the pictures."""
 _PIXELS = 4096
@@ -217,30 +220,30 @@ def replay(folder: Path, config: WeightsConfig, *, registry: Registry | None = N
 
 
 def _replay(folder: Path, config: WeightsConfig, method: Method) -> Replay:
-    tensors = layout.read_tensors(folder, GOLDEN, config)
-    with safe_open(folder / GOLDEN, framework="pt") as file:
-        about = file.metadata() or {}
+    tensors, about, _ = layout.read_file(folder, GOLDEN, config)
     try:
-        settings = dict(json.loads(about["settings"]))
-        seed, stride = int(about["seed"]), int(about["stride"])
-        tolerance = float(about["tolerance"])
+        settings = from_dict(_Settings, _json.parse(about["settings"]), where="settings")
+        seed, stride = int(about["seed"][:20]), int(about["stride"][:20])
         expected = tensors["output"]
         inputs = tensors["source"], tensors["target"], tensors.get("identity")
-        dim = method.generator.spec.identity_dim
+        dim, size = method.generator.spec.identity_dim, method.generator.spec.image_size
         if any(
-            picture.dtype != torch.uint8 or picture.shape[:-2] != (3,) for picture in inputs[:2]
+            picture.dtype != torch.uint8 or picture.shape[:-2] != (3,) or not picture.numel()
+            for picture in inputs[:2]
         ):
             raise ValueError("its pictures are none")
         if (tuple(inputs[2].shape) if inputs[2] is not None else (0,)) != (dim,):
             raise ValueError(f"it has no identity of {dim} numbers")
-        if stride < 1 or not 0 <= tolerance < 1:
-            raise ValueError("its stride or its tolerance makes no comparison")
-    except (KeyError, TypeError, ValueError) as error:
+        if any(t is not None and t.dtype != torch.float32 for t in (inputs[2], expected)):
+            raise ValueError("its identity or its output are not in float32")
+        if not -(2**63) <= seed < 2**63 or stride != _stride(size**2):
+            raise ValueError("its seed is none, or its stride is not that of this size")
+    except (KeyError, ValueError, ConfigError) as error:
         raise VerificationError(
             f"{folder / GOLDEN} holds no golden tensors of facke ({error!r}). Remove it and its "
             f"entry in {layout.CONFIG}, or get the weights again."
         ) from error
-    output = _run(method, config, settings, inputs, seed)[:, ::stride]
+    output = _run(method, config, settings.given(), inputs, seed)[:, ::stride]
     if output.shape != expected.shape:
         raise VerificationError(
             f"{folder / GOLDEN} expects {tuple(expected.shape)} values, the method gives "
@@ -248,9 +251,28 @@ def _replay(folder: Path, config: WeightsConfig, method: Method) -> Replay:
         )
     return Replay(
         max_error=(output - expected).abs().max().item(),
-        tolerance=tolerance,
+        tolerance=TOLERANCE,
         made_with=about.get("made_with", "unknown versions"),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Settings:
+    """Settings of the sampler that keep the replay short; no others are taken from the file."""
+
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and not 1 <= self.steps <= _MAX_STEPS:
+            raise ValueError(f"steps={self.steps} is no short replay")
+
+    def given(self) -> dict[str, Any]:
+        return {} if self.steps is None else {"steps": self.steps}
+
+
+def _stride(pixels: int) -> int:
+    """Return which pixels of the output are kept: every n-th. An odd n meets every column."""
+    return -(-pixels // _PIXELS) | 1
 
 
 def _golden(folder: Path, config: WeightsConfig, registry: Registry) -> bytes:
@@ -266,7 +288,7 @@ def _golden(folder: Path, config: WeightsConfig, registry: Registry) -> bytes:
     output = _run(method, config, settings, (source, target, identity), SEED)
     if not output.isfinite().all():
         raise WeightsError(f"{folder}: the weights turn pictures into values that are not finite.")
-    stride = -(-output.shape[1] // _PIXELS) | 1  # odd, so that it meets every column
+    stride = _stride(output.shape[1])
     tensors = {"source": source, "target": target, "output": output[:, ::stride].contiguous()}
     if identity is not None:
         tensors["identity"] = identity
@@ -275,7 +297,6 @@ def _golden(folder: Path, config: WeightsConfig, registry: Registry) -> bytes:
         "seed": str(SEED),
         "stride": str(stride),
         "settings": json.dumps(settings),
-        "tolerance": str(TOLERANCE),
         "made_with": f"torch {torch.__version__}, {config.facke.written_by}".rstrip(", "),
         "config_sha256": layout.config_digest(config),
     }
@@ -293,12 +314,10 @@ def _picture(rng: torch.Generator) -> Tensor:
 
 def _built(folder: Path, config: WeightsConfig, registry: Registry) -> Method:
     """Build the method in float32 on the CPU, filled from the folder."""
-    method = build_method(config, registry=registry)
+    read = partial(layout.read_tensors, folder, MODEL, config)
+    method = build_method(config, registry=registry, read=read, source=str(folder))
     if not isinstance(method.generator, nn.Module):
         raise WeightsError(f"The generator of {config.method!r} is no torch module.")
-    tensors = layout.read_tensors(folder, MODEL, config)
-    built_by = f"generator settings {dict(config.generator)}"
-    layout.fill(method.generator, tensors, source=str(folder), built_by=built_by)
     method.generator.float().eval().requires_grad_(False)
     return method
 

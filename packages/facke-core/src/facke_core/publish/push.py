@@ -17,7 +17,7 @@ from facke_core.publish.card import model_card
 from facke_core.publish.private import check_links, texts_of
 from facke_core.weights import hub, layout
 from facke_core.weights.answers import explaining
-from facke_core.weights.checkpoints import STATE
+from facke_core.weights.checkpoints import STATE, read_state
 from facke_core.weights.hub import HubLocation
 from facke_core.weights.layout import FOREIGN, GOLDEN, WeightsConfig
 from facke_core.weights.sources import locate
@@ -150,7 +150,7 @@ def layout_files(folder: Path, config: WeightsConfig) -> tuple[list[str], list[s
         and path.is_file()
     }
     rest = sorted(present - wanted)
-    state = set(read_json(folder / STATE)["files"]) | {STATE} if STATE in present else set()
+    state = {*read_state(folder)["files"], STATE} if STATE in present else set()
     left_out = [name for name in rest if name in state]
     stray = [name for name in rest if name not in state]
     if stray:

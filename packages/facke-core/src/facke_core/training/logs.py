@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from facke_core import _json
 from facke_core._files import write_bytes
 from facke_core.errors import FackeWarning, ImageError
 from facke_core.images.io import write_image
@@ -178,7 +179,7 @@ def _keep_lines(file: Path, step: int) -> None:
 def _step(line: bytes) -> float:
     """Return the step of a line of the log; infinite where it is none."""
     try:
-        step = json.loads(line)["step"]
+        step = _json.parse(line)["step"]
     except (ValueError, TypeError, KeyError):
         return math.inf
     return step if isinstance(step, int) else math.inf

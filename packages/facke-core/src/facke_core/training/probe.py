@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from facke_core.errors import ConfigError, DataError
+from facke_core.errors import ConfigError, DataError, check_ranges
 from facke_core.images.grid import face_matrix
 from facke_core.losses.functional import reconstruction_l1
 from facke_core.protocols import Generator, IdentityEncoder, Sampler
@@ -42,7 +42,7 @@ class ProbeConfig:
     """When a training is probed, and with what.
 
     Raises:
-        ConfigError: fewer than two faces, or a negative ``every``.
+        ConfigError: fewer than two faces or more than 64, or a negative ``every``.
     """
 
     every: int = 0
@@ -58,6 +58,9 @@ class ProbeConfig:
     """Make the picture of all results."""
 
     def __post_init__(self) -> None:
+        check_ranges(
+            self, "probe", faces=(-(2**31), 64), every=(-(2**31), 10**9), patience=(0, 10**9)
+        )
         if self.faces < 2:
             raise ConfigError(
                 f"probe.faces: {self.faces} is too few; a swap needs a source and a target. "

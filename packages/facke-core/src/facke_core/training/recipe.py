@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from facke_core.config import arguments, from_dict, override, read_json
 from facke_core.data.batches import BatchConfig
-from facke_core.errors import ConfigError, did_you_mean
+from facke_core.errors import ConfigError, check_ranges, did_you_mean
 from facke_core.losses.terms import TERMS
 from facke_core.objective import LossTerm
 from facke_core.plugins.registry import Registry
@@ -21,9 +21,18 @@ from facke_core.training.probe import ProbeConfig
 __all__ = ["OptimizerConfig", "TermConfig", "read_recipe", "terms"]
 
 
+MAX_STEPS = 10**9
+MAX_BASES = 16
+"""Recipes that a recipe can differ from, one upon another."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TermConfig:
-    """One loss term of a recipe, which becomes a :class:`~facke_core.objective.LossTerm`."""
+    """One loss term of a recipe, which becomes a :class:`~facke_core.objective.LossTerm`.
+
+    Raises:
+        ConfigError: a step below 0.
+    """
 
     weight: float
     """The factor at full strength."""
@@ -36,10 +45,17 @@ class TermConfig:
     options: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of the loss, e.g. ``{"layers": "o"}``."""
 
+    def __post_init__(self) -> None:
+        check_ranges(self, "loss", start=(0, MAX_STEPS), ramp=(0, MAX_STEPS))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizerConfig:
-    """The settings of Adam, of which each phase has one."""
+    """The settings of Adam, of which each phase has one.
+
+    Raises:
+        ConfigError: a number out of its range.
+    """
 
     lr: float = 4e-4
     """The learning rate at its highest."""
@@ -50,6 +66,11 @@ class OptimizerConfig:
     """Steps in which the rate rises linearly to its highest."""
     final: float = 0.05
     """Share of ``lr`` that is left at the end of ``cosine``."""
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            self, "optimizer", lr=(0, 1e9), betas=(0, 1), warmup=(0, MAX_STEPS), final=(0, 1)
+        )
 
     def lr_at(self, step: int, steps: int) -> float:
         """Return the learning rate of ``step``, counted from 0, in a training of ``steps``."""
@@ -68,7 +89,7 @@ class Recipe:
     give the differences only: objects are merged, ``null`` removes a key.
 
     Raises:
-        ConfigError: steps, batch size or a divisor of them below 1.
+        ConfigError: a number out of its range, such as a batch size below 1.
     """
 
     method: str
@@ -122,9 +143,19 @@ class Recipe:
     """Origins of values, by dotted path: paper, code, measurement."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "discriminator_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"recipe.{name}: {getattr(self, name)} is below 1.")
+        check_ranges(
+            self,
+            "recipe",
+            steps=(1, MAX_STEPS),
+            batch_size=(1, 65_536),
+            accumulate=(1, 65_536),
+            discriminator_every=(1, MAX_STEPS),
+            log_every=(1, MAX_STEPS),
+            save_every=(1, MAX_STEPS),
+            ema=(0, 1),
+            clip=(0, math.inf),
+            seed=(-(2**40), 2**40),
+        )
 
 
 def read_recipe(recipe: str, overrides: Sequence[str], registry: Registry) -> Recipe:
@@ -148,6 +179,8 @@ def _read(name: str, folder: Path, registry: Registry, seen: tuple[Path, ...]) -
     path = folder / name
     if path.suffix != ".json":
         path = resource(registry.recipes[name].resource)
+    if len(seen) == MAX_BASES:
+        raise ConfigError(f"recipe.base: more than {MAX_BASES} recipes, one upon another.")
     if path in seen:
         raise ConfigError(f"recipe.base: {' -> '.join(p.name for p in (*seen, path))} is a circle.")
     data = read_json(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,10 +13,10 @@ import torch
 from torch import nn
 
 from facke_core.building import build_method, load_encoder
-from facke_core.config import to_dict
+from facke_core.config import arguments, to_dict
 from facke_core.data.batches import SwapBatches
 from facke_core.data.crops import CropSet, check_encoder, prepare_call
-from facke_core.environment import resolve_device
+from facke_core.environment import MAX_WORKERS, resolve_device
 from facke_core.errors import ConfigError, DataError, UsageError, did_you_mean
 from facke_core.objective import Objective
 from facke_core.plugins.registry import Registry
@@ -36,7 +37,11 @@ __all__ = ["TrainSettings"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSettings:
-    """What to train, on what, where, and from where on."""
+    """What to train, on what, where, and from where on.
+
+    Raises:
+        UsageError: a number of workers below 0 or above 1024.
+    """
 
     recipe: str
     """A registered recipe's name, or a JSON file."""
@@ -59,6 +64,13 @@ class TrainSettings:
     panel: Path | None = None
     """Another crop set, whose faces the probe swaps; default: ``test`` beside ``train`` in ``data``
     if there is one, else ``data`` itself."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.workers <= MAX_WORKERS:
+            raise UsageError(
+                f"{self.workers} workers are no number from 0 to {MAX_WORKERS}. Give as many as "
+                "there are cores, or 0 for none."
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,7 +193,8 @@ def _objective(
         raise UsageError(f"The method {spec.name!r} cannot be trained: it has no objective.")
     make = registry.resolve(spec.objective)
     _check_arguments(make, recipe)
-    return cast(Objective, make(method, encoder, recipe, **recipe.objective))
+    made = partial(make, method, encoder, recipe)
+    return cast(Objective, made(**arguments(made, recipe.objective, where="recipe.objective")))
 
 
 def _check_arguments(make: Callable[..., Objective], recipe: Recipe) -> None:

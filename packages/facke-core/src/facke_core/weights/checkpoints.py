@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from facke_core._files import leftovers
-from facke_core.config import read_json
-from facke_core.errors import ConfigError, FackeWarning, TrainingError
+from facke_core.config import from_dict, read_json
+from facke_core.errors import ConfigError, FackeWarning, TrainingError, check_ranges
 from facke_core.weights.layout import GOLDEN, MODEL
 from facke_core.weights.tensors import file_not_finite
 
@@ -22,15 +24,6 @@ __all__ = ["complete", "newest_sound"]
 
 FOLDER = "checkpoints"
 STATE = "state.json"
-_KINDS = {
-    "step": int,
-    "images": int,
-    "recipe": dict,
-    "files": dict,
-    "best": dict,
-    "begun with": str,
-}
-_NEEDED = ("step", "recipe", "files")
 
 
 def name(step: int) -> str:
@@ -41,7 +34,7 @@ def name(step: int) -> str:
 def complete(run: Path) -> list[Path]:
     """List the checkpoints of a run, oldest first: a folder gets its name when all is written."""
     folders = (
-        p for p in (run / FOLDER).glob("[0-9]*") if p.name.isdigit() and (p / STATE).is_file()
+        p for p in (run / FOLDER).glob("[0-9]*") if p.name.isdecimal() and (p / STATE).is_file()
     )
     return sorted(folders, key=lambda p: int(p.name))
 
@@ -92,20 +85,56 @@ def read_state(folder: Path, *, verify: bool = False) -> dict[str, Any]:
     if not (folder / STATE).is_file():
         raise TrainingError(f"{folder} is not a checkpoint: it has no {STATE}.")
     try:
-        state: dict[str, Any] = read_json(folder / STATE)
-        for key, kind in _KINDS.items():
-            if type(state.get(key)) is not kind and (key in state or key in _NEEDED):
-                raise TrainingError(
-                    f"{folder / STATE} is damaged: its {key!r} is no {kind.__name__}."
-                )
-        for file, written in state["files"].items() if verify else ():
+        state = read_json(folder / STATE)
+        known = {key: value for key, value in state.items() if key in _KNOWN and value != {}}
+        files = from_dict(State, known, where=STATE).files
+        if not isinstance(state.get("begun with", ""), str):
+            raise ConfigError(f"{STATE}: 'begun with' is no text.")
+        for file, written in files.items() if verify else ():
             if digest(folder / file) != written:
                 raise TrainingError(f"{folder / file} is damaged: it is not what was written.")
             if _is_needed(file):
                 _check_numbers(folder / file)
-    except (OSError, KeyError, ConfigError) as error:
+    except (OSError, ConfigError) as error:
         raise TrainingError(f"The checkpoint {folder} cannot be read ({error}).") from error
     return state
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Best:
+    """The best checkpoint of a run so far."""
+
+    step: int
+    score: float
+    retrieval: float
+    reconstruction: float
+    checkpoint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """What every ``state.json`` holds; whoever writes a checkpoint may add more.
+
+    Raises:
+        ConfigError: a step below 0, or a file that lies elsewhere.
+    """
+
+    step: int
+    recipe: Mapping[str, Any]
+    files: Mapping[str, str]
+    """File, relative to the checkpoint -> SHA-256."""
+    images: int = 0
+    best: Best | None = None
+    scaler: Mapping[str, int | float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_ranges(self, STATE, step=(0, 2**53), images=(0, 2**53))
+        for name in self.files:
+            if name.startswith("/") or {"", ".", ".."} & set(name.split("/")):
+                raise ConfigError(f"{STATE}.files: {name[:60]!r} is no file of a checkpoint.")
+
+
+_KNOWN = frozenset(entry.name for entry in fields(State))
 
 
 def digest(file: Path) -> str:

@@ -163,7 +163,7 @@ def pull(
         try:
             layout.check_file(first.folder, name, config)
         except VerificationError as error:
-            _forget(fetched.folder / name)
+            forget(fetched.folder / name)
             raise VerificationError(
                 f"hf:{location.repo_id}@{location.revision}: {name} is not the file that "
                 f"{layout.CONFIG} describes. {error} It was removed from the cache: pull again, "
@@ -241,7 +241,7 @@ def in_layout(folder: Path) -> bool:
         return False
 
 
-def _forget(file: Path) -> None:
+def forget(file: Path) -> None:
     """Remove a file from the cache of the Hub, with the blob it links to."""
     with suppress(OSError):
         blob = file.resolve()

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from facke_core import _tensors
 from facke_core._files import restored, write_bytes
 from facke_core.config import from_dict, read_json
-from facke_core.errors import VerificationError, WeightsError
+from facke_core.errors import ConfigError, VerificationError, WeightsError
 from facke_core.weights.tensors import (
     castable,
     check_numbers,
@@ -82,6 +83,7 @@ class WeightsConfig:
     """The content of ``config.json``.
 
     Raises:
+        ConfigError: an encoder whose name is none.
         WeightsError: a name under ``files`` that no file of weights can have.
     """
 
@@ -104,6 +106,9 @@ class WeightsConfig:
     """SPDX identifier of the weights' licence; empty: not stated."""
 
     def __post_init__(self) -> None:
+        encoder = (self.identity_encoder or {}).get("name", "")
+        if not isinstance(encoder, str):
+            raise ConfigError(f"{CONFIG}.identity_encoder.name: {str(encoder)[:60]} is no string.")
         for name in self.files:
             if name != GOLDEN and not _FILE_NAME.fullmatch(name):
                 raise WeightsError(
@@ -213,13 +218,26 @@ def check_file(folder: Path, name: str, config: WeightsConfig) -> str:
     Raises:
         WeightsError, VerificationError: see :func:`check_files`.
     """
-    path = folder / name
+    expected = _expected(folder, name, config)
+    try:
+        return _compare(folder / name, sha256_of(folder / name), expected)
+    except OSError as error:
+        raise WeightsError(f"{folder / name} cannot be read: {error}. Check its rights.") from error
+
+
+def _expected(folder: Path, name: str, config: WeightsConfig) -> str:
+    """Return the digest of a file of ``folder`` that ``config.json`` names."""
     digests = {file: info.sha256 for file, info in config.files.items()} | logs_of(config)
     if name not in digests:
         raise WeightsError(f"{folder / CONFIG} lists no {name}, so its weights cannot be checked.")
-    if not path.is_file():
-        raise WeightsError(f"{path} is missing. Copy or download the folder again, completely.")
-    actual, expected = sha256_of(path), digests[name]
+    if not (folder / name).is_file():
+        raise WeightsError(
+            f"{folder / name} is missing. Copy or download the folder again, completely."
+        )
+    return digests[name]
+
+
+def _compare(path: Path, actual: str, expected: str) -> str:
     if actual != expected:
         raise VerificationError(
             f"{path} is not the file that {CONFIG} describes: its sha256 is {actual}, expected "
@@ -244,26 +262,32 @@ def read_tensors(folder: Path, name: str, config: WeightsConfig) -> dict[str, Te
         VerificationError: it is not the file that ``config.json`` describes, no safetensors file,
             of a network with other settings, or it holds numbers that are not finite.
     """
-    import safetensors
-    from safetensors import safe_open
+    return read_file(folder, name, config).tensors
 
-    check_file(folder, name, config)
+
+def read_file(folder: Path, name: str, config: WeightsConfig) -> _tensors.TensorFile:
+    """Read tensors and metadata as :func:`read_tensors` does, with its errors. The digest is that
+    of the bytes that they come from, whatever happens to the file meanwhile."""
     path = folder / name
+    expected = _expected(folder, name, config)
     try:
-        with safe_open(path, framework="pt") as file:
-            digest = (file.metadata() or {}).get("config_sha256")
-            if digest and digest != config_digest(config):
-                raise VerificationError(
-                    f"{folder / CONFIG} was changed after {name} was saved: its method or "
-                    "generator settings are not those of these weights. Restore it."
-                )
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except safetensors.SafetensorError as error:
+        file = _tensors.read(path)
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error}. Check its rights.") from error
+    except ValueError as error:
+        check_file(folder, name, config)  # a file that is cut off is told by its digest
         raise VerificationError(
             f"{path} is not a safetensors file ({error}). Copy or download it again."
         ) from error
-    check_numbers(tensors, str(path))
-    return tensors
+    _compare(path, file.sha256, expected)
+    digest = file.metadata.get("config_sha256")
+    if digest and digest != config_digest(config):
+        raise VerificationError(
+            f"{folder / CONFIG} was changed after {name} was saved: its method or "
+            "generator settings are not those of these weights. Restore it."
+        )
+    check_numbers(file.tensors, str(path))
+    return file
 
 
 def write_tensors(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from facke_core.errors import UsageError, VerificationError, WeightsError
-from facke_core.weights.hub import PREFIX, HubLocation, fetch, parse_reference
+from facke_core import _tensors
+from facke_core.errors import FackeWarning, UsageError, VerificationError, WeightsError
+from facke_core.weights.hub import PREFIX, HubLocation, fetch, forget, parse_reference
 from facke_core.weights.layout import MODEL, refuse_foreign
 from facke_core.weights.tensors import check_numbers
 
@@ -79,19 +81,47 @@ def encoder_tensors(
         UsageError, WeightsError, UnavailableError: see :func:`encoder_folder`.
         VerificationError: not a safetensors file, or numbers in it are not finite.
     """
-    import safetensors
-    from safetensors.torch import load_file
-
     file = Path(reference)
     if not file.is_file():
         folder = encoder_folder(reference, revision, [MODEL], local_files_only=local_files_only)
         file = folder / MODEL
     refuse_foreign(file)
     try:
-        tensors = load_file(file)
-    except safetensors.SafetensorError as error:
-        raise VerificationError(
-            f"{file} is not a safetensors file ({error}). Convert or download it again."
-        ) from error
-    check_numbers(tensors, str(file))
-    return tensors
+        return _read(file)
+    except ValueError as error:
+        if not reference.startswith(PREFIX) or local_files_only:
+            raise _not_tensors(file, error) from error
+        warnings.warn(
+            f"{file} is damaged ({error}). It is fetched again.", FackeWarning, stacklevel=2
+        )
+    forget(file)
+    encoder_folder(reference, revision, [MODEL])
+    try:
+        return _read(file)
+    except ValueError as error:
+        raise _not_tensors(file, error) from error
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    """Read the tensors, after comparing the digest where the cache of the Hub knows one.
+
+    Raises:
+        WeightsError: it cannot be read.
+        ValueError: it is damaged.
+    """
+    try:
+        content = _tensors.read(file)
+    except OSError as error:
+        raise WeightsError(f"{file} cannot be read: {error}. Check its rights.") from error
+    blob = file.resolve()  # the cache of the Hub names large files by their SHA-256
+    known = blob.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", blob.name)
+    if known and content.sha256 != blob.name:
+        raise ValueError(f"its sha256 is {content.sha256}, expected {blob.name}")
+    check_numbers(content.tensors, str(file))
+    return content.tensors
+
+
+def _not_tensors(file: Path, error: ValueError) -> VerificationError:
+    return VerificationError(
+        f"{file} is not a safetensors file ({error}). Convert or download it again."
+    )
