@@ -117,6 +117,7 @@ def test_a_lock_of_this_process_needs_no_help_of_the_file_system(
         f"{owners._HOST}-{os.getpid()}-7-aaaa",  # and we have this one
         f"{owners._HOST}-{2**22 + 1}-7-aaaa",
     ],
+    ids=range(10),
 )
 def test_without_locks_only_a_job_that_lives_here_keeps_others_out(
     text: str, no_locks: None, tmp_path: Path
