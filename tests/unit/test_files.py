@@ -498,7 +498,6 @@ FORBIDDEN = {
     "open to write",
 }
 ALLOWED = {
-    ("facke_core/backends/choice.py", ".write_text"): "into what writing() gives",
     ("facke_core/backends/rewrites.py", ".replace"): "a node of a graph",
     ("facke_core/data/shards.py", "open to write"): "what replacing() gives",
     ("facke_core/data/tensors.py", "open to write"): "what replacing() gives",
