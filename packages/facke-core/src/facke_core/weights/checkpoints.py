@@ -66,7 +66,7 @@ def newest_sound(run: Path) -> Path | None:
         return checkpoint
     if folders:
         raise TrainingError(
-            f"{'; '.join(complaints)}. {run} holds no other checkpoint: start again in another "
+            f"{'; '.join(text.rstrip('.') for text in complaints)}. {run} holds no other checkpoint: start again in another "
             "folder, or begin with one of its weights: `init=...`."
         )
     return None
