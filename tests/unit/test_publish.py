@@ -45,7 +45,7 @@ def test_the_layout_is_published_and_hidden_files_are_not(folder: Path) -> None:
 
 def test_the_state_of_a_training_is_left_out(folder: Path) -> None:
     (folder / "optimizers.safetensors").write_text("")
-    state = {"step": 1, "recipe": {}, "files": {"optimizers.safetensors": "0"}}
+    state = {"step": 1, "recipe": {"steps": 1}, "files": {"optimizers.safetensors": "0"}}
     (folder / "state.json").write_text(json.dumps(state))
     assert layout_files(folder, config_of(folder)) == (
         LAYOUT,

@@ -65,9 +65,10 @@ def newest_sound(run: Path) -> Path | None:
             )
         return checkpoint
     if folders:
+        told = "; ".join(text.rstrip(".") for text in complaints)
         raise TrainingError(
-            f"{'; '.join(text.rstrip('.') for text in complaints)}. {run} holds no other checkpoint: start again in another "
-            "folder, or begin with one of its weights: `init=...`."
+            f"{told}. {run} holds no other checkpoint: start again in another folder, or begin "
+            "with one of its weights: `init=...`."
         )
     return None
 
