@@ -102,6 +102,7 @@ def test_train_hands_its_options_on_and_reports_the_end(
             images=80,
             seconds=1.5,
             finished=finished,
+            stopped_by=0 if finished else 2,
             best={"step": 4, "score": 0.5},
         )
 
