@@ -191,7 +191,7 @@ def _run_words(words: list[str]) -> None:
 def _run_default(group: str, words: list[str]) -> None:
     """Run the default command. If it does not know the first word either, both are told."""
     try:
-        _run(_member(group, DEFAULTS[group]), words, group)
+        _run(_member(group, DEFAULTS[group]), list(words), group)  # which the parser empties
     except UnknownNameError as error:
         if hint := words and did_you_mean(words[0], GROUPS[group]):
             raise UnknownNameError(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from facke_core.errors import DataError, UsageError
+from facke_core.errors import DataError, FackeWarning, UsageError, VerificationError
 from facke_core.evaluation.metrics import id_retrieval, recon_l1_imagenet
 from facke_core.evaluation.runner import Evaluator
 from facke_core.evaluation.statistics import Estimate
@@ -105,8 +106,12 @@ def scan(
     def measured(what: str, folders: Sequence[Path], some: PairSet) -> dict[str, Values]:
         values: dict[str, Values] = {}
         for done, folder in enumerate(folders, 1):
-            report = evaluator(str(folder.resolve())).run(some, batch_size=batch_size)
-            means = [_mean(report.summary[name]) for name in (RETRIEVAL, RECON)]
+            means: list[float | None] = [None, None]
+            try:
+                report = evaluator(str(folder.resolve())).run(some, batch_size=batch_size)
+                means = [_mean(report.summary[name]) for name in (RETRIEVAL, RECON)]
+            except VerificationError as error:  # a training that diverged
+                warnings.warn(f"{folder.name} is left out: {error}", FackeWarning, stacklevel=3)
             both = [value for value in means if value is not None]
             total = sum(both) if len(both) == len(means) else None
             values[folder.name] = dict(zip(CRITERIA, [*means, total], strict=True))
