@@ -87,7 +87,9 @@ def read_state(folder: Path, *, verify: bool = False) -> dict[str, Any]:
         raise TrainingError(f"{folder} is not a checkpoint: it has no {STATE}.")
     try:
         state = read_json(folder / STATE)
-        known = {key: value for key, value in state.items() if key in _KNOWN and value != {}}
+        known = {key: value for key, value in state.items() if key in _KNOWN}
+        if known.get("best") == {}:  # no probe yet
+            del known["best"]
         files = from_dict(State, known, where=STATE).files
         if not isinstance(state.get("begun with", ""), str):
             raise ConfigError(f"{STATE}: 'begun with' is no text.")
