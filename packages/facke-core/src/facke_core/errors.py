@@ -153,7 +153,7 @@ def check_ranges(settings: object, where: str, **ranges: tuple[float, float]) ->
     """
     for name, (low, high) in ranges.items():
         value = getattr(settings, name)
-        for number in value if isinstance(value, tuple) else (value,):
+        for number in value if isinstance(value, tuple | list) else (value,):
             if not low <= number <= high:
                 path = f"{where}.{name}" if where else name
                 raise ConfigError(
