@@ -225,7 +225,8 @@ def test_a_checkpoint_without_golden_tensors_gets_them_on_the_hub_alone(
     del config["files"][GOLDEN]
     (checkpoint / CONFIG).write_text(json.dumps(config))
     shutil.rmtree((checkpoint / GOLDEN).parent)
-    state = {"step": 2, "recipe": {}, "files": {name: digest(checkpoint / name) for name in (MODEL, CONFIG)}}
+    files = {name: digest(checkpoint / name) for name in (MODEL, CONFIG)}
+    state = {"step": 2, "recipe": {}, "files": files}
     (checkpoint / "state.json").write_text(json.dumps(state))
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
     with LoopbackHub() as hub:
