@@ -69,7 +69,7 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         check_ranges(
-            self, "optimizer", lr=(0, 1e9), betas=(0, 1), warmup=(0, MAX_STEPS), final=(0, 1)
+            self, "optimizer", lr=(0, 1e30), betas=(0, 1), warmup=(0, MAX_STEPS), final=(0, 1)
         )
 
     def lr_at(self, step: int, steps: int) -> float:
