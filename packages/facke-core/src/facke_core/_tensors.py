@@ -60,6 +60,7 @@ def read(path: Path) -> TensorFile:
         ValueError: it is no safetensors file; says why.
         OutOfMemoryError: it does not fit into the memory.
     """
+    size = 0
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size

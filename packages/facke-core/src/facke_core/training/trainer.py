@@ -253,9 +253,8 @@ class Trainer:
 
     def _take_step(self, phase: Phase, module: nn.Module, optimizer: Any) -> None:
         """Change what a phase trains, unless its gradient is not finite."""
-        norm = float(
-            self.accelerator.clip_grad_norm_(module.parameters(), self.recipe.clip or math.inf)
-        )
+        limit = self.recipe.clip or math.inf
+        norm = float(cast("Tensor", self.accelerator.clip_grad_norm_(module.parameters(), limit)))
         scaler = self.accelerator.scaler  # of float16: leaves out a step, and scales less from then
         if not (math.isfinite(norm) or (scaler and scaler.get_scale() > LEAST_SCALE)):
             raise TrainingError(
