@@ -115,7 +115,8 @@ def export(
         VerificationError: the graph does not compute what torch does, or in 8 bits not well
             enough; nothing is kept.
     """
-    require("onnx"), require("onnxruntime")
+    for package in ("onnx", "onnxruntime"):
+        require(package)
     generator = pipeline.method.generator
     if not isinstance(generator, nn.Module):
         raise CompatibilityError(
