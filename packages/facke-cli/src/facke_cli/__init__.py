@@ -6,6 +6,8 @@ import os
 import signal
 import sys
 
+__all__: list[str] = []
+
 if (
     os.path.basename((getattr(sys, "argv", None) or [""])[0]) == "facke"
     and signal.getsignal(signal.SIGINT) is signal.default_int_handler
