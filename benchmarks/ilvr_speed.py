@@ -50,6 +50,7 @@ from facke_core.identity.dlib_resnet import DlibEncoder
 from facke_core.jobs.pairs import PairSet, read_pairs
 from facke_core.pipeline import SwapPipeline
 from facke_core.results import StageClock
+from facke_core.types import SwapInputs
 from facke_diffusion.ddpm import DDPMGenerator
 from facke_diffusion.ilvr import ILVRSampler
 from facke_diffusion.low_pass import low_pass
@@ -221,24 +222,22 @@ class Watcher:
         self.results: list[Tensor] = []
         self.errors: list[Tensor] = []
 
-    def __call__(self, source: Tensor, target: Tensor, identity: Tensor) -> Tensor:
+    def __call__(self, inputs: SwapInputs) -> Tensor:
         begun = now(self.pipeline.device)
-        result = self._swap(source, target, identity)
+        result = self._swap(inputs)
         self.seconds += now(self.pipeline.device) - begun
         self.batches += 1
         self.results.append(result.cpu())
-        self.errors.append(low_pass(result - target, BAND).abs().mean((1, 2, 3)).cpu())
+        self.errors.append(low_pass(result - inputs.target, BAND).abs().mean((1, 2, 3)).cpu())
         return result
 
-    def _swap(self, source: Tensor, target: Tensor, identity: Tensor) -> Tensor:
+    def _swap(self, inputs: SwapInputs) -> Tensor:
         if self.sampler is None:
-            return target
+            return inputs.target
         generator = cast(nn.Module, self.pipeline.method.generator)
         with_counter = generator.register_forward_hook(self._count)
         try:
-            return self.pipeline.swap_crops(
-                source, target, identity=identity, rng=self.rng, sampler=self.sampler
-            )
+            return self.pipeline.sample(inputs, rng=self.rng, sampler=self.sampler)
         finally:
             with_counter.remove()
 
@@ -282,7 +281,8 @@ def row(
     watcher = Watcher(pipeline, sampler)
     real = torch.stack([pictures.load(person).aligned.crop for person in sorted(pairs.sources)])
     if sampler is not None:  # loads encoders and other methods, and compiles
-        Watcher(pipeline, sampler)(real[:1], real[:1], pipeline.encode(real[:1]))
+        one = SwapInputs(real[:1], real[:1], pipeline.encode(real[:1]))
+        Watcher(pipeline, sampler)(one)
     report, _ = measure(
         pipeline,
         pairs,

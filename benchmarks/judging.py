@@ -27,7 +27,7 @@ from facke_core.evaluation.metrics import (
     psnr,
     retrieval_top1,
 )
-from facke_core.evaluation.pictures import PictureStore, unpacked
+from facke_core.evaluation.pictures import PictureStore, inputs_of, unpacked
 from facke_core.evaluation.report import summarise
 from facke_core.evaluation.rows import Row
 from facke_core.evaluation.session import EvaluationSession
@@ -35,10 +35,10 @@ from facke_core.images.io import resize
 from facke_core.jobs.pairs import PairSet, PictureRef, SwapPair
 from facke_core.pipeline import SwapPipeline
 from facke_core.results import StageClock
-from facke_core.types import AlignedFace, Progress
+from facke_core.types import AlignedFace, Progress, SwapInputs
 
-SwapCrops = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(source crops, target crops, identities) -> result crops in [0, 1], all (B, ...)."""
+SwapCrops = Callable[[SwapInputs], Tensor]
+"""Crops, identities and meshes -> result crops (B, 3, S, S) in [0, 1]."""
 SIDE = 512
 
 
@@ -79,13 +79,10 @@ class BatchSession(EvaluationSession):
         self.map(self.ready, list({one.key: one for pair in pairs for one in pair}.values()))
         pairs = [pair for pair in pairs if all(map(self.pictures.usable, pair))]
         if pairs:
-            source, target = (
-                torch.stack([self.pictures.load(pair[k]).aligned.crop for pair in pairs])
-                for k in (0, 1)
-            )
+            source, target = ([self.pictures.load(pair[k]) for pair in pairs] for k in (0, 1))
             known = [self.pictures.known(pair.source) for pair in pairs]
             identity = torch.stack([one.vectors["identity"] for one in known])
-            results = self._swap_crops(source, target, identity)
+            results = self._swap_crops(inputs_of(self.pipeline, source, target, identity))
             self._results = dict(zip(pairs, results.clamp(0, 1).float().cpu(), strict=True))
         self.photos = {}
         return super().rows(indices, batch_size=batch_size)
@@ -170,9 +167,8 @@ def measure(
         The figures of identity_transfer.py, and pair -> finished photo (3, H, W).
     """
 
-    def plain(source: Tensor, target: Tensor, identity: Tensor) -> Tensor:
-        rng = torch.Generator().manual_seed(0)
-        return pipeline.swap_crops(source, target, identity=identity, rng=rng)
+    def plain(inputs: SwapInputs) -> Tensor:
+        return pipeline.sample(inputs, rng=torch.Generator().manual_seed(0))
 
     started, end, kept = time.monotonic(), len(pairs.first(limit)), set(pairs.pairs[:keep])
     pictures = pictures or HalfPictures(pipeline, StageClock(STAGES), crops=pairs.crops)

@@ -211,7 +211,7 @@ class OriginalTraining:
 
     def step(self, batch: FaceBatch) -> dict[str, Tensor]:
         """The unweighted terms."""
-        batch = FaceBatch(*(x.to(self.device) for x in batch))
+        batch = batch.each(lambda x: x.to(self.device))
         terms = self.terms(batch)
         losses = self.recipe.loss, self.recipe.discriminator_loss
         for (name, adam), loss in zip(self.adam.items(), losses, strict=True):

@@ -21,7 +21,6 @@ from facke_core.building import build_method
 from facke_core.config import from_dict, json_text, to_dict
 from facke_core.convert.run import _read, _recognised
 from facke_core.data.crops import IDENTITY, INDEX, CropSet
-from facke_core.data.mesh import OVAL_RING, POINTS
 from facke_core.data.shards import write_shard
 from facke_core.errors import FackeError, WeightsError
 from facke_core.evaluation.html import page
@@ -29,6 +28,7 @@ from facke_core.evaluation.report import EvaluationReport, MetricInfo, diff, doc
 from facke_core.evaluation.rows import Row, RowFiles, pack
 from facke_core.evaluation.rows import _rows as read_rows
 from facke_core.evaluation.statistics import Estimate
+from facke_core.faces.mesh import SIZE
 from facke_core.faces.templates import Alignment
 from facke_core.identity.iresnet import arcface_network, cosface_network
 from facke_core.images.io import read_image
@@ -288,8 +288,7 @@ def _state(folder: Path) -> Kind:
 def _crops(n: int = 6, size: int = 16) -> CropSet:
     return CropSet(
         images=torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8),
-        points=torch.rand(n, len(POINTS), 2),
-        ring=torch.rand(n, len(OVAL_RING), 2),
+        mesh=torch.rand(n, SIZE, 2),
         embeddings=nn.functional.normalize(torch.randn(n, 2, 8), dim=-1),
         people=torch.arange(n) // 2,
         weights=torch.rand(n) + 0.1,
@@ -331,7 +330,7 @@ def _tables(folder: Path) -> Kind:
         for name, honest in whole.items():
             damaged = content if (b"embeddings" in content[:400]) == (name == IDENTITY) else honest
             (folder / name).write_bytes(damaged)
-        known = KnownCrops("", "", with_points=True)
+        known = KnownCrops("", "", with_mesh=True)
         known.add_dataset(folder / INDEX, folder / IDENTITY)
         _used(CropSet.load(folder))
 
@@ -347,7 +346,7 @@ def _shard(folder: Path, suffix: str) -> Kind:
 
     def read(file: Path) -> None:
         file.replace(path)
-        known = KnownCrops("p", "", with_points=False)
+        known = KnownCrops("p", "", with_mesh=False)
         known.add_shard(path)
         for key in keys:
             if known.has_crop(key):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from facke_core import Registry, hookimpl
+from facke_core.faces.mesh import face_mesh
 from facke_core.types import (
     Face,
     FaceBatch,
@@ -169,6 +170,12 @@ class FunctionDetector:
         return self.function(photo)
 
 
+def meshes(count: int, size: int, rng: torch.Generator) -> Tensor:
+    """Meshes (count, 478, 2) of faces that look into the camera, each a little different."""
+    mean = face_mesh().points[:, :2].float() * size / 4 + torch.tensor([0.5, 0.45]) * size
+    return mean + torch.randn(count, len(mean), 2, generator=rng) * size / 400
+
+
 class Batches:
     """What a trainer reads: the batch of a step is ``make(step)``, of which it takes rows."""
 
@@ -176,7 +183,7 @@ class Batches:
         self.make = make
 
     def read(self, step: int, rows: slice = slice(None)) -> FaceBatch:
-        return FaceBatch(*(values[rows] for values in self.make(step)))
+        return self.make(step).each(lambda values: values[rows])
 
 
 class Bomb:

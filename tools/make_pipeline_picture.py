@@ -110,7 +110,7 @@ def main() -> None:
     identity = swapper.encode(source.crop[None])
     crop = swapper.swap_crops(source.crop[None], target.crop[None], identity=identity)[0]
     mask = face_mask(target)
-    result = swapper.paste(photos[1], crop, target)
+    result = swapper.paste(photos[1], crop, target).image
 
     sheet = Drawing(4, 2)
     pixels = f"{crop.shape[-1]} x {crop.shape[-1]}"

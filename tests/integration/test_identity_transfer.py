@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from facke_core.jobs.pairs import PairSet, read_pairs
+from facke_core.types import SwapInputs
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -86,7 +87,7 @@ def test_keeping_the_target_gains_nothing(benchmarks: Any, set_up: Any) -> None:
         pipeline,
         pairs,
         judge,
-        swap_crops=lambda source, target, identity: target,
+        swap_crops=lambda inputs: inputs.target,
         own=pairs.sources,
     )
     assert (report["pairs"], report["gain"], report["top1"]) == (12, 0, 0)
@@ -99,7 +100,7 @@ def test_taking_the_source_gains_everything(benchmarks: Any, set_up: Any) -> Non
         pipeline,
         pairs,
         judge,
-        swap_crops=lambda source, target, identity: source,
+        swap_crops=lambda inputs: inputs.source,
         batch_size=5,
         keep=4,
     )
@@ -120,9 +121,9 @@ def test_each_source_brings_its_own_identity(benchmarks: Any, set_up: Any) -> No
     def encode(crop: torch.Tensor) -> torch.Tensor:
         return torch.stack([(crops - one).abs().sum((1, 2, 3)).argmin()[None] for one in crop])
 
-    def swap(source: torch.Tensor, target: torch.Tensor, identity: torch.Tensor) -> torch.Tensor:
-        seen.append(identity)
-        return crops[identity[:, 0]]
+    def swap(inputs: SwapInputs) -> torch.Tensor:
+        seen.append(inputs.identity)
+        return crops[inputs.identity[:, 0]]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "encode", encode)
@@ -134,7 +135,7 @@ def test_each_source_brings_its_own_identity(benchmarks: Any, set_up: Any) -> No
 def test_pasted_results_are_judged_in_the_photo(benchmarks: Any, set_up: Any) -> None:
     pipeline, judge, pairs, _ = set_up
     report, shown = benchmarks.judging.measure(
-        pipeline, pairs, judge, swap_crops=lambda source, target, identity: source, keep=4
+        pipeline, pairs, judge, swap_crops=lambda inputs: inputs.source, keep=4
     )
     assert (report["gain"], report["top1"], report["landmark_shift"]) == (0, 0, 0)
     assert {x.shape[-1] for x in shown.values()} == {512}
@@ -147,7 +148,7 @@ def test_sources_are_looked_for_among_all_people(benchmarks: Any, set_up: Any) -
     (other, *_) = [p for p in pairs.sources if p not in first]
     third = pairs.crops.images[torch.tensor([other.row])].float() / 255
     report, _ = benchmarks.judging.measure(
-        pipeline, pairs, judge, swap_crops=lambda source, target, identity: third, limit=1
+        pipeline, pairs, judge, swap_crops=lambda _: third, limit=1
     )
     assert (report["pairs"], report["top1"]) == (1, 0)
 
@@ -158,7 +159,7 @@ def test_a_time_limit_ends_the_swaps_but_not_the_picture(benchmarks: Any, set_up
         pipeline,
         pairs,
         judge,
-        swap_crops=lambda source, target, identity: source,
+        swap_crops=lambda inputs: inputs.source,
         seconds=0,
         batch_size=3,
         keep=4,

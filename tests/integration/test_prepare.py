@@ -26,7 +26,6 @@ from facke_cli.advice import in_options
 from facke_cli.main import main
 from facke_core import load_encoder
 from facke_core.data.crops import CropSet, check_encoder
-from facke_core.data.mesh import OVAL_RING, POINTS
 from facke_core.errors import DataError, FackeWarning, UsageError
 from facke_core.images.io import read_image, resize
 from facke_core.prepare.portraits import UNREADABLE, Done, Job
@@ -143,16 +142,14 @@ def test_the_dataset_knows_everything_that_training_asks_for(
     dataset, _ = made
     crops = CropSet.load(dataset)
     assert crops.images[:].shape == (8, 3, SIZE, SIZE)
-    assert crops.points is not None
-    assert crops.ring is not None
-    assert crops.points.shape == (8, len(POINTS), 2)
-    assert crops.ring.shape == (8, len(OVAL_RING), 2)
+    assert crops.mesh is not None
+    assert crops.mesh.shape == (8, 478, 2)
     assert crops.info["people"] == ["collins", "hopper", "mirrored"]
     assert torch.bincount(crops.people).tolist() == [3, 4, 1]
     assert crops.info["skipped"]["unreadable"] == 1
     assert crops.info["license"] == "CC0-1.0"
     assert crops.info["alignment"] == {"template": "simswap_frontal", "size": SIZE}
-    iris = crops.points[:, [POINTS.index(468), POINTS.index(473)]]
+    iris = crops.mesh[:, [468, 473]]
     expected = torch.tensor([[39.73, 51.138], [72.27, 51.138]]) * SIZE / 112
     assert (iris - expected).abs().max() < 2, "the eyes are where the template has them"
 
@@ -436,7 +433,7 @@ def test_vggface2_hq_is_read_as_it_is(tmp_path: Path) -> None:
     assert dict(train.skipped) == {"train/images/n1/wide.png": "not square"}
     crops = CropSet.load(dataset)
     assert crops.info["split"] == "train"
-    assert crops.points is None
+    assert crops.mesh is None
     assert len(CropSet.load(dataset / "test")) == 2
     assert crops.keys is not None
     order = [bytes(key).hex() for key in crops.keys.numpy()]
@@ -475,9 +472,9 @@ def test_webdataset_shards_hold_the_same_crops_bit_by_bit(
     tensors, tars = CropSet.load(made[0]), CropSet.load(dataset)
     assert not list(dataset.glob("crops-*.safetensors"))
     assert torch.equal(tars.images[:], tensors.images[:])
-    assert tensors.points is not None
-    assert tars.points is not None
-    assert torch.equal(tars.points, tensors.points)
+    assert tensors.mesh is not None
+    assert tars.mesh is not None
+    assert torch.equal(tars.mesh, tensors.mesh)
     before = content(dataset)
     (summary,) = prepare(photos, dataset)
     assert summary.detected == 0

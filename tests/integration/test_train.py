@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 from facke_core import load, load_encoder
 from facke_core.config import read_json, write_json
 from facke_core.data.crops import CropSet
-from facke_core.data.mesh import OVAL_RING, POINTS
 from facke_core.errors import (
     ConfigError,
     DataError,
@@ -34,6 +33,7 @@ from facke_core.training.recipe import Recipe, read_recipe
 from facke_core.training.setup import TrainSettings
 from facke_core.weights.checkpoints import complete
 from facke_core.weights.layout import GOLDEN, LOG, PLOT, read_weights_config
+from standins import meshes
 
 SIZE = 64
 RECIPE: dict[str, Any] = {
@@ -69,14 +69,11 @@ RECIPE: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = torch.Generator().manual_seed(0)
-    n, points = 8, torch.rand(len(POINTS), 2, generator=torch.Generator().manual_seed(1))
-    angle = torch.arange(len(OVAL_RING)) * (2 * torch.pi / len(OVAL_RING))
-    ring = SIZE / 2 + SIZE / 3 * torch.stack([angle.sin(), -angle.cos()], dim=1)
+    n = 8
     folder = tmp_path_factory.mktemp("data") / "crops"
     CropSet(
         images=torch.randint(0, 256, (n, 3, SIZE, SIZE), generator=rng, dtype=torch.uint8),
-        ring=ring.expand(n, -1, -1).contiguous(),
-        points=points * 40 + 12 + torch.randn(n, len(POINTS), 2, generator=rng),
+        mesh=meshes(n, SIZE, rng),
         embeddings=torch.nn.functional.normalize(torch.randn(n, 2, 128, generator=rng), dim=-1),
         people=torch.arange(n) // 2,
         weights=torch.ones(n),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from facke_core.data.composite import composite, match_contrast, oval, thin_plate_grid
-from facke_core.data.mesh import MIRROR, POINTS, REGIONS
+from facke_core.data.composite import composite, match_contrast, thin_plate_grid
+from facke_core.faces.areas import polygon
+from facke_core.faces.mesh import MIRROR, POINTS, REGIONS
 
 SIZE = 32
 
@@ -58,7 +59,7 @@ def test_a_composite_changes_the_inside_of_the_mask_only() -> None:
 
 def test_the_oval_is_filled_inside_and_soft_at_its_border() -> None:
     ring = torch.tensor([[8.0, 8.0], [24.0, 8.0], [24.0, 24.0], [8.0, 24.0]])
-    mask = oval(ring, SIZE)[0]
+    mask = polygon(ring, SIZE)[0]
     assert mask[10:23, 10:23].eq(255).all()
     assert mask[:7].eq(0).all()
     assert mask[:, 26:].eq(0).all()

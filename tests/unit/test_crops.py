@@ -14,12 +14,11 @@ import torch
 from torch import nn
 
 from facke_core.data.crops import CropSet, check_encoder
-from facke_core.data.mesh import OVAL_RING, POINTS
 from facke_core.data.shards import TarShard, digits_for, shards_of, write_shard
 from facke_core.data.tensors import Column, read_tensors, write_tensors
 from facke_core.errors import DataError
 from facke_core.identity.digest import encoder_digest
-from standins import ColourEncoder
+from standins import ColourEncoder, meshes
 
 SIZE = 16
 
@@ -28,8 +27,7 @@ def crop_set(n: int = 12, *, seed: int = 0) -> CropSet:
     rng = torch.Generator().manual_seed(seed)
     return CropSet(
         images=torch.randint(0, 256, (n, 3, SIZE, SIZE), generator=rng, dtype=torch.uint8),
-        points=torch.rand(n, len(POINTS), 2, generator=rng),
-        ring=torch.rand(n, len(OVAL_RING), 2, generator=rng),
+        mesh=meshes(n, SIZE, rng),
         embeddings=nn.functional.normalize(torch.randn(n, 2, 8, generator=rng), dim=-1),
         people=torch.arange(n) // 2,
         weights=torch.rand(n, generator=rng),
@@ -46,7 +44,7 @@ def test_a_crop_set_survives_the_disk(tmp_path: Path) -> None:
     crops.save(tmp_path / "set")
     again = CropSet.load(tmp_path / "set")
     assert len(again) == len(again.images) == 12
-    for name in ("points", "ring", "embeddings", "people", "weights"):
+    for name in ("mesh", "embeddings", "people", "weights"):
         assert torch.equal(getattr(again, name), getattr(crops, name)), name
     assert torch.equal(again.images[:], crops.images[:])
     assert again.info["name"] == "tiny"
@@ -73,10 +71,9 @@ def test_a_loaded_set_can_be_sent_to_another_process(tmp_path: Path) -> None:
 
 
 def test_a_set_without_landmarks_has_none(tmp_path: Path) -> None:
-    replace(crop_set(), points=None, ring=None).save(tmp_path / "set")
+    replace(crop_set(), mesh=None).save(tmp_path / "set")
     again = CropSet.load(tmp_path / "set")
-    assert again.points is None
-    assert again.ring is None
+    assert again.mesh is None
 
 
 def test_the_set_for_training_is_found_beside_the_one_for_testing(tmp_path: Path) -> None:
@@ -133,10 +130,10 @@ def with_vectors_of_another_set(folder: Path) -> None:
     write_tensors(folder / "identity.safetensors", columns, {})
 
 
-def with_other_mesh_points(folder: Path) -> None:
+def with_other_meshes(folder: Path) -> None:
     crops = CropSet.load(folder)
-    assert crops.points is not None
-    replace(crops, points=crops.points[:, :-1].clone(), images=crops.images[:]).save(folder)
+    assert crops.mesh is not None
+    replace(crops, mesh=crops.mesh[:, :-1].clone(), images=crops.images[:]).save(folder)
 
 
 def interrupted(folder: Path) -> None:
@@ -158,7 +155,7 @@ def no_set_at_all(folder: Path) -> None:
         (without_a_shard, "cannot be read"),
         (with_a_shard_of_another_set, "other pictures|do not belong"),
         (with_vectors_of_another_set, "do not belong together"),
-        (with_other_mesh_points, "mesh points"),
+        (with_other_meshes, "has meshes of"),
         (interrupted, "was not finished"),
         (no_set_at_all, "is not a dataset"),
     ],

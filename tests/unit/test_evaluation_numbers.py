@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from facke_core.data.mesh import MIRROR, POINTS
 from facke_core.errors import DataError
 from facke_core.evaluation.facke2022 import as_published
-from facke_core.evaluation.geometry import angle_between, expression, head_pose, mean_face
 from facke_core.evaluation.metrics import Identities, expression_error, rank_of_source
 from facke_core.evaluation.metrics import SwappedPairs as Pairs
 from facke_core.evaluation.scan import thinned, winners
 from facke_core.evaluation.statistics import estimate, frechet_distance, verification_auc
+from facke_core.faces.mesh import MIRROR, POINTS
+from facke_core.faces.pose import angle_between, expression, head_pose, mean_face
 from facke_core.plugins.registry import default_registry
 from facke_core.types import Face
 

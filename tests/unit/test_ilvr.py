@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from facke_core import delegate
 from facke_core.config import to_dict, updated
 from facke_core.errors import (
     CompatibilityError,
@@ -493,11 +494,11 @@ def other(monkeypatch: pytest.MonkeyPatch) -> Iterator[SwapPipeline]:
         detector=None,  # type: ignore[arg-type]
         alignment=Alignment(template="simswap_frontal", size=16),
     )
-    monkeypatch.setattr(refine, "located", lambda method: method)
-    monkeypatch.setattr(refine, "load", lambda method, *, device: pipeline)
-    refine._pipeline.cache_clear()
+    monkeypatch.setattr(delegate, "located", lambda method: method)
+    monkeypatch.setattr(delegate, "load", lambda method, *, device: pipeline)
+    delegate.pipeline_of.cache_clear()
     yield pipeline
-    refine._pipeline.cache_clear()
+    delegate.pipeline_of.cache_clear()
 
 
 @pytest.mark.parametrize("template", ["simswap_frontal", "simswap", None])

@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from facke_core.faces.align import align
-from facke_core.faces.paste import face_mask, mask_behind, match_color, paste
+from facke_core.faces.colour import match_color
+from facke_core.faces.paste import face_mask, mask_behind, paste
 from facke_core.faces.templates import Alignment, template_points
 from facke_core.images.io import read_image, to_pil
 from facke_core.types import AlignedFace, Face
@@ -99,14 +100,14 @@ def test_the_mask_is_zero_at_the_border_of_a_tight_crop() -> None:
 def test_pasting_the_crop_itself_changes_almost_nothing(eyes: float) -> None:
     smooth = F.interpolate(noise(1, 3, 12, 15), (480, 600), mode="bicubic")[0].clamp(0, 1)
     aligned = aligned_at(smooth, face_at(290, 240, eyes, angle=0.3), 256)
-    assert (paste(smooth, aligned.crop, aligned) - smooth).abs().max() < 0.03
+    assert (paste(smooth, aligned.crop, aligned).image - smooth).abs().max() < 0.03
 
 
 def test_pixels_outside_the_mask_keep_their_bits() -> None:
     photo = noise(3, 400, 500)
     before = photo.clone()
     aligned = aligned_at(photo, face_at(250, 200, 40))
-    result = paste(photo, torch.zeros(3, SIZE, SIZE), aligned, color=False)
+    result = paste(photo, torch.zeros(3, SIZE, SIZE), aligned, color=False, grain=False).image
     touched = (result != photo).any(0).nonzero()
     (top, left), (bottom, right) = touched.amin(0).tolist(), touched.amax(0).tolist()
     assert left > 250 - 46
@@ -127,7 +128,7 @@ def test_what_is_pasted_lands_where_it_belongs(size: int) -> None:
     nose = aligned.matrix[:, :2] @ face.landmarks[2] + aligned.matrix[:, 2]
     distance = torch.hypot(ticks[None, :] - nose[0], ticks[:, None] - nose[1])
     crop = (1 - distance / 12).clamp(min=0).expand(3, -1, -1)
-    result = paste(photo, crop, aligned, color=False)[0]
+    result = paste(photo, crop, aligned, color=False).image[0]
     y, x = torch.meshgrid(torch.arange(400.0), torch.arange(500.0), indexing="ij")
     weight = (result - 0.5).clamp(min=0)
     found = torch.stack([(weight * x).sum(), (weight * y).sum()]) / weight.sum()
@@ -137,7 +138,7 @@ def test_what_is_pasted_lands_where_it_belongs(size: int) -> None:
 def test_a_face_at_the_border_of_the_photo_is_pasted() -> None:
     photo = torch.full((3, 200, 200), 0.5)
     aligned = aligned_at(photo, face_at(5, 100, 40))
-    result = paste(photo, torch.ones(3, SIZE, SIZE), aligned, color=False)
+    result = paste(photo, torch.ones(3, SIZE, SIZE), aligned, color=False).image
     assert result[:, 100, 2].min() > 0.99
     assert result[:, 100, 150].max() == 0.5
 
@@ -145,7 +146,7 @@ def test_a_face_at_the_border_of_the_photo_is_pasted() -> None:
 def test_a_face_outside_of_the_photo_changes_nothing() -> None:
     photo = torch.full((3, 100, 100), 0.5)
     aligned = aligned_at(photo, face_at(400, 400, 20))
-    assert torch.equal(paste(photo, torch.ones(3, SIZE, SIZE), aligned), photo)
+    assert torch.equal(paste(photo, torch.ones(3, SIZE, SIZE), aligned).image, photo)
 
 
 @pytest.mark.parametrize("mesh", [True, False])
@@ -157,13 +158,16 @@ def test_a_face_in_front_and_what_is_around_it_keep_their_pixels(mesh: bool) -> 
     assert float((alone - behind).amax()) > 0.9, "they overlap"
     assert float((alone - behind).amin()) >= 0
     red = torch.tensor([1.0, 0, 0])[:, None, None].expand(3, SIZE, SIZE)
-    result = paste(photo, red, aligned, behind, color=False)
+    result = paste(photo, red, aligned, behind, color=False).image
     changed = (result - photo).abs().amax(0)
     y, x = torch.meshgrid(torch.arange(300.0), torch.arange(400.0), indexing="ij")
     head = ((x - 150) / 66) ** 2 + ((y - 150) / 81) ** 2 <= 1
     if mesh:
         assert float(changed[head].amax()) < 0.02
-    assert float((paste(photo, red, aligned, color=False) - photo).abs().amax(0)[head].amax()) > 0.5
+    assert (
+        float((paste(photo, red, aligned, color=False).image - photo).abs().amax(0)[head].amax())
+        > 0.5
+    )
     assert float(changed[140, 270]) > 0.3, "the rear face itself is swapped"
     assert torch.equal(mask_behind(aligned, [face_at(-400, 150, 60)]), alone)
     assert torch.equal(mask_behind(aligned, []), alone)
@@ -173,8 +177,8 @@ def test_an_own_mask_of_any_size_is_used() -> None:
     photo = noise(3, 300, 300)
     aligned = aligned_at(photo, face_at(150, 150, 40))
     crop = torch.ones(3, SIZE, SIZE)
-    assert torch.equal(paste(photo, crop, aligned, torch.zeros(1, 32, 32)), photo)
-    result = paste(photo, crop, aligned, torch.ones(1, 32, 32), color=False)
+    assert torch.equal(paste(photo, crop, aligned, torch.zeros(1, 32, 32)).image, photo)
+    result = paste(photo, crop, aligned, torch.ones(1, 32, 32), color=False).image
     assert result[:, 150 - 50, 150 - 50].min() > 0.99
 
 
@@ -291,7 +295,7 @@ def test_a_pale_photograph_keeps_as_much_colour_as_it_has() -> None:
 def test_a_grey_photograph_stays_grey_around_and_inside_the_face() -> None:
     photo = (0.3 + 0.4 * noise(1, 300, 300)).expand(3, -1, -1)
     aligned = aligned_at(photo, face_at(150, 150, 40))
-    result = paste(photo, portrait(), aligned)
+    result = paste(photo, portrait(), aligned).image
     assert torch.equal(result.amax(0), result.amin(0))
     assert not torch.equal(result, photo)
 
@@ -300,7 +304,7 @@ def test_pasting_with_colours_keeps_the_surroundings_tone() -> None:
     photo = 0.55 + 0.1 * noise(3, 300, 300)
     aligned = aligned_at(photo, face_at(150, 150, 40))
     dark = aligned.crop * 0.6
-    plain = paste(photo, dark, aligned, color=False)[:, 140:160, 140:160].mean()
-    matched = paste(photo, dark, aligned)[:, 140:160, 140:160].mean()
+    plain = paste(photo, dark, aligned, color=False).image[:, 140:160, 140:160].mean()
+    matched = paste(photo, dark, aligned).image[:, 140:160, 140:160].mean()
     assert plain < 0.4
     assert matched == pytest.approx(0.6, abs=0.02)

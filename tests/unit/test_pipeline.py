@@ -27,7 +27,7 @@ from facke_core.plugins.registry import Registry
 from facke_core.protocols import FaceDetector, Method
 from facke_core.results import SwapResult
 from facke_core.sampling import SinglePass, check_compatible
-from facke_core.types import Face
+from facke_core.types import Blend, Face
 from standins import (
     ColourEncoder,
     FunctionDetector,
@@ -78,6 +78,7 @@ def make(detector: FaceDetector, **changes: Any) -> SwapPipeline:
     parts: dict[str, Any] = {
         "method": Method(tint(), SinglePass()),
         "identity_encoder": mean_colour(),
+        "blend": Blend(occlusion=False),
         "detector": detector,
         "alignment": Alignment(template="arcface", size=SIZE),
         "registry": Registry(),
@@ -235,7 +236,7 @@ def test_times_of_all_stages_are_reported(
     detector: FaceDetector, red: Tensor, group: Tensor
 ) -> None:
     seconds = make(detector)(red, group).seconds
-    stages = ["detect", "align", "encode", "generate", "paste"]
+    stages = ["detect", "align", "occlusion", "encode", "generate", "paste"]
     assert list(seconds) == [*stages, "total"]
     assert all(seconds[stage] > 0 for stage in stages)
     assert seconds["total"] >= sum(seconds[stage] for stage in stages)

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from facke_core import AlignedFace, Face, GeneratorOutput, GeneratorSpec, Method, SwapInputs
 from facke_core.building import make_detector
-from facke_core.data.mesh import POINTS
 from facke_core.errors import ConfigError
+from facke_core.faces.mesh import POINTS
 from facke_core.faces.paste import face_mask
 from facke_core.faces.templates import template_points
 from torch import Tensor, nn

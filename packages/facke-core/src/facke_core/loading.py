@@ -17,6 +17,7 @@ from facke_core.errors import UnavailableError
 from facke_core.faces.templates import Alignment
 from facke_core.pipeline import SwapPipeline
 from facke_core.plugins.registry import Registry, default_registry
+from facke_core.types import Blend
 from facke_core.weights import layout
 from facke_core.weights.layout import MODEL
 from facke_core.weights.licenses import announce
@@ -36,6 +37,7 @@ def load(
     dtype: torch.dtype | None = None,
     backend: str = "torch",
     sampler: Mapping[str, Any] | None = None,
+    blend: Mapping[str, Any] | None = None,
     local_files_only: bool = False,
     registry: Registry | None = None,
 ) -> SwapPipeline:
@@ -60,6 +62,8 @@ def load(
             or ``auto`` for the fastest of all that is there whose results differ from torch's in
             float32 by at most 2/255 (:func:`facke_core.backends.choice.choose`).
         sampler: settings that override the sampler's, e.g. ``{"steps": 25}``.
+        blend: settings of how faces are put into photos, e.g. ``{"occlusion": False}``
+            (:class:`~facke_core.types.Blend`).
         local_files_only: never contact the Hub.
         registry: where names are looked up; default: everything installed.
 
@@ -114,4 +118,5 @@ def load(
         source=source,
         device=on,
         choice=choice,
+        blend=from_dict(Blend, blend or {}, where="blend"),
     )

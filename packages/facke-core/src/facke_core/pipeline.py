@@ -6,7 +6,7 @@ import copy
 import itertools
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from facke_core.errors import (
     UsageError,
     WeightsError,
 )
-from facke_core.faces.align import align
+from facke_core.faces.align import align, meshes
 from facke_core.faces.choosing import (
     FaceChoice,
     chosen_faces,
@@ -33,7 +33,8 @@ from facke_core.faces.choosing import (
     shown,
 )
 from facke_core.faces.doubts import looked_over
-from facke_core.faces.paste import mask_behind, paste
+from facke_core.faces.occlusion import occlusion
+from facke_core.faces.paste import Pasted, mask_behind, paste
 from facke_core.faces.reframe import retemplate
 from facke_core.faces.templates import Alignment
 from facke_core.images.io import ImageLike, Photo, read_image, resize
@@ -41,7 +42,7 @@ from facke_core.plugins.registry import default_registry
 from facke_core.protocols import FaceDetector, IdentityEncoder, Method, Sampler, SeededSampler
 from facke_core.results import StageClock, SwapResult
 from facke_core.sampling import check_compatible
-from facke_core.types import AlignedFace, Face, SwapInputs, SwapRequest
+from facke_core.types import AlignedFace, Blend, Face, SwapInputs, SwapRequest
 
 if TYPE_CHECKING:
     from facke_core.plugins.registry import Registry
@@ -49,8 +50,19 @@ if TYPE_CHECKING:
 
 __all__: list[str] = []
 
-STAGES = ("detect", "align", "encode", "generate", "paste")
+STAGES = ("detect", "align", "occlusion", "encode", "generate", "paste")
 """What a swap spends its time on."""
+OCCLUSION_SIZE = 256
+"""Least side of the masks of what lies before a face: rims of glasses are thin."""
+
+
+class _Looked(NamedTuple):
+    """A target photo, the faces to swap in it, all that were seen, and what covers the former."""
+
+    photo: Photo
+    faces: list[AlignedFace]
+    seen: list[Face]
+    covers: Tensor | None
 
 
 class SwapPipeline:
@@ -77,6 +89,7 @@ class SwapPipeline:
         source: where the weights come from, for the disclosure in results.
         device: the device that generator and encoder are on.
         choice: runtime and number format of the generator, for results to name; default: torch.
+        blend: how a swapped face is put into the photo.
 
     Raises:
         CompatibilityError: sampler, generator, encoder or alignment do not fit together.
@@ -93,6 +106,7 @@ class SwapPipeline:
         source: Source | None = None,
         device: str | torch.device = "cpu",
         choice: Choice | None = None,
+        blend: Blend | None = None,
     ) -> None:
         check_compatible(*method, identity_encoder)
         size = method.generator.spec.image_size
@@ -111,6 +125,7 @@ class SwapPipeline:
         self.choice = choice or Choice(
             backend="torch", dtype=str(self.dtype).removeprefix("torch.")
         )
+        self.blend = blend or Blend()
         self._detecting = ForkSafeLock()
 
     def close(self) -> None:
@@ -215,64 +230,76 @@ class SwapPipeline:
         with clock.stage("detect"):
             giver = self._source_face(photo, source_face)
         with clock.stage("align"):
-            crop = self.align(photo.image, giver).crop
+            own = self.align(photo.image, giver)
+        with clock.stage("occlusion"):
+            hidden = self.occlusion(photo.image, [own])
         with clock.stage("encode"):
-            identity = self.encode(crop[None])
+            identity = self.encode(own.crop[None])
         remaining = iter(enumerate(targets))
         while batch := list(itertools.islice(remaining, batch_size)):
             looked = []
             for number, target in batch:
                 try:
-                    shown = read_image(target)
-                    with clock.stage("detect"):
-                        chosen, seen = self._faces(shown, face)
-                    with clock.stage("align"):
-                        ready = [self.align(shown.image, each) for each in chosen]
-                    looked.append((shown, ready, seen))
+                    looked.append(self._look(read_image(target), face, clock))
                 except (ImageError, NoFaceError) as error:
                     if on_error is None:
                         raise
                     on_error(number, error)
             if looked:
-                yield from self._swapped(giver, crop, identity, looked, seed, clock)
+                yield from self._swapped(own, hidden, identity, looked, seed, clock)
             clock = StageClock(STAGES)
+
+    def _look(self, photo: Photo, choice: FaceChoice, clock: StageClock) -> _Looked:
+        with clock.stage("detect"):
+            chosen, seen = self._faces(photo, choice)
+        with clock.stage("align"):
+            ready = [self.align(photo.image, face) for face in chosen]
+        with clock.stage("occlusion"):
+            covers = self.occlusion(photo.image, ready)
+        return _Looked(photo, ready, seen, covers)
 
     def _swapped(
         self,
-        giver: Face,
-        source: Tensor,
+        source: AlignedFace,
+        hidden: Tensor | None,
         identity: Tensor,
-        looked: Sequence[tuple[Photo, list[AlignedFace], list[Face]]],
+        looked: Sequence[_Looked],
         seed: int | None,
         clock: StageClock,
     ) -> Iterator[SwapResult]:
         with clock.stage("generate"):
             sampler, (rng, start) = self.sampler(seed), _random(seed)
-            targets = torch.stack([face.crop for _, ready, _ in looked for face in ready])
-            count = len(targets)
-            crops = self.swap_crops(
-                source.expand(count, -1, -1, -1),
-                targets,
-                identity=identity.expand(count, -1),
-                rng=rng,
-                sampler=sampler,
-            )
-            swapped = iter(crops)
+            everyone = [face for each in looked for face in each.faces]
+            count = len(everyone)
+            inputs = self.inputs([source] * count, everyone, identity.expand(count, -1))
+            covers = [each.covers for each in looked if each.covers is not None]
+            if hidden is not None and covers:
+                inputs = inputs._replace(
+                    source_occlusion=hidden.expand(count, -1, -1, -1),
+                    target_occlusion=torch.cat(covers),
+                )
+            swapped = iter(self.sample(inputs, rng=rng, sampler=sampler))
         with clock.stage("paste"):
-            images = []
-            for photo, ready, seen in looked:  # the largest faces are in front
-                image = photo.image
-                for face, crop in reversed([(face, next(swapped)) for face in ready]):
-                    image = self.paste(image, crop, face, front=larger_than(face.face, seen))
+            images, shares = [], []
+            for photo, ready, seen, cover in looked:  # the largest faces are in front
+                image, share = photo.image, torch.zeros_like(photo.image[:1])
+                crops = [(i, face, next(swapped)) for i, face in enumerate(ready)]
+                for i, face, crop in reversed(crops):
+                    front = larger_than(face.face, seen)
+                    hides = None if cover is None else cover[i]
+                    image, own = self.paste(image, crop, face, front=front, occlusion=hides)
+                    share = share * (1 - own) + own
                 images.append(image)
+                shares.append(share)
         request = self._request(sampler, seed, rng, start)
         seconds = {stage: value / len(looked) for stage, value in clock.seconds(total=True).items()}
-        for (photo, ready, seen), image in zip(looked, images, strict=True):
+        for (photo, ready, seen, _), image, share in zip(looked, images, shares, strict=True):
             result = SwapResult(
                 image=image,
                 faces=tuple(aligned.face for aligned in ready),
                 faces_seen=len(seen),
-                source=giver,
+                source=source.face,
+                mask=share,
                 seconds=seconds,
                 request=request,
                 alpha=photo.alpha,
@@ -362,29 +389,77 @@ class SwapPipeline:
         """
         if identity is None:
             identity = self.encode(source)
+        return self.sample(SwapInputs(source, target, identity), rng=rng, sampler=sampler)
+
+    def inputs(
+        self, sources: Sequence[AlignedFace], targets: Sequence[AlignedFace], identity: Tensor
+    ) -> SwapInputs:
+        """What :meth:`sample` takes, of B faces that :meth:`align` made and identities (B, D)."""
+        return SwapInputs(
+            source=torch.stack([face.crop for face in sources]),
+            target=torch.stack([face.crop for face in targets]),
+            identity=identity,
+            source_mesh=meshes(sources),
+            target_mesh=meshes(targets),
+        )
+
+    def sample(
+        self,
+        inputs: SwapInputs,
+        *,
+        rng: torch.Generator | None = None,
+        sampler: Sampler[Any] | None = None,
+    ) -> Tensor:
+        """Swap what the sampler gets, on any device and in any dtype: the results (B, 3, S, S)
+        float32 in [0, 1], on the device of the targets.
+
+        Args:
+            inputs: crops, identities, and what else is known; meshes stay in float32.
+            rng: as for :meth:`swap_crops`.
+            sampler: takes the place of the method's own.
+        """
         generator, own = self.method
+        kept = ("source_mesh", "target_mesh")
         with torch.inference_mode():
-            inputs = SwapInputs(
-                source=source.to(self.device, self.dtype),
-                target=target.to(self.device, self.dtype),
-                identity=identity.to(self.device, self.dtype),
-                alignment=self.alignment,
-            )
-            result = (sampler or own)(generator, inputs, rng=rng).to(target.device, torch.float32)
+            moved = {
+                name: value.to(self.device, torch.float32 if name in kept else self.dtype)
+                for name, value in inputs._asdict().items()
+                if isinstance(value, Tensor)
+            }
+            asked = inputs._replace(alignment=self.alignment, **moved)
+            result = (sampler or own)(generator, asked, rng=rng)
+            result = result.to(inputs.target.device, torch.float32)
         _check_finite(result, f"The method {self._method_name!r} ({self._computed_by})")
         return result.clone()  # an ordinary tensor again
 
+    def occlusion(self, photo: Tensor, faces: Sequence[AlignedFace]) -> Tensor | None:
+        """The share (N, 1, S, S) of each pixel of N faces of a photo (3, H, W) that something
+        before them covers; None where ``blend`` does not ask for it."""
+        if not self.blend.occlusion:
+            return None
+        return occlusion(photo, faces, max(self.alignment.size, OCCLUSION_SIZE))
+
     def paste(
-        self, photo: Tensor, crop: Tensor, face: AlignedFace, *, front: Sequence[Face] = ()
-    ) -> Tensor:
+        self,
+        photo: Tensor,
+        crop: Tensor,
+        face: AlignedFace,
+        *,
+        front: Sequence[Face] = (),
+        occlusion: Tensor | None = None,
+    ) -> Pasted:
         """The photo (3, H, W) with the swapped crop (3, S, S) blended into the face region, but for
-        what the faces in ``front`` of it cover.
+        what the faces in ``front`` of it cover, and for what ``occlusion`` (1, M, M) says.
 
         Raises:
             WeightsError: the crop holds numbers that are not finite.
         """
         _check_finite(crop[None], "What made the crop")
-        return paste(photo, crop, face, mask_behind(face, front) if front else None)
+        mask = mask_behind(face, front)
+        if occlusion is not None:
+            size = (occlusion.shape[1], occlusion.shape[2])
+            mask = resize(mask[None], size)[0].clamp(0, 1) * (1 - occlusion)
+        return paste(photo, crop, face, mask, color=self.blend.color, grain=self.blend.grain)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from facke_core.errors import UsageError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
@@ -32,7 +34,7 @@ class SwapResult:
     """The target faces that were swapped, largest first, each with its angle and its
     doubts; none where crops were swapped."""
     seconds: Mapping[str, float]
-    """Wall time per stage, in seconds: detect, align, encode, generate, paste, total."""
+    """Wall time per stage, in seconds: detect, align, occlusion, encode, generate, paste, total."""
     request: SwapRequest
     """Method, weights, seed and settings, as the metadata of a saved picture discloses them."""
     faces_seen: int = 0
@@ -40,6 +42,9 @@ class SwapResult:
     beside it were not looked for."""
     source: Face | None = None
     """The face that gave the identity; None where nothing was detected."""
+    mask: Tensor | None = None
+    """The share (1, H, W) in [0, 1] of each pixel that is swapped; None where crops were swapped.
+    """
     alpha: Tensor | None = None
     """Transparency (1, H, W) of the target in [0, 1], kept as it was."""
 
@@ -63,6 +68,23 @@ class SwapResult:
         from facke_core.images.provenance import disclosure
 
         write_image(path, self.image, self.alpha, xmp=disclosure(self.request), overwrite=overwrite)
+
+    def save_mask(self, path: str, *, overwrite: bool = False) -> None:
+        """Write :attr:`mask` as a grey picture, white where the face was swapped.
+
+        Args:
+            path: where to; its ending chooses the format.
+            overwrite: replace a file that is there.
+
+        Raises:
+            ImageError: it cannot be written, or is there already and ``overwrite`` is False.
+            UsageError: crops were swapped, which have no mask.
+        """
+        from facke_core.images.io import write_image
+
+        if self.mask is None:
+            raise UsageError("Crops were swapped, and nothing was pasted: there is no mask.")
+        write_image(path, self.mask.expand(3, -1, -1), overwrite=overwrite)
 
 
 class StageClock:

@@ -42,6 +42,18 @@ class FaceBatch(NamedTuple):
     In the original systems this is always the target; composite pairs (docs/adr/0001) put the
     untouched photograph here.
     """
+    source_mesh: Tensor | None = None
+    """Points (B, 478, 2) of the face meshes of ``source``, in pixels; None where the data has none.
+    """
+    target_mesh: Tensor | None = None
+    """Points (B, 478, 2) of the face meshes of ``target``, in pixels."""
+    occlusion: Tensor | None = None
+    """The share (B, 1, S, S) in [0, 1] of each pixel that something drawn before the face covers,
+    in ``target`` and ``reference`` alike; None where nothing is drawn."""
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> FaceBatch:
+        """The batch with every tensor changed by a function; what is None stays None."""
+        return FaceBatch(*(value if value is None else change(value) for value in self))  # type: ignore[arg-type]
 
 
 class SwapInputs(NamedTuple):
@@ -57,6 +69,16 @@ class SwapInputs(NamedTuple):
     alignment: Alignment | None = None
     """Framing of ``source`` and ``target``, for samplers that show them to another network, such as
     an encoder of another template; None: not known."""
+    source_mesh: Tensor | None = None
+    """Points (B, 478, 2) of the face meshes of ``source``, in pixels of the crops, in float32; None
+    where the detector gives none."""
+    target_mesh: Tensor | None = None
+    """Points (B, 478, 2) of the face meshes of ``target``, in the same way."""
+    source_occlusion: Tensor | None = None
+    """The share (B, 1, S, S) in [0, 1] of each pixel of ``source`` that something before the face
+    covers; None: nobody looked."""
+    target_occlusion: Tensor | None = None
+    """The same of ``target``."""
 
 
 class GeneratorOutput(NamedTuple):
@@ -149,6 +171,19 @@ class AlignedFace(NamedTuple):
     """Affine map (2, 3) float32 from (x, y, 1) in photo pixels to (x, y) in crop pixels."""
     face: Face
     """The face in the photo."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blend:
+    """How a swapped face is put into the photo: the ``blend`` of :func:`facke_core.load`."""
+
+    occlusion: bool = True
+    """Leave what lies before the face alone: glasses, hair, hands
+    (:mod:`facke_core.faces.occlusion`)."""
+    grain: bool = True
+    """Give the face the fine detail of the target's skin (:mod:`facke_core.faces.grain`)."""
+    color: bool = True
+    """Match its colours to the target's (:mod:`facke_core.faces.colour`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,13 +26,14 @@ import torch
 from torch import Tensor
 
 from facke_core import Method, SwapInputs
+from facke_core.delegate import encoders_of
 from facke_core.errors import ConfigError, UsageError
 from facke_core.nn.normalize import IMAGENET_MEAN
 from facke_core.sampling import report_step
 from facke_diffusion.ddpm import DDPMConfig, DDPMGenerator
 from facke_diffusion.guidance import IdentityGuide
 from facke_diffusion.low_pass import check_factor, check_size, low_pass
-from facke_diffusion.refine import located, refined
+from facke_diffusion.refine import refined
 from facke_diffusion.schedule import Schedule, q_sample
 from facke_diffusion.solvers import ddim_step, ddpm_step, dpmpp_step, levels
 
@@ -171,9 +172,7 @@ class ILVRSampler:
         names: list[str | Mapping[str, Any]] = []
         if self.guidance:
             names.append(self.guidance_encoder)
-        if self.refine and (trained_with := located(self.refine).config.identity_encoder):
-            names.append(trained_with)
-        return names
+        return names + (encoders_of(self.refine) if self.refine else [])
 
     @property
     def loader_units(self) -> Units:

@@ -6,16 +6,13 @@ so that the DDPM keeps the swap and replaces only what a face should not look li
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
-from facke_core import SwapInputs, SwapPipeline, load
+from facke_core import SwapInputs
+from facke_core.delegate import pipeline_of, swapped_by
 from facke_core.errors import CompatibilityError
 from facke_core.faces.templates import template_points
-from facke_core.images.io import resize
-from facke_core.weights.sources import Source, locate
 
 __all__: list[str] = []
 
@@ -33,15 +30,7 @@ def refined(method: str, inputs: SwapInputs, *, rng: torch.Generator | None = No
         CompatibilityError: the method frames its crops in another way, or refines, too.
         UnknownNameError, WeightsError: no such method or weights.
     """
-    pipeline = _pipeline(method, str(inputs.target.device))
-    _check(method, pipeline, inputs)
-    side = pipeline.alignment.size
-    crops = (_resized(x.float(), (side, side)) for x in (inputs.source, inputs.target))
-    result = pipeline.swap_crops(*crops, rng=rng)
-    return _resized(result, (inputs.target.shape[2], inputs.target.shape[3])).clamp(0, 1)
-
-
-def _check(method: str, pipeline: SwapPipeline, inputs: SwapInputs) -> None:
+    pipeline = pipeline_of(method, str(inputs.target.device))
     if getattr(pipeline.method.sampler, "refine", ""):
         raise CompatibilityError(
             f"refine: the weights {method!r} refine another method themselves. Name a method that "
@@ -56,20 +45,4 @@ def _check(method: str, pipeline: SwapPipeline, inputs: SwapInputs) -> None:
             f"{ours.template!r}, so the one cannot redraw what the other makes. Use weights of the "
             "same template."
         )
-
-
-def _resized(crops: Tensor, size: tuple[int, int]) -> Tensor:
-    return crops if crops.shape[-2:] == size else resize(crops, size)
-
-
-@lru_cache(maxsize=2)
-def located(method: str) -> Source:
-    """The weights that ``method`` means. They are looked up once, so that the encoder that judges
-    are compared with is the one of the pipeline that refines."""
-    return locate(method)
-
-
-@lru_cache(maxsize=2)
-@torch.inference_mode(False)  # a pipeline that is kept must not be bound to inference mode
-def _pipeline(method: str, device: str) -> SwapPipeline:
-    return load(located(method), device=device)
+    return swapped_by(method, inputs, rng=rng)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from facke_core import Bundled, ConverterSpec, MethodSpec, hookimpl
 
 __all__: list[str] = []
@@ -23,13 +25,16 @@ RECIPES = (
 
 NETWORK = {"image_size": 96, "identity_dim": 8, "channels": [4, 8, 8], "num_id_blocks": 1}
 SMALL = ("discriminator.width=4", "batch_size=4", "precision=float32")
-CONFORMANCE = {"simswap": {"tiny": NETWORK, "training": SMALL}}
+CONFORMANCE: dict[str, dict[str, Any]] = {
+    "simswap": {"tiny": NETWORK, "training": SMALL},
+    "warp": {"tiny": {"image_size": 64}, "settings": {"fallback": "none"}},
+}
 """Small sizes in which ``facke plugins check`` checks the methods."""
 
 
 @hookimpl
 def facke_methods() -> list[MethodSpec]:
-    """The method SimSwap."""
+    """The methods SimSwap and warp."""
     return [
         MethodSpec(
             name="simswap",
@@ -41,7 +46,14 @@ def facke_methods() -> list[MethodSpec]:
             weights={"mini": Bundled("facke_gan:weights/simswap-mini")},
             paper="arXiv:2106.06340",
             license="Apache-2.0",
-        )
+        ),
+        MethodSpec(
+            name="warp",
+            summary="the source's own pixels, bent by the face mesh; no network, no weights",
+            config="facke_gan.warp:WarpConfig",
+            build="facke_gan.warp:build",
+            default_config={},
+        ),
     ]
 
 

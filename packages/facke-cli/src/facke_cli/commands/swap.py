@@ -95,6 +95,21 @@ def swap(
             "--set", metavar="KEY=VALUE", help="A sampler setting of the method; repeatable."
         ),
     ] = None,
+    occlusion: Annotated[
+        bool,
+        typer.Option(
+            "--occlusion/--no-occlusion",
+            help="Leave glasses, hair and hands before the face alone.",
+        ),
+    ] = True,
+    grain: Annotated[
+        bool,
+        typer.Option("--grain/--no-grain", help="Give the face the grain of TARGET's skin."),
+    ] = True,
+    mask: Annotated[
+        Path | None,
+        typer.Option(metavar="PNG", help="Write which share of each pixel was swapped."),
+    ] = None,
     crop: Annotated[
         bool,
         typer.Option(
@@ -128,6 +143,7 @@ def swap(
     """
     which = _which_face(face)
     wanted = settings(sampler)
+    blend = {"occlusion": occlusion, "grain": grain}
     ray = engine(engine_name, ray_address, ray_actors, None, device)
     if pairs is not None:
         _refuse(
@@ -136,6 +152,7 @@ def swap(
                 "SOURCE": source,
                 "--crop": crop,
                 "--previews": previews,
+                "--mask": mask,
                 "--force": overwrite,
                 "--dtype": dtype != "auto",
                 "--backend": backend != "torch",
@@ -145,6 +162,7 @@ def swap(
             "face": which,
             "source_face": source_face,
             "sampler": wanted,
+            "blend": blend,
             "seed": seed,
             "device": device,
         }
@@ -156,7 +174,9 @@ def swap(
     if ray or resume:
         raise UsageError("--engine ray and --resume belong to --pairs.")
     pictures = sample_or_path(source), sample_or_path(target)
-    _check_files(pictures, output, overwrite=overwrite)
+    if crop and mask:
+        raise UsageError("--mask belongs to photographs: with --crop nothing is pasted.")
+    _check_files(pictures, output, mask, overwrite=overwrite)
     if previews:
         check_previews(previews)
     located = find(method, weights, default_registry())
@@ -164,7 +184,12 @@ def swap(
     from facke_core.loading import load
 
     pipeline = load(
-        located, device=device, dtype=_torch_dtype(dtype), backend=backend, sampler=wanted
+        located,
+        device=device,
+        dtype=_torch_dtype(dtype),
+        backend=backend,
+        sampler=wanted,
+        blend=blend,
     )
     if pipeline.choice.fresh and not quiet:
         say(_measured(pipeline.choice))
@@ -174,6 +199,8 @@ def swap(
         else:
             result = pipeline(*pictures, seed=seed, face=which, source_face=source_face)
     result.save(str(output), overwrite=overwrite)
+    if mask:
+        result.save_mask(str(mask), overwrite=overwrite)
     _report(result, pipeline, located, output, as_json=as_json, quiet=quiet)
 
 
@@ -205,11 +232,15 @@ def _which_face(text: str) -> FaceChoice:
     return int(text) if len(numbers) == 1 else [int(part) for part in numbers]
 
 
-def _check_files(pictures: tuple[Path, Path], output: Path, *, overwrite: bool) -> None:
+def _check_files(
+    pictures: tuple[Path, Path], output: Path, mask: Path | None, *, overwrite: bool
+) -> None:
     """Raise what can be known to fail about files before torch is imported."""
     from facke_core.images.files import check_input, check_output
 
     check_output(output, overwrite=overwrite)
+    if mask:
+        check_output(mask, overwrite=overwrite)
     size = None
     for picture in pictures:
         size = check_input(picture)

@@ -6,22 +6,27 @@ the batches it would have seen (docs/adr/0002).
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from facke_core.data.composite import composite, oval
+from facke_core.data.composite import composite
 from facke_core.data.crops import CropSet
-from facke_core.data.mesh import MIRROR, POINTS
+from facke_core.data.occluders import draw
 from facke_core.data.pairs import PairConfig, PairSampler, People
 from facke_core.data.sending import received, shared_memory, to_send
 from facke_core.environment import short_temporary_folder
 from facke_core.errors import DataError, check_ranges, first_line
+from facke_core.faces.areas import polygon
+from facke_core.faces.mesh import OVAL_RING, POINTS, face_mesh
+from facke_core.images.io import to_pil
 from facke_core.types import FaceBatch
 
 __all__ = ["BatchConfig", "Batches", "SwapBatches", "stream"]
@@ -47,6 +52,8 @@ class BatchConfig(PairConfig):
     """Largest relative change of gain, gamma and saturation of a pair."""
     mirror: bool = True
     """Mirror half of the pairs."""
+    occluders: float = 0.0
+    """Share of targets before whose face something is drawn (:mod:`facke_core.data.occluders`)."""
 
     def __post_init__(self) -> None:
         PairConfig.__post_init__(self)  # slots: no super()
@@ -57,6 +64,7 @@ class BatchConfig(PairConfig):
             donors=(1, 65_536),
             max_geometry=(0, 1),
             colour_jitter=(0, 1),
+            occluders=(0, 1),
         )
 
 
@@ -84,12 +92,13 @@ class SwapBatches:
     def __init__(self, crops: CropSet, *, batch_size: int, config: BatchConfig, seed: int) -> None:
         self.crops, self.config, self.seed = crops, config, seed
         self._composites = min(round(config.composite * batch_size), batch_size)
-        if self._composites and crops.points is None:
-            raise DataError(
-                f"data.composite is {config.composite}, and this crop set has no mesh points to "
-                "make composites with. Make it from photographs, not from aligned crops, or train "
-                "with `overrides=['data.composite=0']`."
-            )
+        for key in ("composite", "occluders"):
+            if getattr(config, key) and crops.mesh is None:
+                raise DataError(
+                    f"data.{key} is {getattr(config, key)}, and this crop set has no face meshes "
+                    "to draw by. Make it from photographs, not from aligned crops, or train with "
+                    f"`overrides=['data.{key}=0']`."
+                )
         self.pairs = PairSampler(
             People(crops.people.tolist(), crops.weights.tolist()),
             config=config,
@@ -97,8 +106,7 @@ class SwapBatches:
             composites=self._composites,
             seed=seed,
         )
-        self._mirror = torch.tensor(MIRROR)
-        self._features = None if crops.points is None else _pose(crops.points)
+        self._features = None if crops.mesh is None else _pose(crops.mesh)
 
     def read(self, step: int, rows: slice = ALL) -> FaceBatch:
         """The samples ``rows`` of batch ``step``, with crops (b, 3, S, S) in [0, 1].
@@ -123,12 +131,15 @@ class SwapBatches:
         reference = self._images(target_index, mirrored)
         source = self._images(source_index, mirrored)
         identity = self.crops.embeddings[source_index, mirrored.long()]
+        source_mesh, mesh = self._mesh(source_index, mirrored), self._mesh(target_index, mirrored)
         target, made = reference, chosen < composites
         if made.any():
+            assert mesh is not None
             target = target.clone()
             index = chosen[made]
             target[made] = self._composite(
                 reference[made],
+                mesh[made],
                 target_index[made],
                 mirrored[made],
                 donor[index],
@@ -138,41 +149,73 @@ class SwapBatches:
         if self.config.colour_jitter:
             draws = self.config.colour_jitter * (2 * colours[chosen] - 1)
             target, reference = _jitter(target, draws), _jitter(reference, draws)
-        return FaceBatch(source, target, identity, same, reference)
+        occlusion = None
+        if self.config.occluders:
+            assert mesh is not None
+            seeds = [f"{self.seed}/{step}/{row}" for row in chosen.tolist()]
+            target, reference, occlusion = self._occluded(target, reference, mesh, seeds)
+        return FaceBatch(source, target, identity, same, reference, source_mesh, mesh, occlusion)
 
     def _images(self, index: Tensor, mirrored: Tensor) -> Tensor:
         image = self.crops.images[index].float() / 255
         return torch.where(mirrored[:, None, None, None], image.flip(-1), image)
 
-    def _points(self, index: Tensor, mirrored: Tensor, size: int) -> Tensor:
-        assert self.crops.points is not None
-        points = self.crops.points[index]
-        flipped = points[:, self._mirror].clone()
-        flipped[..., 0] = size - 1 - flipped[..., 0]
-        return torch.where(mirrored[:, None, None], flipped, points)
+    def _mesh(self, index: Tensor, mirrored: Tensor) -> Tensor | None:
+        if self.crops.mesh is None:
+            return None
+        mesh = self.crops.mesh[index]
+        flipped = mesh[:, face_mesh().mirror].clone()
+        flipped[..., 0] = self.crops.images[:1].shape[-1] - 1 - flipped[..., 0]
+        return torch.where(mirrored[:, None, None], flipped, mesh)
 
     def _composite(
         self,
         photo: Tensor,
+        mesh: Tensor,
         index: Tensor,
         mirrored: Tensor,
         donor: Tensor,
         geometry: Tensor,
         softness: int,
     ) -> Tensor:
-        assert self.crops.ring is not None
-        size = photo.shape[-1]
         donor_index = self._similar(index, donor)
-        mask = torch.stack([oval(ring, size) for ring in self.crops.ring[index]]).float() / 255
+        donor_mesh = self._mesh(donor_index, mirrored)
+        assert donor_mesh is not None
+        size, ring = photo.shape[-1], list(OVAL_RING)
         return composite(
             photo,
-            self._points(index, mirrored, size),
-            torch.where(mirrored[:, None, None, None], mask.flip(-1), mask),
+            mesh[:, list(POINTS)],
+            torch.stack([polygon(outline, size) for outline in mesh[:, ring]]).float() / 255,
             self._images(donor_index, mirrored),
-            self._points(donor_index, mirrored, size),
+            donor_mesh[:, list(POINTS)],
             geometry=geometry,
             softness=softness,
         )
+
+    def _occluded(
+        self, target: Tensor, reference: Tensor, mesh: Tensor, seeds: list[str]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Targets and references with the same things before them, and what these cover."""
+        target, reference = target.clone(), reference.clone()
+        size = target.shape[-1]
+        occlusion = target.new_zeros(len(target), 1, size, size)
+        for row, seed in enumerate(seeds):
+            rng = random.Random(seed)
+            if rng.random() >= self.config.occluders:
+                continue
+            thing = draw(mesh[row], size, rng, self._texture)
+            target[row], reference[row] = thing.over(target[row]), thing.over(reference[row])
+            occlusion[row] = thing.alpha
+        return target, reference, occlusion
+
+    def _texture(self, rng: random.Random) -> Image.Image:
+        """A piece of some crop: mostly cheek, brow or background, in another light."""
+        crop = self.crops.images[torch.tensor([rng.randrange(len(self.crops))])][0]
+        size = crop.shape[-1]
+        side = rng.randrange(max(size // 8, 1), max(size // 3, 2))
+        y, x = (rng.randrange(size - side + 1) for _ in range(2))
+        piece = crop[:, y : y + side, x : x + side].float() * rng.uniform(0.5, 1.3)
+        return to_pil(piece.clamp(0, 255) / 255)
 
     def _similar(self, index: Tensor, rank: Tensor) -> Tensor:
         """The crop that is the ``rank``-th closest in pose and mouth shape to each of ``index``."""
@@ -184,9 +227,9 @@ class SwapBatches:
         return nearest[torch.arange(len(index)), rank % k]
 
 
-def _pose(points: Tensor) -> Tensor:
+def _pose(mesh: Tensor) -> Tensor:
     """Numbers (N, 5) that tell pose and mouth shape, in pixels."""
-    at = {index: points[:, POINTS.index(index)] for index in (1, 13, 14, 61, 291, 468, 473)}
+    at = {index: mesh[:, index] for index in (1, 13, 14, 61, 291, 468, 473)}
     nose = at[1] - (at[468] + at[473]) / 2
     return torch.stack(
         [

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw
 from torch import Tensor
 
-from facke_core.data.mesh import REGIONS
+from facke_core.faces.mesh import REGIONS
 
 __all__ = ["composite"]
 
@@ -74,7 +73,7 @@ def composite(
     Args:
         photo: (B, 3, S, S) in [0, 1].
         photo_points: (B, P, 2) mesh points in pixels, in the order of
-            :data:`facke_core.data.mesh.POINTS`.
+            :data:`facke_core.faces.mesh.POINTS`.
         photo_mask: (B, 1, S, S) in [0, 1], the face oval of the photo.
         donor: (B, 3, S, S), aligned like the photo.
         donor_points: (B, P, 2) mesh points of the donor.
@@ -129,12 +128,3 @@ def match_contrast(image: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
     (m, s), (rm, rs) = moments(image), moments(reference)
     contrast = rs.mean(dim=1, keepdim=True) / s.mean(dim=1, keepdim=True)
     return (image - m) * contrast.clamp(0.5, 1.5) + rm
-
-
-def oval(ring: Tensor, size: int) -> Tensor:
-    """A mask (1, size, size) uint8, antialiased: 255 inside the polygon ``ring`` (R, 2), in
-    pixels."""
-    mask = Image.new("L", (4 * size, 4 * size))
-    ImageDraw.Draw(mask).polygon([(x, y) for x, y in ((ring + 0.5) * 4).tolist()], fill=255)
-    pixels = bytearray(mask.reduce(4).tobytes())
-    return torch.frombuffer(pixels, dtype=torch.uint8).view(1, size, size)

@@ -3,7 +3,7 @@
 A crop set is a folder that ``facke prepare`` writes:
 
 ``dataset.json``: alignment, encoder, sources, people. Written last: where it is, all is there.
-``index.safetensors``: key, person, weight, mesh points and face outline of each crop.
+``index.safetensors``: key, person, weight and face mesh of each crop.
 ``identity.safetensors``: the encoder's vectors.
 ``crops-*.safetensors`` or ``crops-*.tar``: the pictures (:mod:`facke_core.data.shards`).
 ``pictures.csv``: what became of each photograph; for people, nothing reads it.
@@ -27,7 +27,6 @@ from torch import Tensor
 
 from facke_core.config import write_json
 from facke_core.data.info import FORMAT, INFO, Store, read_info
-from facke_core.data.mesh import OVAL_RING, POINTS
 from facke_core.data.shards import (
     CropSource,
     Shard,
@@ -43,6 +42,7 @@ from facke_core.data.shards import (
 )
 from facke_core.data.tensors import Column, read_tensors, write_tensors
 from facke_core.errors import ConfigError, DataError
+from facke_core.faces.mesh import SIZE
 from facke_core.identity.digest import encoder_digest
 from facke_core.protocols import IdentityEncoder
 
@@ -64,12 +64,9 @@ class CropSet:
     images: CropSource | Tensor
     """Crops (N, 3, S, S) uint8 RGB: a tensor, or read when they are asked for by an index (B,)
     int64."""
-    points: Tensor | None = None
-    """Mesh points (N, P, 2) float32 in pixels, in the order of :data:`facke_core.data.mesh.POINTS`.
-    None where nobody looked for landmarks, as of pictures that were aligned crops already."""
-    ring: Tensor | None = None
-    """Outlines (N, R, 2) of the faces, float32 in pixels, in the order of
-    :data:`facke_core.data.mesh.OVAL_RING`."""
+    mesh: Tensor | None = None
+    """Points (N, 478, 2) float32 of the face meshes, in pixels of the crops. None where nobody
+    looked for landmarks, as of pictures that were aligned crops already."""
     embeddings: Tensor
     """Vectors (N, 2, D) float32, unit norm, of each crop and of its mirror image."""
     people: Tensor
@@ -139,8 +136,7 @@ class CropSet:
             path = shard_path(folder, name, "tensors")
             write_shard(path, keys[begin:end], self.images[begin:end], size=size, preparation="")
         index = {"keys": key_rows(keys), "people": self.people, "weights": self.weights}
-        index |= {"points": self.points} if self.points is not None else {}
-        index |= {"ring": self.ring} if self.ring is not None else {}
+        index |= {"mesh": self.mesh} if self.mesh is not None else {}
         columns = {name: Column.of(tensor) for name, tensor in index.items()}
         info = {**self.info, "store": "tensors", "digits": digits}
         write_tables(folder, info, keys, columns, Column.of(self.embeddings))
@@ -225,16 +221,12 @@ def _contents(folder: Path, info: Mapping[str, Any]) -> dict[str, Any]:
     ):
         raise ValueError(f"{INDEX}, {IDENTITY} and {INFO} do not belong together")
     _check_tables(info, index, identity["embeddings"])
-    points = index.get("points")
-    for tensor, known, what in (
-        (points, POINTS, "mesh points"),
-        (index.get("ring"), OVAL_RING, "points of the outline"),
-    ):
-        if tensor is not None and tensor.shape[1] != len(known):
-            raise DataError(
-                f"{folder} has {tensor.shape[1]} {what} per crop, this version of facke uses "
-                f"{len(known)}. Make it again with: {prepare_call(folder, info)}"
-            )
+    mesh = index.get("mesh")
+    if mesh is not None and mesh.shape[1:] != (SIZE, 2):
+        raise DataError(
+            f"{folder} has meshes of {tuple(mesh.shape[1:])} numbers, this version of facke uses "
+            f"{(SIZE, 2)}. Make it again with: {prepare_call(folder, info)}"
+        )
     store = cast(Store, info["store"])
     offsets = index["offsets"].tolist() if store == "webdataset" else []
     shards: list[Shard] = []
@@ -255,8 +247,7 @@ def _contents(folder: Path, info: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"its pictures do not have {side} pixels")
     return {
         "images": StoredPictures(shards, side),
-        "points": points,
-        "ring": index.get("ring"),
+        "mesh": mesh,
         "embeddings": identity["embeddings"],
         "people": index["people"],
         "weights": index["weights"],
@@ -271,8 +262,7 @@ def _check_tables(info: Mapping[str, Any], index: Mapping[str, Tensor], embeddin
         "people": (torch.int64, (n,)),
         "weights": (torch.float32, (n,)),
         "offsets": (torch.int64, (n,)),
-        "points": (torch.float32, (n, -1, 2)),
-        "ring": (torch.float32, (n, -1, 2)),
+        "mesh": (torch.float32, (n, -1, 2)),
         "embeddings": (torch.float32, (n, 2, -1)),
     }
     for name, tensor in {**index, "embeddings": embeddings}.items():

@@ -12,7 +12,7 @@ from facke_core.errors import check_ranges
 
 __all__: list[str] = []
 
-FORMAT = 2
+FORMAT = 3
 """Version of the layout of a crop set."""
 INFO = "dataset.json"
 

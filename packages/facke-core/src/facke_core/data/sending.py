@@ -24,18 +24,22 @@ SHARED = Path("/dev/shm")
 
 def to_send(parts: Sequence[FaceBatch], workers: int) -> list[Any]:
     """Bring the parts of a step into the form in which one of ``workers`` processes sends them."""
-    size = sum(value.numel() * value.element_size() for part in parts for value in part)
+    size = sum(value.nbytes for part in parts for value in part if value is not None)
     if 2 * size * workers <= free_bytes():  # all may send at once, and the last ones are in use
         return list(parts)
-    return [tuple(_as_bytes(value).numpy() for value in part) for part in parts]
+    return [
+        tuple(None if value is None else _as_bytes(value).numpy() for value in part)
+        for part in parts
+    ]
 
 
 def received(part: Any) -> FaceBatch:
     """Return what was sent, as it was."""
     if isinstance(part, FaceBatch):
         return part
-    values = [torch.from_numpy(array) for array in part]
-    return FaceBatch(*(v.float() / 255 if v.dtype == torch.uint8 else v for v in values))
+    values: list[Any] = [array if array is None else torch.from_numpy(array) for array in part]
+    batch = FaceBatch(*values)
+    return batch.each(lambda x: x.float() / 255 if x.dtype == torch.uint8 else x)
 
 
 def free_bytes() -> float:

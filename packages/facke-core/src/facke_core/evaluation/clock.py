@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 __all__: list[str] = []
 
-STAGES = ("read", "detect", "align", "encode", "generate", "paste", "judge", "measure")
+STAGES = ("read", "detect", "align", "occlusion", "encode", "generate", "paste", "judge", "measure")
 """Names of the stages. ``encode``: identities for the generator. ``judge``: all other vectors."""
 ENCODERS = ("encode", "judge")
 

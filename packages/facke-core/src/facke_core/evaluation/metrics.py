@@ -14,9 +14,9 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from facke_core.evaluation import geometry
 from facke_core.evaluation.statistics import frechet_distance
 from facke_core.faces.paste import face_mask
+from facke_core.faces.pose import angle_between, expression, head_pose
 from facke_core.losses.functional import identity_loss, reconstruction_l1
 from facke_core.types import AlignedFace, Face
 
@@ -308,9 +308,7 @@ def pose_error() -> PerPair:
     """The angle between the heads in target and result, in degrees."""
 
     def measure(pairs: SwappedPairs) -> Tensor:
-        return _of_faces(
-            pairs, lambda a, b: geometry.angle_between(geometry.head_pose(a), geometry.head_pose(b))
-        )
+        return _of_faces(pairs, lambda a, b: angle_between(head_pose(a), head_pose(b)))
 
     return PerPair(name="pose-error", unit="degrees", needs=frozenset({"faces"}), function=measure)
 
@@ -320,7 +318,7 @@ def expression_error() -> PerPair:
     the distance of the irises, after the pose was removed. It needs a detector with a mesh."""
 
     def between(a: Face, b: Face) -> float:
-        target, result = geometry.expression(a), geometry.expression(b)
+        target, result = expression(a), expression(b)
         if target is None or result is None:
             return float("nan")
         return 100 * float((target - result).norm(dim=1).mean())

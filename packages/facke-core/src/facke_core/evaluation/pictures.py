@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +26,7 @@ from facke_core.images.io import read_image, resize
 from facke_core.jobs.pairs import PictureRef
 from facke_core.pipeline import SwapPipeline
 from facke_core.results import StageClock
-from facke_core.types import AlignedFace, Face
+from facke_core.types import AlignedFace, Face, SwapInputs
 
 __all__: list[str] = []
 
@@ -44,11 +44,15 @@ class Loaded:
     """Photo (3, H, W) uint8, or float32 in [0, 1] where 8 bits are not enough."""
     aligned: AlignedFace
     """Face as the generator sees it."""
+    occlusion: Tensor | None = None
+    """What covers the face (1, S, S), as :meth:`~facke_core.pipeline.SwapPipeline.occlusion` finds
+    it; None for crops of a dataset."""
 
     @property
     def size(self) -> int:
         """The bytes that it takes in memory."""
-        return self.photo.nbytes + self.aligned.crop.nbytes
+        covers = 0 if self.occlusion is None else self.occlusion.nbytes
+        return self.photo.nbytes + self.aligned.crop.nbytes + covers
 
 
 @dataclass(slots=True)
@@ -152,11 +156,15 @@ class PictureStore:
     def _keep(
         self, picture: PictureRef, photo: Tensor, own: AlignedFace | None, known: KnownFace
     ) -> Loaded:
+        covers = None
         if own is None:
             assert known.face is not None, "only usable pictures are loaded"
             with self._clock.stage("align"):
                 own = align(photo, known.face, self._pipeline.alignment)
-        loaded = Loaded(_packed(photo), own)
+            with self._clock.stage("occlusion"):
+                hidden = self._pipeline.occlusion(photo, [own])
+                covers = None if hidden is None else hidden[0]
+        loaded = Loaded(_packed(photo), own, covers)
         with self._lock:
             if picture.key not in self._loaded:
                 self._loaded[picture.key] = loaded
@@ -164,6 +172,23 @@ class PictureStore:
             while self._bytes > ROOM and len(self._loaded) > 1:
                 self._bytes -= self._loaded.popitem(last=False)[1].size
         return loaded
+
+
+def inputs_of(
+    pipeline: SwapPipeline, givers: Sequence[Loaded], takers: Sequence[Loaded], identity: Tensor
+) -> SwapInputs:
+    """What a sampler gets for B pairs of pictures and identities (B, D)."""
+    inputs = pipeline.inputs(
+        [giver.aligned for giver in givers], [taker.aligned for taker in takers], identity
+    )
+    covers = [
+        [picture.occlusion for picture in pictures if picture.occlusion is not None]
+        for pictures in (givers, takers)
+    ]
+    if not len(givers) == len(covers[0]) == len(covers[1]):
+        return inputs
+    source, target = (torch.stack(each) for each in covers)
+    return inputs._replace(source_occlusion=source, target_occlusion=target)
 
 
 def unpacked(photo: Tensor) -> Tensor:

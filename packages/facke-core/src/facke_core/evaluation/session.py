@@ -23,7 +23,7 @@ from facke_core.errors import ImageError, PluginError
 from facke_core.evaluation.clock import STAGES, alone
 from facke_core.evaluation.judges import Recogniser
 from facke_core.evaluation.metrics import AnyMetric, Identities, Metric, SetMetric, SwappedPairs
-from facke_core.evaluation.pictures import Loaded, PictureStore, unpacked
+from facke_core.evaluation.pictures import Loaded, PictureStore, inputs_of, unpacked
 from facke_core.evaluation.rows import Row, pack, rounded, unpack
 from facke_core.faces.align import warp
 from facke_core.jobs.pairs import PairSet, PictureRef, SwapPair, key_of, noise
@@ -243,22 +243,22 @@ class EvaluationSession:
 
         ``identity`` (D,) takes the place of the source's.
         """
-        crops = [self.pictures.load(picture).aligned.crop[None] for picture in (source, target)]
         if identity is None:
             identity = self.pictures.known(source).vectors["identity"]
+        giver, taker = (self.pictures.load(picture) for picture in (source, target))
+        inputs = inputs_of(self.pipeline, [giver], [taker], identity[None])
         with self.clock.stage("generate"):
-            return self.pipeline.swap_crops(
-                *crops,
-                identity=identity[None],
-                rng=noise(self.seed, source, target),
-                sampler=self._sampler,
+            return self.pipeline.sample(
+                inputs, rng=noise(self.seed, source, target), sampler=self._sampler
             )[0]
 
     def _finished(self, result: Tensor, picture: PictureRef, target: Loaded) -> Tensor:
         with self.clock.stage("paste"):
             if picture.path is None:
                 return self.pictures.framed(result)
-            return self.pipeline.paste(unpacked(target.photo), result, target.aligned)
+            return self.pipeline.paste(
+                unpacked(target.photo), result, target.aligned, occlusion=target.occlusion
+            ).image
 
     def _cut(self, photo: Tensor, target: Loaded) -> Tensor:
         """The crop (1, 3, S, S) of a finished photo where the target's crop was."""

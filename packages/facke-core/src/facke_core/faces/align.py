@@ -9,6 +9,7 @@ in images and points.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -153,6 +154,17 @@ def _reduce(images: Tensor, matrices: Tensor, size: Size, n: int) -> tuple[Tenso
     offset = matrices.new_tensor([x0 + (n - 1) / 2, y0 + (n - 1) / 2])
     linear, shift = matrices[:, :, :2], matrices[:, :, 2:]
     return region, torch.cat([linear * n, shift + linear @ offset[:, None]], 2)
+
+
+def meshes(faces: Sequence[AlignedFace]) -> Tensor | None:
+    """The meshes (N, 478, 2) of aligned faces, in pixels of their crops; None where the detector
+    gave none."""
+    moved = [
+        transform_points(face.matrix[None].float().cpu(), face.face.mesh[None].float().cpu())[0]
+        for face in faces
+        if face.face.mesh is not None
+    ]
+    return torch.stack(moved) if faces and len(moved) == len(faces) else None
 
 
 def align(photo: Tensor, face: Face, alignment: Alignment) -> AlignedFace:

@@ -9,29 +9,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
-from kornia.color import lab_to_rgb, rgb_to_lab
 from torch import Tensor
 
 from facke_core.faces.align import invert_affine, transform_points, warp
+from facke_core.faces.areas import skin
+from facke_core.faces.colour import match_color
+from facke_core.faces.grain import grained
 from facke_core.images.io import resize
 from facke_core.types import AlignedFace, Face
 
-__all__ = ["face_mask", "match_color", "paste"]
+__all__ = ["face_mask", "paste"]
 
 MARGIN = 0.12
 """Width of what is kept around a face in front of another, as a share of its width."""
 FEATHER = 0.16
 """Width of the fade, as a share of the face's width; it ends at the outline of the face."""
 
-_TONED, _COLOURED = 1.5, 2.0
-"""Below the one a photograph has tones only, from the other on it is a colour photograph."""
-_TONES = 26
-"""Lightnesses at which tones are kept."""
-_GREY = 1.5 / 255
-"""Largest difference of R, G and B in a grey picture."""
 _DIRECTIONS = 72
 # Centre and half axes of a face in units of the distance from the eyes to the mouth, fitted to
 # the meshes of 199 faces of all poses; the centre moves against the nose when the head turns.
@@ -52,8 +48,8 @@ def face_mask(aligned: AlignedFace, size: int = 128, *, feather: float = FEATHER
     """
     inside, width = _inside(aligned, size)
     ticks = torch.arange(size, dtype=torch.float32)
-    y, x = torch.meshgrid(ticks, ticks, indexing="ij")
-    border = torch.minimum(torch.minimum(x, size - 1 - x), torch.minimum(y, size - 1 - y))
+    border = torch.minimum(ticks, size - 1 - ticks)
+    border = torch.minimum(border[:, None], border[None, :])
     return _smooth(torch.minimum(inside, border) / (feather * width))[None]
 
 
@@ -78,11 +74,7 @@ def _inside(aligned: AlignedFace, size: int) -> tuple[Tensor, Tensor]:
     narrowest, in pixels of the mask."""
     directions, reach = _outline(aligned, size / aligned.crop.shape[-1])
     half = _DIRECTIONS // 2
-    ticks = torch.arange(size, dtype=torch.float32)
-    y, x = torch.meshgrid(ticks, ticks, indexing="ij")
-    places = torch.stack([x, y], -1).view(-1, 2)
-    inside = (reach - places @ directions.T).amin(1).view(size, size)
-    return inside, (reach[:half] + reach[half:]).amin()
+    return _depth(directions, reach, size), (reach[:half] + reach[half:]).amin()
 
 
 def _smooth(depth: Tensor) -> Tensor:
@@ -90,13 +82,38 @@ def _smooth(depth: Tensor) -> Tensor:
     return share * share * (3 - 2 * share)
 
 
+def face_hull(aligned: AlignedFace, size: int) -> Tensor:
+    """The share (1, size, size) of each pixel that lies inside the outline of the face: the convex
+    hull of the mesh where the detector gave one, else an ellipse through the five points."""
+    return (_inside(aligned, size)[0] + 0.5).clamp(0, 1)[None]
+
+
+def mesh_hull(mesh: Tensor, size: int) -> Tensor:
+    """The same as :func:`face_hull` (B, 1, size, size), by meshes (B, 478, 2) in its pixels."""
+    directions = _directions()
+    inside = [_depth(directions, (m @ directions.T).amax(0), size) for m in mesh.float()]
+    return (torch.stack(inside) + 0.5).clamp(0, 1)[:, None]
+
+
+def _directions() -> Tensor:
+    angles = torch.arange(_DIRECTIONS) * (2 * math.pi / _DIRECTIONS)
+    return torch.stack([angles.cos(), angles.sin()], 1)
+
+
+def _depth(directions: Tensor, reach: Tensor, size: int) -> Tensor:
+    """The distance (size, size) from each place to the outline, in pixels; below 0 outside."""
+    ticks = torch.arange(size, dtype=torch.float32)
+    y, x = torch.meshgrid(ticks, ticks, indexing="ij")
+    places = torch.stack([x, y], -1).view(-1, 2)
+    return (reach - places @ directions.T).amin(1).view(size, size)
+
+
 def _outline(aligned: AlignedFace, scale: float) -> tuple[Tensor, Tensor]:
     """Unit vectors (K, 2), and how far the face reaches along each, in pixels of the mask.
 
     A place p lies in the convex outline where ``p @ directions[k] <= reach[k]`` for every k.
     """
-    angles = torch.arange(_DIRECTIONS) * (2 * math.pi / _DIRECTIONS)
-    directions = torch.stack([angles.cos(), angles.sin()], 1)
+    directions = _directions()
     matrix = resized(aligned.matrix[None].float().cpu(), scale)
     face = aligned.face
     if face.mesh is not None:
@@ -123,98 +140,13 @@ def resized(matrix: Tensor, scale: float) -> Tensor:
     return torch.cat([matrix[:, :, :2] * scale, shift], 2)
 
 
-def match_color(crop: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Move mean and spread of ``crop``'s colours inside the mask to those of ``target``.
+class Pasted(NamedTuple):
+    """A photo with a swapped face in it."""
 
-    Per channel of CIE Lab (Reinhard et al. 2001); the spread changes by at most a quarter, so
-    that noise and flat faces are not blown up. Where the target has one tone for each lightness, as
-    black-and-white and sepia have, the result has these tones: see :func:`_toned`.
-
-    Args:
-        crop: (3, S, S) in [0, 1].
-        target: (3, S, S) in [0, 1].
-        mask: (1, S, S), weights.
-
-    Returns:
-        (3, S, S) in [0, 1].
-    """
-    total = mask.sum().clamp(min=1e-6)
-
-    def moments(lab: Tensor) -> tuple[Tensor, Tensor]:
-        mean = (lab * mask).sum((1, 2), keepdim=True) / total
-        spread = ((lab - mean).square() * mask).sum((1, 2), keepdim=True) / total
-        return mean, spread.sqrt()
-
-    lab, wanted = rgb_to_lab(crop), rgb_to_lab(target)
-    mean, spread = moments(lab)
-    wanted_mean, wanted_spread = moments(wanted)
-    gain = (wanted_spread / spread.clamp(min=1e-3)).clamp(0.8, 1.25)
-    moved = _toned((lab - mean) * gain + wanted_mean, lab, wanted, mask)
-    matched: Tensor = lab_to_rgb(moved).clamp(0, 1)
-    if float(((target.amax(0) - target.amin(0)) * (mask[0] > 0)).amax()) < _GREY:
-        return matched.mean(0, keepdim=True).expand(3, -1, -1)  # not even rounding differs
-    return matched
-
-
-def _toned(moved: Tensor, lab: Tensor, wanted: Tensor, mask: Tensor) -> Tensor:
-    """Take the chroma from the target's tones, as far as the target is toned.
-
-    What is left of a photograph's chroma when the mean for each lightness is subtracted, and noise
-    is averaged away, has a root mean square of 2.1 to 7.5 in faces of colour photographs; of 0.1 to
-    0.6 in toned ones, and about 1 where these were JPEGs. The crop keeps as much of its own as the
-    target has; from 2 upwards nothing changes.
-
-    Args:
-        moved: Lab colours (3, S, S) of the crop, with mean and spread of the target's.
-        lab: those of the crop as it was.
-        wanted: the target's.
-        mask: (1, S, S), weights.
-    """
-    # tones that the face does not have come from around it
-    weights = mask + 1e-4
-    tones = _tones(wanted, weights)
-    left = _size(wanted[1:] - _at(tones, wanted[0]), mask)
-    if left >= _COLOURED:
-        return moved
-    own = lab[1:] - _at(_tones(lab, weights), lab[0])
-    share = left / max(_size(own, mask), left, 1e-6) * min(max((left - 0.3) / 0.7, 0), 1)
-    chroma = _at(tones, moved[0]) + share * own
-    toned = min((_COLOURED - left) / (_COLOURED - _TONED), 1)
-    return torch.cat([moved[:1], moved[1:] + toned * (chroma - moved[1:])])
-
-
-def _tones(lab: Tensor, weights: Tensor) -> Tensor:
-    """The mean chroma (2, K) at K lightnesses from 0 to 100."""
-    place = lab[0].flatten().clamp(0, 100) / 100 * (_TONES - 1)
-    below = place.floor().clamp(max=_TONES - 2).long()
-    above_share = place - below
-    sums = torch.zeros(3, _TONES)
-    values = torch.cat([lab[1:].flatten(1), torch.ones(1, len(place))])
-    for index, share in ((below, 1 - above_share), (below + 1, above_share)):
-        sums.index_add_(1, index, values * share * weights.flatten())
-    known = sums[2] > 1e-6
-    if not bool(known.any()):
-        return sums[:2]
-    # lightnesses that do not occur have the tone of the nearest that does
-    ticks = torch.arange(_TONES)
-    distance = (ticks[:, None] - ticks[None, :]).abs() + (~known) * _TONES
-    return (sums[:2] / sums[2].clamp(min=1e-6))[:, distance.argmin(1)]
-
-
-def _at(tones: Tensor, lightness: Tensor) -> Tensor:
-    """The tones (2, H, W) of lightnesses (H, W), interpolated."""
-    place = lightness.clamp(0, 100) / 100 * (_TONES - 1)
-    below = place.floor().clamp(max=_TONES - 2).long()
-    return tones[:, below].lerp(tones[:, below + 1], (place - below)[None])
-
-
-def _size(chroma: Tensor, mask: Tensor) -> float:
-    """The root mean square of a chroma (2, S, S), noise averaged over an eighth of the face."""
-    pool = max(mask.shape[-1] // 16, 1)
-    seen = F.avg_pool2d(torch.cat([chroma * mask, mask])[None], pool, ceil_mode=True)[0]
-    share = seen[2:].clamp(min=1e-6)
-    square = ((seen[:2] / share).square() * share).sum() / share.sum()
-    return float(square.sqrt())
+    image: Tensor
+    """The photo (3, H, W), a new tensor."""
+    share: Tensor
+    """The share (1, H, W) in [0, 1] of each pixel that is the swapped face."""
 
 
 def paste(
@@ -224,8 +156,9 @@ def paste(
     mask: Tensor | None = None,
     *,
     color: bool = True,
-) -> Tensor:
-    """The photo (3, H, W) with the face of ``crop`` in the place of ``aligned``.
+    grain: bool = True,
+) -> Pasted:
+    """Put the face of ``crop`` in the place of ``aligned``.
 
     Only the box around the mask is computed; pixels where the mask is 0 keep their bits.
 
@@ -234,21 +167,21 @@ def paste(
         crop: (3, S, S) in [0, 1], the swapped face; any S.
         aligned: the target face as it was aligned, with the crop that was swapped.
         mask: (1, M, M) in [0, 1], in crop space, any M; default: :func:`face_mask`.
-        color: match the colours to the target's first (:func:`match_color`).
-
-    Returns:
-        (3, H, W), a new tensor.
+        color: match the colours to the target's first
+            (:func:`~facke_core.faces.colour.match_color`).
+        grain: give the face the fine detail of the target's skin
+            (:func:`~facke_core.faces.grain.grained`), where the target has a mesh.
     """
     crop, target = crop.float().cpu(), aligned.crop.float().cpu()
     mask = face_mask(aligned) if mask is None else mask.float().cpu()
     if color:
         crop = match_color(crop, _fit(target, crop), _fit(mask, crop))
-    result = photo.clone()
+    result, shares = photo.clone(), photo.new_zeros(1, *photo.shape[1:])
     matrix = aligned.matrix[None].double().cpu()
     size = aligned.crop.shape[-1]
     box = _box(resized(matrix, mask.shape[-1] / size), mask, photo)
     if box is None:
-        return result
+        return Pasted(result, shares)
     x0, y0, x1, y1 = box
     corner = torch.tensor([[0, 0, x0], [0, 0, y0]])
 
@@ -259,8 +192,18 @@ def paste(
     face = place(crop, "bicubic", "border").clamp(0, 1)
     share = place(mask, "bilinear", "zeros").clamp(0, 1)
     region = result[:, y0:y1, x0:x1]
+    if grain and aligned.face.mesh is not None:
+        mesh = transform_points(matrix, aligned.face.mesh[None].double().cpu())[0]
+        bare = place(skin(mesh, size) * _fit(mask, target), "bilinear", "zeros").clamp(0, 1)
+        width = float(mesh[:, 0].max() - mesh[:, 0].min()) / _scale(matrix)
+        face = grained(face, region, bare, width)
     region += share * (face - region)
-    return result
+    shares[:, y0:y1, x0:x1] = share
+    return Pasted(result, shares)
+
+
+def _scale(matrix: Tensor) -> float:
+    return float(torch.linalg.det(matrix[0, :, :2]).abs().sqrt())
 
 
 def _fit(image: Tensor, like: Tensor) -> Tensor:

@@ -89,6 +89,8 @@ class SwapWork:
     """The face of each source that gives the identity; None: the largest."""
     sampler: Mapping[str, Any] = field(default_factory=dict)
     """Settings that override the sampler's."""
+    blend: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of how faces are put into photos (:class:`~facke_core.types.Blend`)."""
     seed: int | None = None
     """The seed from which, and from the two pictures, the seed of each pair follows. None counts as
     0, but samplers that draw only for somebody who asks for a seed do not draw."""
@@ -107,6 +109,7 @@ class SwapWork:
             "face": self.face if isinstance(self.face, str | int) else list(self.face),
             "source_face": self.source_face,
             "sampler": json.loads(json.dumps(dict(self.sampler), default=str)),
+            "blend": dict(self.blend),
             "seed": self.seed,
         }
 
@@ -121,7 +124,11 @@ class SwapWork:
         if threads:
             torch.set_num_threads(threads)
         pipeline = load(
-            self.weights, device=self.device, sampler=self.sampler, registry=self.registry()
+            self.weights,
+            device=self.device,
+            sampler=self.sampler,
+            blend=self.blend,
+            registry=self.registry(),
         )
         pairs = read_pairs(Path(self.pairs)).pairs
         draws = self.seed is not None or not isinstance(pipeline.method.sampler, SeededSampler)

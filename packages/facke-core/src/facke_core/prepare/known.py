@@ -24,6 +24,7 @@ from facke_core.data.shards import (
 )
 from facke_core.data.tensors import Column, read_tensors, write_tensors
 from facke_core.errors import DataError
+from facke_core.faces.mesh import SIZE
 from facke_core.prepare.portraits import REASONS, Done, Job, Portrait
 
 __all__: list[str] = []
@@ -32,26 +33,26 @@ _DAMAGE = (DataError, OSError, ValueError, KeyError, IndexError, tarfile.TarErro
 
 
 class KnownCrops:
-    """Crops, points, vectors and reasons that need no computing.
+    """Crops, meshes, vectors and reasons that need no computing.
 
     Args:
-        preparation: digest of the way in which crops are made; crops, points and reasons of another
+        preparation: digest of the way in which crops are made; crops, meshes and reasons of another
             one do not count.
         encoder: digest of the encoder; vectors of another one do not count.
-        with_points: a crop without points is not enough.
+        with_mesh: a crop without its mesh is not enough.
     """
 
-    def __init__(self, preparation: str, encoder: str, *, with_points: bool) -> None:
-        self.preparation, self.encoder, self.with_points = preparation, encoder, with_points
+    def __init__(self, preparation: str, encoder: str, *, with_mesh: bool) -> None:
+        self.preparation, self.encoder, self.with_mesh = preparation, encoder, with_mesh
         self.reasons: dict[bytes, str] = {}
         self.shards: dict[Path, Shard] = {}
         self._crops: dict[bytes, tuple[Shard, int]] = {}
-        self._points: dict[bytes, tuple[Mapping[str, Tensor], int]] = {}
+        self._meshes: dict[bytes, tuple[Tensor, int]] = {}
         self._vectors: dict[bytes, tuple[Tensor, int]] = {}
 
     def has_crop(self, key: bytes) -> bool:
-        """Tell whether the crop is known, with its points where they are needed."""
-        return key in self._crops and (not self.with_points or key in self._points)
+        """Tell whether the crop is known, with its mesh where that is needed."""
+        return key in self._crops and (not self.with_mesh or key in self._meshes)
 
     def has_vectors(self, key: bytes) -> bool:
         """Tell whether the vectors of the crop are known."""
@@ -63,12 +64,9 @@ class KnownCrops:
         return shard[row]
 
     def column(self, name: str, key: bytes) -> Tensor:
-        """The known ``points`` (P, 2), ``ring`` (R, 2) or ``embeddings`` (2, D) of a photograph."""
-        if name == "embeddings":
-            vectors, row = self._vectors[key]
-            return vectors[row]
-        tensors, row = self._points[key]
-        return tensors[name][row]
+        """The known ``mesh`` (478, 2) or ``embeddings`` (2, D) of a photograph."""
+        rows, row = self._vectors[key] if name == "embeddings" else self._meshes[key]
+        return rows[row]
 
     def add_dataset(self, index: Path, identity: Path) -> None:
         """Add what the finished files of a dataset hold."""
@@ -108,11 +106,9 @@ class KnownCrops:
         self._crops |= {key: (shard, row) for row, key in enumerate(shard.keys)}
 
     def _add_rows(self, keys: Sequence[bytes], tensors: Mapping[str, Tensor]) -> None:
-        if self.with_points and keys:
-            kept = {name: tensors[name] for name in ("points", "ring")}
-            for name, tensor in kept.items():
-                _check_rows(name, tensor, (len(keys), -1, 2))
-            self._points |= {key: (kept, row) for row, key in enumerate(keys)}
+        if self.with_mesh and keys:
+            _check_rows("mesh", tensors["mesh"], (len(keys), SIZE, 2))
+            self._meshes |= {key: (tensors["mesh"], row) for row, key in enumerate(keys)}
         skipped = key_list(tensors["skipped"])
         reasons = (REASONS[int(code)] for code in tensors["reasons"].flatten().tolist())
         self.reasons |= dict(zip(skipped, reasons, strict=True))
@@ -199,7 +195,7 @@ class Bucket:
             known.add_shard(self.shard)
         if self._made or self._left_out:
             columns = {"keys": key_rows(used)}
-            names = ("points", "ring", "embeddings") if known.with_points else ("embeddings",)
+            names = ("mesh", "embeddings") if known.with_mesh else ("embeddings",)
             for name in names if used else ():
                 columns[name] = torch.stack([self._row(name, key) for key in used])
             about = {"preparation": known.preparation, "encoder": known.encoder}
@@ -212,7 +208,5 @@ class Bucket:
         made = self._made.get(key)
         if made is None:
             return self.known.column(name, key)
-        if name == "embeddings":
-            return torch.from_numpy(made.embedding)
-        array = made.points if name == "points" else made.ring
+        array = made.embedding if name == "embeddings" else made.mesh
         return self.known.column(name, key) if array is None else torch.from_numpy(array)

@@ -70,7 +70,7 @@ class Making:
         self.on_progress = on_progress
         self.started = time.perf_counter()
         self.known = KnownCrops(
-            preparation.digest(), encoder_digest, with_points=not preparation.aligned
+            preparation.digest(), encoder_digest, with_mesh=not preparation.aligned
         )
         self.keys: dict[str, bytes] = {}
         """Keys of all files that can be read, by path."""
@@ -235,8 +235,8 @@ class Making:
             "weights": Column.of(torch.tensor([picture.weight for picture in pictures])),
             **skipped_columns(reasons),
         }
-        if self.known.with_points:
-            columns |= {name: self._column(name, used) for name in ("points", "ring")}
+        if self.known.with_mesh:
+            columns["mesh"] = self._column("mesh", used)
         if self.store == "webdataset":
             offsets: list[int] = []
             for path in self._shards(used):

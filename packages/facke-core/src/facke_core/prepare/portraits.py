@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from facke_core.data.mesh import OVAL_RING, POINTS
 from facke_core.errors import FackeWarning, ImageError, NoFaceError, OutOfMemoryError
 from facke_core.faces.align import align, transform_points
 from facke_core.faces.doubts import MOST_AWAY, turned_away
@@ -36,8 +35,9 @@ __all__: list[str] = []
 MIN_EYE_DISTANCE = 18
 """Least distance of the eyes in pixels of the photograph; below, a crop would be mostly
 interpolation."""
-VERSION = 2
-"""Version of the way from a photograph to a crop. Since 2, heads are found as they are turned."""
+VERSION = 3
+"""Version of the way from a photograph to a crop. Since 2, heads are found as they are turned;
+since 3, the whole mesh is kept."""
 DETECTOR = "mediapipe"
 """Name of the detector, which is one that gives a mesh."""
 
@@ -73,7 +73,6 @@ class Preparation:
             about["alignment"] += [alignment.border, alignment.antialias]
             about["detector"] = [DETECTOR, _version()]
             about["limits"] = [MIN_EYE_DISTANCE, MOST_AWAY]
-            about["points"] = [POINTS, OVAL_RING]
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
@@ -90,10 +89,8 @@ class Portrait(NamedTuple):
 
     crop: Array
     """Crop (3, S, S) uint8 RGB."""
-    points: Array | None
-    """Mesh points (P, 2) float32, in pixels of the crop."""
-    ring: Array | None
-    """Outline (R, 2) of the face, float32, in pixels of the crop."""
+    mesh: Array | None
+    """Points (478, 2) float32 of the face mesh, in pixels of the crop."""
     embedding: Array
     """Vectors (2, D) float32 of the crop and of its mirror image."""
 
@@ -135,7 +132,7 @@ class Portraits:
         begin = time.perf_counter()
         if job.crop is not None:
             embedding = self._embed(torch.from_numpy(job.crop))
-            known = Portrait(job.crop, None, None, embedding)
+            known = Portrait(job.crop, None, embedding)
             return Done(known, seconds=time.perf_counter() - begin)
         path, photo, reason, passing = self.photos / job.path, None, "", False
         try:
@@ -161,7 +158,7 @@ class Portraits:
             if photo.shape[1] != photo.shape[2]:
                 return NOT_SQUARE
             crop = _bytes(resize(photo[None], (size, size))[0])
-            return Portrait(crop.numpy(), None, None, self._embed(crop))
+            return Portrait(crop.numpy(), None, self._embed(crop))
         if self._detector is None:
             from facke_core.building import make_detector
 
@@ -181,8 +178,7 @@ class Portraits:
         assert face.mesh is not None
         mesh = transform_points(aligned.matrix[None], face.mesh[None])[0].float()
         crop = _bytes(aligned.crop)
-        points, ring = mesh[list(POINTS)], mesh[list(OVAL_RING)]
-        return Portrait(crop.numpy(), points.numpy(), ring.numpy(), self._embed(crop))
+        return Portrait(crop.numpy(), mesh.numpy(), self._embed(crop))
 
     def _embed(self, crop: Tensor) -> Array:
         """The vectors (2, D) of a crop (3, S, S) uint8 and of its mirror image.

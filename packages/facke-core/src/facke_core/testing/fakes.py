@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facke_core.faces.mesh import face_mesh
 from facke_core.faces.templates import Alignment, template_points
 from facke_core.identity.frozen import FrozenEncoder
 from facke_core.types import (
@@ -178,12 +179,13 @@ class TinyDetector:
 
     Args:
         template: what the photo is a crop of, if it is square.
+        mesh: give the face a mesh.
     """
 
     threshold = 0.5
 
-    def __init__(self, template: str = "ffhq") -> None:
-        self.template = template
+    def __init__(self, template: str = "ffhq", *, mesh: bool = False) -> None:
+        self.template, self.mesh = template, mesh
 
     def __call__(self, photo: Tensor) -> list[Face]:
         """The face of a photo (3, H, W) that :func:`faces` drew."""
@@ -195,7 +197,16 @@ class TinyDetector:
         left, top = (width - side) / 2, (height - side) / 2
         box = torch.tensor([0.15, 0.1, 0.85, 0.95]) * side
         box = box + torch.tensor([left, top, left, top])
-        return [Face(box=box, landmarks=points, score=0.9)]
+        mesh = face_meshes(1, side)[0] + torch.tensor([left, top]) if self.mesh else None
+        return [Face(box=box, landmarks=points, score=0.9, mesh=mesh)]
+
+
+def face_meshes(count: int, size: int, seed: int = 0) -> Tensor:
+    """Meshes (count, 478, 2) in pixels of :func:`faces` of this size, each a little different."""
+    rng = torch.Generator().manual_seed(seed)
+    mean = face_mesh().points[:, :2].float() * size / 4 + torch.tensor([0.5, 0.47]) * size
+    jitter = torch.randn(count, 1, 2, generator=rng) * size / 100
+    return mean * (1 + 0.02 * torch.randn(count, 1, 1, generator=rng)) + jitter
 
 
 def alignment(size: int) -> Alignment:

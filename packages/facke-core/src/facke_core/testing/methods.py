@@ -275,7 +275,7 @@ class MethodConformance(GeneratorChecks, TrainingChecks, SpecChecks):
             pipeline = SwapPipeline(
                 method,
                 identity_encoder=self.make_encoder(dim) if dim else None,
-                detector=TinyDetector(),
+                detector=TinyDetector(mesh=True),
                 alignment=alignment(size),
                 registry=self.the_registry(),
             )

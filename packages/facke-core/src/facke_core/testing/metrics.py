@@ -10,8 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from facke_core.data.mesh import POINTS
-from facke_core.evaluation.geometry import mean_face
 from facke_core.evaluation.metrics import (
     AnyMetric,
     Identities,
@@ -20,6 +18,8 @@ from facke_core.evaluation.metrics import (
     SetMetric,
     SwappedPairs,
 )
+from facke_core.faces.mesh import POINTS
+from facke_core.faces.pose import mean_face
 from facke_core.testing.assertions import (
     doing,
     leaves_alone,

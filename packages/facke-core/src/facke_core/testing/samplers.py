@@ -26,7 +26,7 @@ from facke_core.testing.assertions import (
     require,
     rng,
 )
-from facke_core.testing.fakes import TinyEncoder, alignment, faces
+from facke_core.testing.fakes import TinyEncoder, alignment, face_meshes, faces
 from facke_core.types import SwapInputs
 
 __all__: list[str] = []
@@ -75,7 +75,14 @@ class SamplerConformance:
             faces(samples, size, seed=2 * seed),
             faces(samples, size, seed=2 * seed + 1),
         )
-        return SwapInputs(source, target, self._identity(source), alignment(size))
+        return SwapInputs(
+            source,
+            target,
+            self._identity(source),
+            alignment(size),
+            source_mesh=face_meshes(samples, size, seed=2 * seed),
+            target_mesh=face_meshes(samples, size, seed=2 * seed + 1),
+        )
 
     def _identity(self, source: Tensor) -> Tensor:
         dim = self.made().generator.spec.identity_dim

@@ -289,7 +289,7 @@ class Trainer:
 
     def _placed(self, batch: FaceBatch) -> FaceBatch:
         device = self.accelerator.device
-        return FaceBatch(*(x.to(device, non_blocking=True) for x in batch))
+        return batch.each(lambda x: x.to(device, non_blocking=True))
 
     def _seeded(self, phase: int, part: int) -> torch.Generator:
         """Return a generator for this phase, and seed the global ones as well."""

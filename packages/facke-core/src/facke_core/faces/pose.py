@@ -1,32 +1,29 @@
 """The pose of a head and the expression of its face, from two-dimensional landmarks.
 
-A mean face in three dimensions (``mean_face.json``, made by ``tools/measure_mean_face.py``) is
-fitted to the landmarks under a scaled orthographic camera, in closed form (POS of DeMenthon and
-Davis 1995). Whatever the camera and the shape of the head add to the angles is the same in a target
-and in its result, and so nearly cancels in their difference.
+A mean face in three dimensions (:func:`facke_core.faces.mesh.face_mesh`) is fitted to the
+landmarks under a scaled orthographic camera, in closed form (POS of DeMenthon and Davis 1995).
+Whatever the camera and the shape of the head add to the angles is the same in a target and in its
+result, and so nearly cancels in their difference.
 """
 
 from __future__ import annotations
 
-import json
 from functools import cache
-from importlib import resources
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from facke_core.data.mesh import POINTS, REGIONS
+from facke_core.faces.mesh import POINTS, REGIONS, face_mesh
 from facke_core.types import Face
 
-__all__ = ["Pose", "expression", "head_pose"]
+__all__ = ["expression", "head_pose"]
 
 _FIVE = [POINTS.index(point) for point in (468, 473, 1, 61, 291)]
 """Irises, nose tip, mouth corners: what every detector finds."""
 # what does not move with the expression: eye corners, nose, temples, forehead, upper cheeks
 _STILL = [33, 263, 133, 362, 6, 197, 195, 4, 1, 2, 48, 278, 64, 294, 98, 327, 49, 279, 129, 358]
 _STILL += [10, 109, 338, 103, 332, 21, 251, 127, 356, 234, 454, 117, 346]
-_RIGID = [POINTS.index(point) for point in _STILL]
 _MOVING = [i for name in ("eyes", "brows", "lips") for i in range(len(POINTS))[REGIONS[name]]]
 _STEEP = 0.3
 """Below this determinant (a turn of about 70 degrees) depth cannot be told from width."""
@@ -47,17 +44,15 @@ class Pose(NamedTuple):
 def mean_face() -> Tensor:
     """The points (P, 3) of the mean face, float64, in distances of the irises.
 
-    Their order is that of :data:`facke_core.data.mesh.POINTS`.
+    Their order is that of :data:`facke_core.faces.mesh.POINTS`.
     """
-    text = resources.files("facke_core.evaluation").joinpath("mean_face.json").read_text("utf-8")
-    return torch.tensor(json.loads(text)["points"], dtype=torch.float64)
+    return face_mesh().points[list(POINTS)]
 
 
 def head_pose(face: Face) -> Pose:
     """The pose of a face, from its mesh where there is one, else from its five points."""
     if face.mesh is not None:
-        points = face.mesh.double().cpu()[_STILL]
-        return _fitted(mean_face()[_RIGID], points)
+        return mesh_pose(face.mesh.cpu())
     return _fitted(mean_face()[_FIVE], face.landmarks.double().cpu())
 
 
@@ -85,6 +80,11 @@ def expression(face: Face) -> Tensor | None:
     depth = mean_face()[_MOVING, 2:] * pose.rotation[:2, 2]
     flat = (points - pose.shift) / pose.scale - depth
     return torch.linalg.solve(turned, flat.T).T
+
+
+def mesh_pose(mesh: Tensor) -> Pose:
+    """The pose of a face by its mesh (478, 2) in any pixels."""
+    return _fitted(face_mesh().points[_STILL], mesh.double()[_STILL])
 
 
 def _fitted(model: Tensor, points: Tensor) -> Pose:

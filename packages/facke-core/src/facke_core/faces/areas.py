@@ -1,0 +1,57 @@
+"""Masks of parts of a face, by its mesh."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from facke_core.faces.mesh import EYE_RINGS, MOUTH_RING, OVAL_RING
+
+__all__ = ["openings"]
+
+LIPS_RING = (
+    61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 375, 321, 405, 314, 17, 84, 181, 91, 146,
+)  # fmt: skip
+"""The outer edges of the lips."""
+_SOCKETS = (
+    (226, 247, 30, 29, 27, 28, 56, 190, 243, 112, 26, 22, 23, 24, 110, 25),
+    (446, 467, 260, 259, 257, 258, 286, 414, 463, 341, 256, 252, 253, 254, 339, 255),
+)
+_BROWS = (
+    (70, 63, 105, 66, 107, 55, 65, 52, 53, 46),
+    (300, 293, 334, 296, 336, 285, 295, 282, 283, 276),
+)
+_NOSTRILS = (64, 98, 97, 2, 326, 327, 294, 4)
+
+
+def polygon(ring: Tensor, size: int) -> Tensor:
+    """A mask (1, size, size) uint8, antialiased: 255 inside the polygon ``ring`` (R, 2), in
+    pixels."""
+    scale = 4 if size <= 256 else 2
+    mask = Image.new("L", (scale * size, scale * size))
+    corners = [(x, y) for x, y in ((ring + 0.5) * scale).tolist()]
+    ImageDraw.Draw(mask).polygon(corners, fill=255)
+    pixels = bytearray(mask.reduce(scale).tobytes())
+    return torch.frombuffer(pixels, dtype=torch.uint8).view(1, size, size)
+
+
+def inside(mesh: Tensor, rings: Sequence[Sequence[int]], size: int) -> Tensor:
+    """The share (1, size, size) of each pixel inside any of some rings of a mesh (478, 2)."""
+    mask = torch.zeros(1, size, size, dtype=torch.uint8)
+    for ring in rings:
+        mask = torch.maximum(mask, polygon(mesh[list(ring)], size))
+    return mask.float() / 255
+
+
+def openings(mesh: Tensor, size: int, *, eyes: bool) -> Tensor:
+    """The inside (1, size, size) of the mouth, and of the eyes."""
+    return inside(mesh, (MOUTH_RING, *(EYE_RINGS if eyes else ())), size)
+
+
+def skin(mesh: Tensor, size: int) -> Tensor:
+    """The skin (1, size, size) of the face: without eyes, brows, lips and nostrils."""
+    features = inside(mesh, (*_SOCKETS, *_BROWS, LIPS_RING, _NOSTRILS), size)
+    return inside(mesh, (OVAL_RING,), size) * (1 - features)

@@ -1,0 +1,95 @@
+"""What lies before a face: glasses, hair, hands, masks, microphones, found by a small network.
+
+A swap leaves them alone: :class:`~facke_core.pipeline.SwapPipeline` takes them out of the mask by
+which a result is pasted, and methods that use the source's pixels take none of them from there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib import resources
+
+import torch
+import torch.nn.functional as F
+from kornia.filters import guided_blur
+from safetensors.torch import load
+from torch import Tensor
+
+from facke_core.errors import NoFaceError, VerificationError
+from facke_core.faces.align import align, invert_affine, warp
+from facke_core.faces.paste import face_hull, resized
+from facke_core.faces.templates import Alignment
+from facke_core.nn.occlusion import OcclusionNet
+from facke_core.types import AlignedFace
+
+__all__: list[str] = []
+
+FRAMING = Alignment(template="simswap_frontal", size=128)
+"""The framing in which the network looks at faces."""
+WEIGHTS = "occlusion.safetensors"
+DIGEST = "91fb5bcbbb74b046d035141c9bfb2d5c68966875e6bc104a667bb148c35c5ae3"
+"""SHA-256 of the bundled weights."""
+_SURE = (0.35, 0.75)
+"""Shares of the network up to which nothing is seen, and from which a pixel is covered."""
+
+
+def occlusion(photo: Tensor, faces: Sequence[AlignedFace], size: int) -> Tensor:
+    """The share (N, 1, size, size) in [0, 1] of each pixel of faces that something covers.
+
+    Args:
+        photo: (3, H, W) in [0, 1].
+        faces: N faces of the photo, in any framing.
+        size: side of the result, which shows the crops of ``faces``, in pixels.
+    """
+    shares = []
+    for face in faces:
+        try:
+            seen = align(photo, face.face, FRAMING)
+        except NoFaceError:  # a mesh that is no face
+            shares.append(torch.zeros(1, size, size))
+            continue
+        covered = _covered(seen)
+        # from the network's framing to that of the face, by way of the photo
+        there = resized(face.matrix[None].double().cpu(), size / face.crop.shape[-1])
+        back = invert_affine(seen.matrix[None].double().cpu())
+        whole = torch.tensor([[[0.0, 0, 1]]], dtype=torch.float64)
+        between = (torch.cat([there, whole], 1) @ torch.cat([back, whole], 1))[:, :2]
+        share = warp(covered[None], between, size, border="zeros")[0]
+        guide = F.interpolate(face.crop[None].float().cpu(), (size, size), mode="bilinear")
+        shares.append(_refined(share, guide[0].mean(0, keepdim=True)))
+    return torch.stack(shares)
+
+
+@torch.inference_mode()
+def _covered(face: AlignedFace) -> Tensor:
+    size = FRAMING.size
+    logits = _network()(face.crop[None].float().cpu(), face_hull(face, size)[None])
+    return logits.sigmoid()[0].clone()
+
+
+def _refined(share: Tensor, guide: Tensor) -> Tensor:
+    """Follow the edges of the picture, and be sure of what is nearly sure."""
+    size = share.shape[-1]
+    reach = max(2 * (size // 100) + 1, 3)
+    share = guided_blur(guide[None], share[None], reach, 1e-4)[0]
+    low, high = _SURE
+    return ((share - low) / (high - low)).clamp(0, 1)
+
+
+@lru_cache(maxsize=1)
+@torch.inference_mode(False)
+def _network() -> OcclusionNet:
+    content = resources.files("facke_core.faces").joinpath(WEIGHTS).read_bytes()
+    if hashlib.sha256(content).hexdigest() != DIGEST:
+        raise VerificationError(
+            f"{WEIGHTS} of facke-core is damaged: its SHA-256 is not {DIGEST}. Install facke-core "
+            "again."
+        )
+    net = OcclusionNet()
+    tensors = load(content)
+    net.load_state_dict(
+        {name: tensor.to(net.state_dict()[name].dtype) for name, tensor in tensors.items()}
+    )
+    return net.eval().requires_grad_(False)

@@ -1,0 +1,255 @@
+"""``warp``: the source's own pixels, bent by the face mesh into the target's pose; no network.
+
+:mod:`facke_core.faces.warp` bends the source. What remains is light: the result gets the target's
+light and skin tone by the ratio of low-pass pictures, is blended in several bands (Burt and
+Adelson 1983), and leaves eyes, the inside of the mouth and whatever the source does not show to the
+target, or to another method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from facke_core import GeneratorOutput, GeneratorSpec, Method, SwapInputs
+from facke_core.delegate import encoders_of, swapped_by
+from facke_core.errors import ConfigError, UsageError
+from facke_core.faces.areas import openings
+from facke_core.faces.smooth import blurred
+from facke_core.faces.warp import bend
+
+__all__ = ["WarpSampler"]
+
+LIGHT = 0.11
+"""Standard deviation of the low-pass filter that tells light from features, in sides of a crop."""
+LIGHT_LIMITS = (0.4, 2.5)
+"""Least and largest factor by which light changes."""
+PULL = 0.5
+"""Share of the shape of the source's face that a result has."""
+MISSING = 0.01
+"""Least share of a face that the source does not show for another method to be asked."""
+BANDS = 4
+"""Bands in which source and target are blended."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarpConfig:
+    """The configuration of ``warp``."""
+
+    image_size: int = 512
+    """Side of the crops in pixels."""
+
+    def __post_init__(self) -> None:
+        if not 64 <= self.image_size <= 1024 or self.image_size % 16:
+            raise ConfigError(
+                f"generator.image_size: {self.image_size} is not possible. Use a multiple of 16 "
+                "from 64 to 1024."
+            )
+
+
+class Warp(nn.Module):
+    """A generator without parameters: bends ``source`` onto ``x``, the target."""
+
+    def __init__(self, config: WarpConfig) -> None:
+        super().__init__()
+        self.spec = GeneratorSpec(
+            image_size=config.image_size,
+            identity_dim=0,
+            conditions=frozenset({"source", "source_mesh", "target_mesh"}),
+        )
+
+    def forward(
+        self,
+        x: Tensor,
+        source: Tensor,
+        source_mesh: Tensor,
+        target_mesh: Tensor,
+        *,
+        pull: float = PULL,
+        eyes: Literal["target", "source"] = "target",
+        behind: Tensor | None = None,
+        source_occlusion: Tensor | None = None,
+        target_occlusion: Tensor | None = None,
+    ) -> GeneratorOutput:
+        """Swap crops.
+
+        Args:
+            x: targets (B, 3, S, S) in [0, 1].
+            source: sources (B, 3, S, S) in [0, 1].
+            source_mesh: their meshes (B, 478, 2), in pixels.
+            target_mesh: those of the targets.
+            pull: share of the shape of the source's face, 0 to 1.
+            eyes: whose eyes the result has; the target's keep the gaze.
+            behind: pictures (B, 3, S, S) for the places that the source does not show; default: the
+                targets.
+            source_occlusion: the share (B, 1, M, M) of each pixel of ``source`` that something
+                before the face covers; it does not travel.
+            target_occlusion: that of the targets, whose light is measured without it.
+
+        Returns:
+            The results, computed on the CPU; as ``confidence`` (B, 1, S, S) how much of them is the
+            source's, and as ``missing`` (B,) the share of each face that the source does not show.
+        """
+
+        # index maps are made on the CPU, in float32, whatever the pictures are
+        def plain(value: Tensor) -> Tensor:
+            return value.float().cpu()
+
+        def known(value: Tensor | None) -> Tensor | None:
+            return None if value is None else plain(value)
+
+        with torch.autocast(x.device.type, enabled=False):
+            output = _swapped(
+                plain(x),
+                plain(source),
+                plain(source_mesh),
+                plain(target_mesh),
+                known(behind),
+                known(source_occlusion),
+                known(target_occlusion),
+                pull=pull,
+                eyes=eyes == "target",
+            )
+        aux = {name: value.to(x) for name, value in output.aux.items()}
+        return GeneratorOutput(output.image.to(x), aux)
+
+
+def _swapped(
+    x: Tensor,
+    source: Tensor,
+    source_mesh: Tensor,
+    target_mesh: Tensor,
+    behind: Tensor | None,
+    source_occlusion: Tensor | None,
+    target_occlusion: Tensor | None,
+    *,
+    pull: float,
+    eyes: bool,
+) -> GeneratorOutput:
+    size = x.shape[-1]
+    bent = bend(source, source_mesh, target_mesh, size, pull=pull, occlusion=source_occlusion)
+    face = (bent.raster.triangle >= 0)[:, None]
+    # the target, whose features stand where the result's shall
+    moved = torch.where(face, bent.raster.read(x, target_mesh), x)
+    base = moved if behind is None else torch.lerp(x, behind, blurred(face.float(), size / 50))
+    seen = bent.confidence
+    if target_occlusion is not None:  # whose colours are not the face's
+        covered = F.interpolate(target_occlusion, (size, size), mode="bilinear")
+        seen = seen * (covered < 0.1)
+    warped = relit(_toned(bent.image, x, face), moved, seen)
+    result = blended(base, warped, bent.confidence)
+    keep = torch.stack([openings(mesh, size, eyes=eyes) for mesh in bent.mesh])
+    result = torch.lerp(result, moved, blurred(keep, size / 250)).clamp(0, 1)
+    inner = -F.max_pool2d(-face.float(), 2 * (size // 32) + 1, 1, size // 32)
+    unseen = ((bent.confidence < 0.5) * inner).flatten(1).sum(1)
+    missing = unseen / inner.flatten(1).sum(1).clamp(min=1)
+    return GeneratorOutput(result, {"confidence": bent.confidence, "missing": missing})
+
+
+def relit(image: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Pictures (B, 3, S, S) in the light of ``target``: their low frequencies, inside the mask
+    (B, 1, S, S), become the target's, by factors within :data:`LIGHT_LIMITS`."""
+    sigma = LIGHT * image.shape[-1]
+    inside = (mask > 0.5).to(image.dtype)
+    area = blurred(inside, sigma).clamp(min=1e-3)
+    ours, theirs = (blurred(x * inside, sigma) / area for x in (image, target))
+    ratio = (theirs + 0.02) / (ours + 0.02)
+    return (image * ratio.clamp(*LIGHT_LIMITS)).clamp(0, 1)
+
+
+def blended(base: Tensor, image: Tensor, mask: Tensor) -> Tensor:
+    """Blend ``image`` into ``base`` (B, 3, S, S) where the mask (B, 1, S, S) is 1, low frequencies
+    over a wide edge and fine ones over a narrow one."""
+    result, size = torch.zeros_like(base), base.shape[-2:]
+    for band in range(BANDS):
+        last = band == BANDS - 1
+        low = [F.interpolate(x, scale_factor=0.5, mode="area") for x in (base, image, mask)]
+        if last:
+            detail = torch.lerp(base, image, mask)
+        else:
+            up = [F.interpolate(x, base.shape[-2:], mode="bilinear") for x in low[:2]]
+            detail = torch.lerp(base - up[0], image - up[1], mask)
+        for _ in range(band):
+            shape = (detail.shape[-2] * 2, detail.shape[-1] * 2)
+            detail = F.interpolate(detail, shape, mode="bilinear")
+        result = result + detail
+        base, image, mask = low
+    assert result.shape[-2:] == size
+    return result
+
+
+def _toned(image: Tensor, target: Tensor, face: Tensor) -> Tensor:
+    """Take the colours from sources whose target has none in its face (B, 1, S, S)."""
+    spread = (target.amax(1, keepdim=True) - target.amin(1, keepdim=True)) * face
+    grey = spread.flatten(1).amax(1) < 2 / 255
+    return torch.where(grey[:, None, None, None], image.mean(1, keepdim=True), image)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarpSampler:
+    """The settings of a swap by ``warp``. No noise is drawn.
+
+    Raises:
+        ConfigError: a pull outside of [0, 1].
+    """
+
+    eyes: Literal["target", "source"] = "target"
+    """Whose eyes the result has. The target's keep the gaze; the source's are a little more like
+    the source."""
+    pull: float = PULL
+    """Share of the shape of the source's face that the result has, 0 to 1."""
+    fallback: str = "simswap"
+    """Method that makes what the source does not show, as :func:`facke_core.load` takes it;
+    ``none``: the target's own face stays there."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.pull <= 1:
+            raise ConfigError(f"pull: {self.pull:g} is not in [0, 1].")
+
+    @property
+    def supplies(self) -> frozenset[str]:
+        """The conditions that it can feed: the source and both meshes."""
+        return frozenset({"source", "source_mesh", "target_mesh"})
+
+    def __call__(
+        self, generator: Warp, inputs: SwapInputs, *, rng: torch.Generator | None = None
+    ) -> Tensor:
+        """Swap: the results (B, 3, S, S) in [0, 1].
+
+        Raises:
+            UsageError: the detector gives no meshes.
+        """
+        if inputs.source_mesh is None or inputs.target_mesh is None:
+            raise UsageError(
+                "warp bends the source by face meshes, and the face detector gave none. Use the "
+                "detector mediapipe, on photographs instead of crops."
+            )
+        known = {
+            "source": inputs.source,
+            "source_mesh": inputs.source_mesh,
+            "target_mesh": inputs.target_mesh,
+            "pull": self.pull,
+            "eyes": self.eyes,
+            "source_occlusion": inputs.source_occlusion,
+            "target_occlusion": inputs.target_occlusion,
+        }
+        output = generator(inputs.target, **known)
+        if self.fallback != "none" and float(output.aux["missing"].amax()) > MISSING:
+            behind = swapped_by(self.fallback, inputs, rng=rng).to(inputs.target)
+            output = generator(inputs.target, **known, behind=behind)
+        return output.image
+
+    @property
+    def encoders(self) -> list[str | Mapping[str, Any]]:
+        """The encoders that results are made to please: that of ``fallback``."""
+        return [] if self.fallback == "none" else encoders_of(self.fallback)
+
+
+def build(config: WarpConfig) -> Method:
+    """Build the method."""
+    return Method(Warp(config), WarpSampler())
