@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from facke_core.faces.paste import Pasted
 from facke_core.jobs.pairs import PairSet, read_pairs
 from facke_core.types import SwapInputs
 
@@ -62,8 +63,17 @@ class Pipeline:
     def encode(self, crops: torch.Tensor) -> torch.Tensor:
         return torch.ones(len(crops), 3)
 
-    def paste(self, photo: torch.Tensor, crop: torch.Tensor, face: Any) -> torch.Tensor:
-        return photo
+    def occlusion(self, photo: torch.Tensor, faces: Any) -> None:
+        return None
+
+    def inputs(self, sources: Any, targets: Any, identity: torch.Tensor) -> SwapInputs:
+        source, target = (torch.stack([face.crop for face in each]) for each in (sources, targets))
+        return SwapInputs(source, target, identity)
+
+    def paste(
+        self, photo: torch.Tensor, crop: torch.Tensor, face: Any, *, occlusion: Any
+    ) -> Pasted:
+        return Pasted(photo, photo[:1])
 
     def sampler(self, seed: int | None) -> None:
         return None
