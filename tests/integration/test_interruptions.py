@@ -59,7 +59,10 @@ def test_a_signal_saves_and_ends(
     bench.until_logging(process, run)
     time.sleep(0.3)
     process.send_signal(number)
-    status = process.wait(60)
+    try:
+        status = process.wait(60)
+    finally:
+        process.kill()
     text = log.read_text(encoding="utf-8")
     assert status != 0, text
     if processes == 1:
