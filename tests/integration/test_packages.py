@@ -188,7 +188,7 @@ def test_the_gan_package_brings_the_command_and_simswap(
     gan = Environment(tmp_path / "gan", *(built[name].wheel for name in names))
     wanted = {canonicalize_name(one.name) for one in requirements(built["facke-gan"].wheel)}
     assert wanted == {"facke-core", "facke-cli"}
-    assert [row["name"] for row in gan.facke("methods")] == ["simswap"]
+    assert [row["name"] for row in gan.facke("methods")] == ["simswap", "warp"]
     report = gan.facke(
         "swap", "--method", "simswap", "sample:collins", "sample:hopper", "-o", "out.png"
     )
@@ -200,7 +200,8 @@ def test_all_five_work_together(built: dict[str, Built], tmp_path: Path) -> None
     every = Environment(tmp_path / "every", *(one.wheel for one in built.values()))
     rows = {row["name"]: row for row in every.facke("methods")}
     weights = {name: row["weights"] for name, row in rows.items()}
-    assert weights == {"cvae": "none"} | dict.fromkeys(("cvae-gan", "ilvr", "simswap"), "bundled")
+    bundled = dict.fromkeys(("cvae-gan", "ilvr", "simswap"), "bundled")
+    assert weights == {"cvae": "none", "warp": "none"} | bundled
     plugins = every.facke("plugins")
     assert {row["name"] for row in plugins} == {*NAMES} - {"facke-cli"}
     assert [row["failure"] for row in plugins if row["failure"]] == []

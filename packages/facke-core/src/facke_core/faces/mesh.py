@@ -106,8 +106,9 @@ def face_mesh() -> FaceMesh:
 
     text = resources.files("facke_core.faces").joinpath("face_mesh.json").read_text("utf-8")
     known = json.loads(text)
-    return FaceMesh(
-        torch.tensor(known["points"], dtype=torch.float64),
-        torch.tensor(known["mirror"]),
-        torch.tensor(known["triangles"]),
-    )
+    with torch.inference_mode(False):  # what a swap reads must serve a later training too
+        return FaceMesh(
+            torch.tensor(known["points"], dtype=torch.float64),
+            torch.tensor(known["mirror"]),
+            torch.tensor(known["triangles"]),
+        )

@@ -266,6 +266,7 @@ def _frontal(mesh: Tensor) -> Tensor | None:
 
 
 @cache
+@torch.inference_mode(False)  # what a swap computes must serve a later training too
 def _pull_weights() -> Tensor:
     """How much of the pull each of the 478 points gets: none at the outline, more inside."""
     known = face_mesh()
