@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pictures as made
 import pytest
 import torch
 from PIL import Image, ImageCms
 
+import pictures as made
 from facke_core.errors import FackeWarning, ImageError, OutOfMemoryError
 from facke_core.faces.templates import Alignment
 from facke_core.images.files import check_input, check_output

@@ -6,11 +6,11 @@ import struct
 import zlib
 from pathlib import Path
 
-import pictures as made
 import pytest
 import torch
 from PIL import Image
 
+import pictures as made
 from facke_core.errors import ImageError
 from facke_core.images.io import write_image
 from facke_core.images.provenance import (

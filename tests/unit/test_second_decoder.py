@@ -9,10 +9,10 @@ from typing import Any
 
 import cv2
 import numpy as np
-import pictures as made
 import pytest
 from PIL import Image
 
+import pictures as made
 from facke_core.images.io import read_image
 
 COLOURS = made.smooth(57, 33)
