@@ -88,8 +88,5 @@ def _network() -> OcclusionNet:
             "again."
         )
     net = OcclusionNet()
-    tensors = load(content)
-    net.load_state_dict(
-        {name: tensor.to(net.state_dict()[name].dtype) for name, tensor in tensors.items()}
-    )
+    net.load_state_dict(load(content))  # which float32 takes from float16
     return net.eval().requires_grad_(False)

@@ -18,6 +18,7 @@ from facke_core.faces.align import invert_affine, transform_points, warp
 from facke_core.faces.areas import skin
 from facke_core.faces.colour import match_color
 from facke_core.faces.grain import grained
+from facke_core.faces.smooth import smoothstep
 from facke_core.images.io import resize
 from facke_core.types import AlignedFace, Face
 
@@ -50,7 +51,7 @@ def face_mask(aligned: AlignedFace, size: int = 128, *, feather: float = FEATHER
     ticks = torch.arange(size, dtype=torch.float32)
     border = torch.minimum(ticks, size - 1 - ticks)
     border = torch.minimum(border[:, None], border[None, :])
-    return _smooth(torch.minimum(inside, border) / (feather * width))[None]
+    return smoothstep(torch.minimum(inside, border) / (feather * width))[None]
 
 
 def mask_behind(aligned: AlignedFace, front: Iterable[Face], size: int = 128) -> Tensor:
@@ -65,7 +66,7 @@ def mask_behind(aligned: AlignedFace, front: Iterable[Face], size: int = 128) ->
     mask = face_mask(aligned, size)
     for face in front:
         inside, width = _inside(aligned._replace(face=face), size)
-        mask = mask * (1 - _smooth((inside / width + MARGIN) / MARGIN))
+        mask = mask * (1 - smoothstep((inside / width + MARGIN) / MARGIN))
     return mask
 
 
@@ -75,11 +76,6 @@ def _inside(aligned: AlignedFace, size: int) -> tuple[Tensor, Tensor]:
     directions, reach = _outline(aligned, size / aligned.crop.shape[-1])
     half = _DIRECTIONS // 2
     return _depth(directions, reach, size), (reach[:half] + reach[half:]).amin()
-
-
-def _smooth(depth: Tensor) -> Tensor:
-    share = depth.clamp(0, 1)
-    return share * share * (3 - 2 * share)
 
 
 def face_hull(aligned: AlignedFace, size: int) -> Tensor:

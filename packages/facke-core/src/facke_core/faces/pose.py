@@ -70,16 +70,22 @@ def expression(face: Face) -> Tensor | None:
     They are float64, with the depth of the mean face. None where there is no mesh, or the head is
     turned so far that width cannot be told from depth.
     """
-    if face.mesh is None:
-        return None
-    pose = head_pose(face)
+    points = None if face.mesh is None else frontal(face.mesh.cpu())
+    return None if points is None else points[[POINTS[i] for i in _MOVING]]
+
+
+def frontal(mesh: Tensor) -> Tensor | None:
+    """The points (478, 2) of a mesh in the head's own axes, in distances of the irises.
+
+    They are float64, with the depth of the mean face. None where the head is turned so far that
+    width cannot be told from depth.
+    """
+    pose = mesh_pose(mesh)
     turned = pose.rotation[:2, :2]
     if abs(float(torch.linalg.det(turned))) < _STEEP:
         return None
-    points = face.mesh.double().cpu()[[POINTS[i] for i in _MOVING]]
-    depth = mean_face()[_MOVING, 2:] * pose.rotation[:2, 2]
-    flat = (points - pose.shift) / pose.scale - depth
-    return torch.linalg.solve(turned, flat.T).T
+    depth = face_mesh().points[:, 2:] * pose.rotation[:2, 2]
+    return torch.linalg.solve(turned, ((mesh.double() - pose.shift) / pose.scale - depth).T).T
 
 
 def mesh_pose(mesh: Tensor) -> Pose:

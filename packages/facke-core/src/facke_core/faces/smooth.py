@@ -1,4 +1,4 @@
-"""Gaussian filters of any width, in time that does not grow with it."""
+"""Gaussian filters of any width, in time that does not grow with it, and smooth steps."""
 
 from __future__ import annotations
 
@@ -23,3 +23,9 @@ def blurred(image: Tensor, sigma: float) -> Tensor:
     kernel = (kernel / kernel.sum()).view(1, 1, 1, -1).expand(image.shape[1], 1, 1, -1)
     padded = F.pad(image, (reach,) * 4, mode="replicate")
     return F.conv2d(F.conv2d(padded, kernel, groups=len(kernel)), kernel.mT, groups=len(kernel))
+
+
+def smoothstep(share: Tensor) -> Tensor:
+    """0 up to 0, 1 from 1 on, and between them a smooth rise (a cubic)."""
+    share = share.clamp(0, 1)
+    return share * share * (3 - 2 * share)

@@ -8,6 +8,7 @@ head looks elsewhere, is taken from the other half of its face, and told by a co
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -16,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from facke_core.faces.mesh import EYE_RINGS, MOUTH_RING, OVAL_RING, POINTS, REGIONS, face_mesh
-from facke_core.faces.pose import mesh_pose
-from facke_core.faces.smooth import blurred
+from facke_core.faces.pose import frontal, mesh_pose
+from facke_core.faces.smooth import blurred, smoothstep
 
 __all__ = ["bend"]
 
@@ -155,12 +156,12 @@ def bend(
     """
     goal = pulled(source_mesh, target_mesh, pull)
     raster, mirror = rasterize(goal, size), face_mesh().mirror
-    twins = source_mesh[:, mirror]
-    scale = size / source.shape[-1]
-    trust = _trust(source_mesh * scale, goal)
-    mirrored = _trust(twins * scale, goal, mirrored=True)
-    own = _shares(trust, goal, size, _hidden(occlusion, source_mesh / source.shape[-1]))
-    other = _shares(mirrored, goal, size, _hidden(occlusion, twins / source.shape[-1]))
+    twins, hidden = source_mesh[:, mirror], _covered(source_mesh)
+    scale = (size / source.shape[-1]) ** 2
+    # a mirrored triangle is seen from outside where its area is below 0
+    trust = _trust(scale * areas(source_mesh), goal) * ~hidden
+    mirrored = _trust(-scale * areas(twins), goal) * ~hidden[:, mirror]
+    own, other = _shares([(trust, source_mesh), (mirrored, twins)], goal, size, source, occlusion)
     image = read(source, raster.carry(source_mesh))
     if float(((1 - own) * other).detach().amax()) > 0.05:
         twin = read(source, raster.carry(twins))
@@ -168,42 +169,40 @@ def bend(
     return Bent(image.clamp(0, 1), own + (1 - own) * TWIN * other, goal, raster)
 
 
-def _hidden(occlusion: Tensor | None, places: Tensor) -> tuple[Tensor, Tensor] | None:
-    return None if occlusion is None else (occlusion, places)
-
-
-def _shares(trust: Tensor, goal: Tensor, size: int, hidden: tuple[Tensor, Tensor] | None) -> Tensor:
-    """Trust in points (B, 478) as trust in pixels (B, 1, S, S): none beside the face, narrowed by
-    about 1 % of the crop, and faded over as much."""
+def _shares(
+    trusts: Sequence[tuple[Tensor, Tensor]],
+    goal: Tensor,
+    size: int,
+    source: Tensor,
+    occlusion: Tensor | None,
+) -> Iterator[Tensor]:
+    """Trust in points (B, 478), each with the meshes in the source that it is about, as trust in
+    pixels (B, 1, S, S): none beside the face, narrowed by about 1 % of the crop, and faded over as
+    much."""
     small = min(size, 128)
     raster = rasterize((goal + 0.5) * small / size - 0.5, small)
-    share = raster.carry(trust[..., None])
-    if hidden is not None:
-        occlusion, places = hidden
-        side = occlusion.shape[-1]
-        covered = read(occlusion, raster.carry(places * side), mode="bilinear").clamp(0, 1)
-        # whatever is near to a thing has its shadow
-        share = share * (1 - F.max_pool2d(covered, 3, 1, 1))
-    narrow = blurred(-F.max_pool2d(-share, 3, 1, 1), 0.012 * small)
-    return F.interpolate(narrow, (size, size), mode="bilinear") if small < size else narrow
+    for trust, mesh in trusts:
+        share = raster.carry(trust[..., None])
+        if occlusion is not None:
+            places = raster.carry(mesh * (occlusion.shape[-1] / source.shape[-1]))
+            covered = read(occlusion, places, mode="bilinear").clamp(0, 1)
+            # whatever is near to a thing has its shadow
+            share = share * (1 - F.max_pool2d(covered, 3, 1, 1))
+        narrow = blurred(-F.max_pool2d(-share, 3, 1, 1), 0.012 * small)
+        yield F.interpolate(narrow, (size, size), mode="bilinear") if small < size else narrow
 
 
-def _trust(source: Tensor, goal: Tensor, *, mirrored: bool = False) -> Tensor:
-    """How far what the sources show at each point (B, 478) is to be trusted: by the size of the
-    triangles around it, relative to that in the target, and not at all where it is turned away or
-    covered by another part of the face."""
+def _trust(shown: Tensor, goal: Tensor) -> Tensor:
+    """How far what triangles of the areas ``shown`` (B, T) show at each point (B, 478) is to be
+    trusted: by the size of those around it, relative to that in the target."""
     corners = face_mesh().triangles.view(-1)
 
-    def around(mesh: Tensor, sign: int = 1) -> Tensor:
-        each = (sign * areas(mesh)).clamp(min=0).repeat_interleave(3, 1)
-        return mesh.new_zeros(mesh.shape[:2]).index_add_(1, corners, each)
+    def around(sizes: Tensor) -> Tensor:
+        each = sizes.clamp(min=0).repeat_interleave(3, 1)
+        return goal.new_zeros(goal.shape[:2]).index_add_(1, corners, each)
 
-    ratio = around(source, -1 if mirrored else 1) / around(goal).clamp(min=1e-3)
-    trust = ((ratio - LEAST_AREA) / (FULL_AREA - LEAST_AREA)).clamp(0, 1)
-    if mirrored:
-        mirror = face_mesh().mirror
-        return trust * ~_covered(source[:, mirror])[:, mirror]
-    return trust * ~_covered(source)
+    ratio = around(shown) / around(areas(goal)).clamp(min=1e-3)
+    return ((ratio - LEAST_AREA) / (FULL_AREA - LEAST_AREA)).clamp(0, 1)
 
 
 def _covered(mesh: Tensor) -> Tensor:
@@ -244,8 +243,7 @@ def pulled(source_mesh: Tensor, target_mesh: Tensor, pull: float) -> Tensor:
     """
     goals = []
     for source, target in zip(source_mesh, target_mesh, strict=True):
-        pose, own = mesh_pose(target), _frontal(source)
-        wanted = _frontal(target)
+        pose, own, wanted = mesh_pose(target), frontal(source), frontal(target)
         if pull == 0 or own is None or wanted is None:
             goals.append(target)
             continue
@@ -254,28 +252,15 @@ def pulled(source_mesh: Tensor, target_mesh: Tensor, pull: float) -> Tensor:
     return torch.stack(goals)
 
 
-def _frontal(mesh: Tensor) -> Tensor | None:
-    """The points (478, 2) in the head's own axes, in distances of the irises, float64; None where
-    the head is turned so far that width cannot be told from depth."""
-    pose = mesh_pose(mesh)
-    turned = pose.rotation[:2, :2]
-    if abs(float(torch.linalg.det(turned))) < 0.3:
-        return None
-    depth = face_mesh().points[:, 2:] * pose.rotation[:2, 2]
-    return torch.linalg.solve(turned, ((mesh.double() - pose.shift) / pose.scale - depth).T).T
-
-
 @cache
 @torch.inference_mode(False)  # what a swap computes must serve a later training too
 def _pull_weights() -> Tensor:
     """How much of the pull each of the 478 points gets: none at the outline, more inside."""
     known = face_mesh()
-    frontal = known.points[:, :2]
-    depth = torch.cdist(frontal, frontal[list(OVAL_RING)]).amin(1)
-    weights = (depth / 0.35).clamp(0, 1)
-    weights = weights * weights * (3 - 2 * weights)
+    flat = known.points[:, :2]
+    weights = smoothstep(torch.cdist(flat, flat[list(OVAL_RING)]).amin(1) / 0.35)
     soft = [point for ring in (*EYE_RINGS, MOUTH_RING) for point in ring]
     soft += [POINTS[i] for name in ("eyes", "lips") for i in range(len(POINTS))[REGIONS[name]]]
-    distance = torch.cdist(frontal, frontal[soft]).amin(1)
+    distance = torch.cdist(flat, flat[soft]).amin(1)
     share = (distance / 0.25).clamp(0, 1)
     return weights * (EXPRESSION + (1 - EXPRESSION) * share)

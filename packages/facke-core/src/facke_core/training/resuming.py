@@ -64,7 +64,7 @@ def recipe_of(
     state = read_state(checkpoint)
     saved = saved_recipe(state, checkpoint)
     begun = state.get("base")
-    if begun is None or _differences(_recipe(begun, checkpoint), base):
+    if begun is None or _differences(saved_recipe({"recipe": begun}, checkpoint), base):
         recipe = read_recipe(name, overrides, registry)
     else:
         data = to_dict(saved)
@@ -132,10 +132,6 @@ def check_same_run(state: Mapping[str, Any], now: Mapping[str, Any], where: Path
             FackeWarning,
             stacklevel=3,
         )
-
-
-def _recipe(data: Any, where: Path) -> Recipe:
-    return saved_recipe({"recipe": data}, where)
 
 
 def _differences(saved: Recipe, now: Recipe) -> list[str]:
