@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from facke_core._files import sha256_of
 from facke_core._tensors import read as read_tensor_file
 from facke_core.building import build_method
 from facke_core.config import from_dict, json_text, to_dict
@@ -54,7 +55,6 @@ from facke_core.weights.layout import (
     FileInfo,
     WeightsConfig,
     read_weights_config,
-    sha256_of,
 )
 from fuzzing import Kind
 from pictures import encoded, smooth

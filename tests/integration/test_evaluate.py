@@ -15,12 +15,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from facke_core import default_registry
+from facke_core._files import sha256_of
 from facke_core.data.crops import CropSet
 from facke_core.errors import DataError
 from facke_core.evaluation.runner import EvaluationSpec
 from facke_core.evaluation.work import EvaluationWork
 from facke_core.weights.checkpoints import STATE
-from facke_core.weights.layout import MODEL, sha256_of
+from facke_core.weights.layout import MODEL
 from facke_core.weights.sources import locate
 from standins import PlainSampler
 

@@ -13,6 +13,7 @@ from test_convert_safety import tiny
 
 from facke_cli.main import main
 from facke_core import ConverterSpec, Registry, default_registry, load_encoder
+from facke_core._files import sha256_of
 from facke_core.convert.kinds import Checkpoint, Converted
 from facke_core.convert.run import convert
 from facke_core.errors import (
@@ -24,7 +25,7 @@ from facke_core.errors import (
     WeightsError,
 )
 from facke_core.identity.iresnet import ArcFaceResNet
-from facke_core.weights.layout import read_weights_config, sha256_of
+from facke_core.weights.layout import read_weights_config
 from standins import plugin
 
 

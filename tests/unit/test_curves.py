@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from facke_core._files import sha256_of
 from facke_core.errors import VerificationError, WeightsError
 from facke_core.evaluation.report import read_reports
 from facke_core.publish._curves import (
@@ -32,7 +33,6 @@ from facke_core.weights.layout import (
     check_files,
     logs_of,
     read_weights_config,
-    sha256_of,
 )
 
 ROOT = Path(__file__).parents[2]

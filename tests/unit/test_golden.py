@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from facke_core import Method, MethodSpec, Registry, SwapInputs, load, save
+from facke_core._files import sha256_of
 from facke_core.config import to_dict, write_json
 from facke_core.errors import FackeWarning, VerificationError, WeightsError
 from facke_core.publish.golden import make_golden, replay, verify
@@ -23,7 +24,6 @@ from facke_core.weights.layout import (
     MODEL,
     WeightsConfig,
     read_weights_config,
-    sha256_of,
 )
 from standins import FunctionGenerator, FunctionSampler, registry_of
 

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save as saved
 
 from facke_core import _cache, _json, _tensors
+from facke_core._files import sha256_of
 from facke_core.backends import graphs
 from facke_core.building import build_method
 from facke_core.data.tables import read_csv
@@ -23,7 +24,7 @@ from facke_core.identity.iresnet import arcface_network, cosface_network
 from facke_core.images.provenance import parse_packet
 from facke_core.plugins.registry import default_registry
 from facke_core.weights import layout
-from facke_core.weights.layout import MODEL, FileInfo, WeightsConfig, read_tensors, sha256_of
+from facke_core.weights.layout import MODEL, FileInfo, WeightsConfig, read_tensors
 
 STAGES: dict[str, Any] = {"image_size": 32, "identity_dim": 8, "channels": [4, 8]}
 

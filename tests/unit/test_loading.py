@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from facke_core import Bundled, EncoderSpec, HubRef, Method, MethodSpec, Registry
+from facke_core._files import sha256_of
 from facke_core.building import build_method, load_encoder
 from facke_core.errors import (
     CompatibilityError,
@@ -39,7 +40,6 @@ from facke_core.weights.layout import (
     WeightsConfig,
     check_files,
     read_weights_config,
-    sha256_of,
 )
 from facke_core.weights.sources import locate
 from standins import Bomb, ColourEncoder, PlainSampler, registry_of

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from facke_core._files import sha256_of
 from facke_core.config import from_dict, read_json, write_json
 from facke_core.errors import ConfigError, FackeWarning, TrainingError, UsageError
 from facke_core.losses.terms import IdentityLoss, ReconstructionLoss
@@ -33,7 +34,7 @@ from facke_core.training.recipe import OptimizerConfig, Recipe, terms
 from facke_core.training.swapping import SwapObjective
 from facke_core.training.trainer import Trainer
 from facke_core.types import FaceBatch, GeneratorOutput, Step
-from facke_core.weights.checkpoints import digest, newest_sound
+from facke_core.weights.checkpoints import newest_sound
 from standins import Batches
 
 SIZE = 48
@@ -242,7 +243,7 @@ def test_a_checkpoint_with_numbers_that_are_none_is_neither_written_nor_resumed(
     tensors[name].view(-1)[0] = float("inf")
     save_file(tensors, file)
     state = json.loads((newest / "state.json").read_text())
-    state["files"][file.name] = digest(file)  # as an earlier facke wrote it
+    state["files"][file.name] = sha256_of(file)  # as an earlier facke wrote it
     (newest / "state.json").write_text(json.dumps(state))
     with pytest.warns(FackeWarning, match=rf"00000004.*not finite.*{re.escape(name)} \(1 of "):
         assert newest_sound(run) == run / "checkpoints" / "00000002"

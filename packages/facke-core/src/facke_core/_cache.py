@@ -9,7 +9,7 @@ import hashlib
 from contextlib import suppress
 from pathlib import Path
 
-from facke_core._files import write_bytes
+from facke_core._files import sha256_of, write_bytes
 from facke_core.environment import cache_folder
 
 __all__: list[str] = []
@@ -44,16 +44,13 @@ def seal(path: Path) -> None:
     Raises:
         OSError: it cannot be read or noted.
     """
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    write_bytes(_seal(path), f"{digest}\n".encode())
+    write_bytes(_seal(path), f"{sha256_of(path)}\n".encode())
 
 
 def sound(path: Path) -> bool:
     """Tell whether a file of the cache is there, and is what was written."""
-    with suppress(OSError), path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return digest.encode() == _seal(path).read_bytes().strip()
+    with suppress(OSError):
+        return sha256_of(path).encode() == _seal(path).read_bytes().strip()
     return False
 
 

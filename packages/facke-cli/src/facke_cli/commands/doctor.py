@@ -11,10 +11,11 @@ import typer
 
 from facke_cli.console import emit, table, write
 from facke_cli.options import AsJson
+from facke_core._files import sha256_of
 from facke_core.errors import FackeError, UnavailableError
 from facke_core.plugins.registry import Registry, default_registry
 from facke_core.references import Bundled, HubRef, resource, unavailable
-from facke_core.weights.layout import CONFIG, MODEL, read_weights_config, sha256_of
+from facke_core.weights.layout import CONFIG, MODEL, read_weights_config
 
 __all__ = ["doctor"]
 

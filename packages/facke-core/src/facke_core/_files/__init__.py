@@ -11,6 +11,7 @@ from facke_core._files.whole import (
     new_folder,
     replacing,
     restored,
+    sha256_of,
     write_bytes,
 )
 
@@ -23,5 +24,6 @@ __all__ = [
     "one_job",
     "replacing",
     "restored",
+    "sha256_of",
     "write_bytes",
 ]

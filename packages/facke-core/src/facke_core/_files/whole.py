@@ -25,6 +25,7 @@ one to finish stays.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import stat
@@ -284,3 +285,13 @@ def _flush(path: Path) -> None:
     except OSError as error:
         if error.errno not in _REFUSED:
             raise
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file as 64 hexadecimal digits.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

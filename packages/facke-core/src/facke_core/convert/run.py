@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from facke_core._files import HIDDEN, one_job, write_bytes
+from facke_core._files import HIDDEN, one_job, sha256_of, write_bytes
 from facke_core.building import build_method
 from facke_core.config import override
 from facke_core.convert.containers import open_checkpoint
@@ -125,7 +125,7 @@ def convert(
         checkpoint = replace(checkpoint, settings=wanted.get("generator", {}))
         kind, converted = _recognised(checkpoint, kind, registry)
         converted = replace(converted, license=converted.license if spdx is None else spdx)
-        sources = {str(file.relative_to(path.parent)): layout.sha256_of(file) for file in files}
+        sources = {str(file.relative_to(path.parent)): sha256_of(file) for file in files}
         origin = {
             "converted from": ", ".join(sources),
             "kind": f"{kind}: {converted.summary}",

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from facke_core._files import sha256_of
 from facke_core.data.tables import read_csv
 from facke_core.errors import DataError, UsageError, did_you_mean
 
@@ -265,8 +266,7 @@ def _digest(path: Path) -> tuple[str, str]:
     try:
         if path.exists() and not path.is_file():  # a pipe would wait for ever
             return "", "it is no file"
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest(), ""
+        return sha256_of(path), ""
     except (OSError, ValueError) as error:  # a name with a NUL is no OSError
         return "", str(error.strerror if isinstance(error, OSError) else error)
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from facke_core._files import leftovers, one_job
+from facke_core._files import leftovers, one_job, sha256_of
 from facke_core.config import from_dict, read_json, write_json, write_text
 from facke_core.data.tables import csv_text
 from facke_core.errors import (
@@ -30,7 +30,6 @@ from facke_core.jobs.engines import Engine, here, parts_without, shards
 from facke_core.jobs.pairs import PairSet, SwapPair, key_of, read_pairs
 from facke_core.plugins.registry import Registry, default_registry
 from facke_core.types import Progress
-from facke_core.weights.layout import sha256_of
 from facke_core.weights.sources import Source, locate
 
 __all__ = ["SwapWork", "swap_pairs"]

@@ -5,7 +5,6 @@ Nothing is decoded here. Paths are relative to the folder of the photographs, wi
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from facke_core._files import check_regular
+from facke_core._files import check_regular, sha256_of
 from facke_core.data.tables import read_csv
 from facke_core.errors import DataError, did_you_mean
 from facke_core.images.files import is_hidden
@@ -158,8 +157,7 @@ def file_key(path: Path) -> bytes:
         OSError: it cannot be read, or is a pipe or a device, which may never end.
     """
     check_regular(path)
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
+    return bytes.fromhex(sha256_of(path))
 
 
 def _key_or_error(path: Path) -> bytes | OSError:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from facke_core._files import new_folder
+from facke_core._files import new_folder, sha256_of
 from facke_core.config import to_dict, write_json
 from facke_core.data.batches import Batches, stream
 from facke_core.errors import ConfigError, FackeError, TrainingError, UsageError
@@ -34,7 +34,7 @@ from facke_core.training.state import (
     tensors_of,
 )
 from facke_core.types import FaceBatch, GeneratorOutput
-from facke_core.weights.checkpoints import STATE, digest, read_state
+from facke_core.weights.checkpoints import STATE, read_state
 
 __all__: list[str] = []
 
@@ -339,7 +339,9 @@ class Trainer:
                     about["scaler"] = scaler.state_dict()
                 about |= also(part) if also else {}
                 files = sorted(path for path in part.rglob("*") if path.is_file())
-                about["files"] = {path.relative_to(part).as_posix(): digest(path) for path in files}
+                about["files"] = {
+                    path.relative_to(part).as_posix(): sha256_of(path) for path in files
+                }
                 write_json(part / STATE, about)
         except (OSError, SafetensorError, FackeError) as error:
             raise TrainingError(

@@ -7,14 +7,13 @@ A checkpoint of ``facke train`` is a folder of weights as well (``config.json`` 
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from facke_core._files import leftovers
+from facke_core._files import leftovers, sha256_of
 from facke_core.config import from_dict, read_json
 from facke_core.errors import ConfigError, FackeWarning, TrainingError, check_ranges
 from facke_core.weights.layout import GOLDEN, MODEL
@@ -94,7 +93,7 @@ def read_state(folder: Path, *, verify: bool = False) -> dict[str, Any]:
         if not isinstance(state.get("begun with", ""), str):
             raise ConfigError(f"{STATE}: 'begun with' is no text.")
         for file, written in files.items() if verify else ():
-            if digest(folder / file) != written:
+            if sha256_of(folder / file) != written:
                 raise TrainingError(f"{folder / file} is damaged: it is not what was written.")
             if _is_needed(file):
                 _check_numbers(folder / file)
@@ -138,12 +137,6 @@ class State:
 
 
 _KNOWN = frozenset(entry.name for entry in fields(State))
-
-
-def digest(file: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal digits."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _is_needed(file: str) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from facke_core import _tensors
-from facke_core._files import restored, write_bytes
+from facke_core._files import restored, sha256_of, write_bytes
 from facke_core.config import from_dict, read_json
 from facke_core.errors import ConfigError, VerificationError, WeightsError
 from facke_core.weights.tensors import (
@@ -174,12 +174,6 @@ def refuse_foreign(path: Path) -> None:
         f"safetensors only. Give a folder with {CONFIG} and {MODEL}. Checkpoints of the original "
         f"systems become one, with nothing in them executed: facke weights convert {path} -o DIR"
     )
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file as 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def config_digest(config: WeightsConfig) -> str:
