@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from facke_core import _tensors
 from facke_core.config import json_text, read_json
 from facke_core.errors import WeightsError
 from facke_core.weights import layout
@@ -161,12 +162,9 @@ def _check(path: Path, text: str, folder: Path) -> None:
 
 def _check_metadata(path: Path) -> None:
     """Refuse places in what a safetensors file says about itself."""
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = json.dumps(file.metadata() or {}, ensure_ascii=False)
-    except (SafetensorError, OSError):  # others say what is wrong with it
+        metadata = json.dumps(_tensors.mapped(path).metadata, ensure_ascii=False)
+    except (ValueError, OSError):  # others say what is wrong with it
         return
     _check(path, metadata, path.parent)
 

@@ -146,11 +146,9 @@ def _is_needed(file: str) -> bool:
 
 
 def _check_numbers(file: Path) -> None:
-    from safetensors import SafetensorError
-
     try:
         bad = file_not_finite(file)
-    except SafetensorError as error:
+    except ValueError as error:
         raise TrainingError(f"{file} is not a safetensors file ({error}).") from error
     if bad:
         raise TrainingError(f"{file} holds numbers that are not finite (NaN or infinite), in {bad}")

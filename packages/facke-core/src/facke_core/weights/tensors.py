@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from facke_core import _tensors
 from facke_core.errors import VerificationError
 
 if TYPE_CHECKING:
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 
 __all__: list[str] = []
 
-_FORMATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
-"""The number formats of weights: what safetensors calls them -> what torch does."""
+_FORMATS = {"float16", "bfloat16", "float32", "float64"}
+"""The number formats of weights."""
 
 
 def name_of(dtype: torch.dtype) -> str:
@@ -30,7 +31,7 @@ def castable(dtype: torch.dtype, own: torch.dtype) -> bool:
     Floats of 16 bits or more stand for each other; codes in 8 bits mean nothing without their
     scale. Counters may be floats, as in checkpoints that were halved as a whole.
     """
-    return name_of(dtype) in _FORMATS.values() or not (own.is_floating_point or own.is_complex)
+    return name_of(dtype) in _FORMATS or not (own.is_floating_point or own.is_complex)
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> str:
@@ -47,28 +48,18 @@ def file_not_finite(path: Path) -> str:
     """Do the same for a safetensors file.
 
     Raises:
-        OSError, SafetensorError: it cannot be read.
+        OSError: it cannot be read.
+        ValueError: it is no safetensors file.
     """
-    from safetensors import safe_open
-
-    bad = []
-    with safe_open(path, framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118
-            if text := not_finite({name: file.get_tensor(name)}):
-                bad.append(text)
-    return some(bad)
+    return not_finite(_tensors.mapped(path).tensors)
 
 
 def check_format(path: Path, dtype: str) -> None:
     """Raise VerificationError unless the floats in a file have the format that config.json says."""
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        codes = {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118
     other = {
-        key: _FORMATS.get(code, code)
-        for key, code in codes.items()
-        if code.startswith(("F", "BF")) and _FORMATS.get(code) != dtype
+        key: name_of(tensor.dtype)
+        for key, tensor in _tensors.mapped(path).tensors.items()
+        if tensor.is_floating_point() and name_of(tensor.dtype) != dtype
     }
     if other:
         raise VerificationError(
