@@ -12,7 +12,9 @@ Swaps one photo's face by ``facke_core.load(...)`` on the two sample portraits.
 * ``photo``: width and height of the target in pixels.
 * ``device``: what the networks ran on. ``backend``: what computed the generator.
 * ``outside``: of a photo of 1920 x 1080 pixels with one face of about 300, seconds of everything
-  but the generator: decode, detect, align, encode, paste, encode PNG.
+  but the generator: decode, detect, align, occlusion, encode, paste, encode PNG.
+* ``whole``: seconds of a swap into that photo, from two files to a result in memory.
+* ``bend``: seconds in which ``facke_core.faces.warp.bend`` bends one face of 256 pixels.
 * ``paste``: the same face in photos of several sizes: seconds of ``paste``, of the ``copy`` of the
   photo that is part of it, and of the difference, ``face``, which does not grow with the photo.
 """
@@ -77,6 +79,8 @@ def measure(
         "device": str(pipeline.device),
         "backend": str(pipeline.choice),
         "outside": outside(pipeline, repeats),
+        "whole": whole(pipeline, repeats),
+        "bend": bending(repeats),
         "paste": [of_paste(pipeline, size, repeats) for size in SIZES],
         "version": torch.__version__,
         "threads": torch.get_num_threads(),
@@ -114,10 +118,42 @@ def outside(pipeline: SwapPipeline, repeats: int) -> dict[str, float]:
             "decode": median(lambda: read_image(file), repeats),
             "detect": median(lambda: pipeline.detect(photo), repeats),
             "align": median(lambda: pipeline.align(photo, face), repeats),
+            "occlusion": median(lambda: pipeline.occlusion(photo, [aligned]), repeats),
             "encode": median(lambda: pipeline.encode(aligned.crop[None]), repeats),
             "paste": median(lambda: pipeline.paste(photo, aligned.crop, aligned), repeats),
             "encode PNG": median(lambda: write_image(file, photo, overwrite=True), repeats),
         }
+
+
+def whole(pipeline: SwapPipeline, repeats: int) -> float:
+    """Seconds of a whole swap into a photo of 1920 x 1080, the files read each time."""
+    from facke_core.images.io import write_image
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "photo.jpg"
+        write_image(file, photo_of(1080, 1920))
+        return median(lambda: pipeline(sample_or_path(TARGET), file, seed=0), repeats)
+
+
+def bending(repeats: int) -> float:
+    """Seconds of bending one face of 256 pixels onto another."""
+    import torch
+
+    from facke_core import Alignment
+    from facke_core.faces.align import align, transform_points
+    from facke_core.faces.detect import build_mediapipe
+    from facke_core.faces.warp import bend
+    from facke_core.images.io import read_image
+
+    detector, crops, meshes = build_mediapipe(), [], []
+    for name in (SOURCE, TARGET):
+        photo = read_image(sample_or_path(name)).image
+        seen = align(photo, detector(photo)[0], Alignment(template="ffhq", size=256))
+        assert seen.face.mesh is not None
+        crops.append(seen.crop[None])
+        meshes.append(transform_points(seen.matrix[None], seen.face.mesh[None, :, :2]))
+    with torch.inference_mode():
+        return median(lambda: bend(crops[0], meshes[0], meshes[1], 256, pull=0.5), repeats)
 
 
 def of_paste(pipeline: SwapPipeline, size: tuple[int, int], repeats: int) -> dict[str, Any]:
@@ -179,6 +215,8 @@ def main() -> None:
     print("outside the generator, photo 1920 x 1080")
     for stage, value in report["outside"].items():
         print(f"{stage:>11}  {value:8.4f} s")
+    print(f"{'whole':>11}  {report['whole']:8.4f} s")
+    print(f"a face of 256 pixels is bent in {report['bend']:.4f} s")
     print(f"{'photo':>11}  {'paste':>8}    {'copy':>8}    {'face':>8}")
     for row in report["paste"]:
         size = "x".join(map(str, row["photo"]))

@@ -8,8 +8,9 @@
 DATASET holds ordinary portraits of 128 pixels; occluders are drawn over them (data/occluders.py).
 Some portraits wear real glasses or hair that nobody labelled: later rounds leave out those in which
 the network of the round before sees something on more of the face than --most, and go on from its
-weights; --without names people to leave out from the beginning. One person in 20 is held out; the
-figures at the end are theirs. A run that was stopped goes on when it is called again.
+weights. --without names people who are left out, in training and in judging; --rims adds portraits
+with real glasses whose rims tools/fit_glasses.py found. One person in 20 is held out; the figures
+at the end are theirs. A run that was stopped goes on when it is called again.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import argparse
 import hashlib
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ from facke_core.weights import checkpoints
 from facke_core.weights.tensors import to_bytes
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "packages/facke-core/src/facke_core/faces"
+REAL = 8
+"""Portraits with real glasses in a batch."""
 MOST = 0.02
 """Share of a face on which nothing should be seen in a bare portrait."""
 
@@ -46,8 +49,9 @@ MOST = 0.02
 class Segment:
     """The objective: cross entropy, five times as much near edges, and the soft Dice loss."""
 
-    def __init__(self, net: OcclusionNet) -> None:
+    def __init__(self, net: OcclusionNet, rims: Mapping[str, Tensor] | None = None) -> None:
         self.modules: Mapping[str, nn.Module] = {"generator": net}
+        self.rims = rims
         terms = [LossTerm(Entropy()), LossTerm(Dice())]
         self.phases = [Phase("generator", self.forward, terms)]
 
@@ -62,12 +66,22 @@ class Segment:
         assert batch.occlusion is not None
         assert rng is not None
         hull = mesh_hull(batch.target_mesh, batch.target.shape[-1])
-        crop, hull, label = moved(batch.target, hull, batch.occlusion, rng)
+        together = [batch.target, hull, batch.occlusion, torch.ones_like(hull)]
+        if self.rims is not None:  # real ones
+            rows = torch.randint(len(self.rims["crop"]), (REAL,), generator=rng)
+            real = [self.rims[name][rows].float() for name in ("crop", "hull", "label", "weight")]
+            real[0] = real[0] / 255
+            flip = torch.rand(REAL, 1, 1, 1, generator=rng) < 0.5
+            real = [torch.where(flip, each.flip(-1), each) for each in real]
+            together = [torch.cat(pair) for pair in zip(together, real, strict=True)]
+        crop, hull, label, known = moved(together, rng)
         crop = worn(crop, rng)
         logits = modules["generator"](crop, hull).float()
         edge = F.max_pool2d(label, 5, 1, 2) + F.max_pool2d(-label, 5, 1, 2) > 0.3
         near = F.max_pool2d(hull, 9, 1, 4)  # what lies around the face is not labelled
-        aux = {"logits": logits, "label": label, "weight": (near + 0.05) * (1 + 4 * edge)}
+        known = (known > 0.99).float()
+        weight = (near + 0.05) * (1 + 4 * edge) * known
+        aux = {"logits": logits, "label": label, "weight": weight}
         return Step(batch=batch, output=GeneratorOutput(crop, aux), modules=modules, rng=rng)
 
 
@@ -91,18 +105,18 @@ class Dice:
         return 1 - (both + 20) / (total + 20)
 
 
-def moved(crop: Tensor, hull: Tensor, label: Tensor, rng: torch.Generator) -> tuple[Tensor, ...]:
-    """Turn, zoom and shift pictures a little, all three alike."""
-    b = len(crop)
+def moved(together: Sequence[Tensor], rng: torch.Generator) -> tuple[Tensor, ...]:
+    """Turn, zoom and shift pictures a little, all alike."""
+    b = len(together[0])
     draw = torch.rand(b, 4, generator=rng) * 2 - 1
     angle, zoom = 0.12 * draw[:, 0], 1 + 0.12 * draw[:, 1]
     cos, sin = zoom * angle.cos(), zoom * angle.sin()
     rows = [torch.stack([cos, -sin, 0.06 * draw[:, 2]], 1)]
     rows += [torch.stack([sin, cos, 0.06 * draw[:, 3]], 1)]
-    together = torch.cat([crop, hull, label], 1)
-    grid = F.affine_grid(torch.stack(rows, 1), list(together.shape), align_corners=False)
-    seen = F.grid_sample(together, grid, padding_mode="border", align_corners=False)
-    return tuple(seen.split([3, 1, 1], 1))
+    stack = torch.cat([*together], 1)
+    grid = F.affine_grid(torch.stack(rows, 1), list(stack.shape), align_corners=False)
+    seen = F.grid_sample(stack, grid, padding_mode="border", align_corners=False)
+    return tuple(seen.split([each.shape[1] for each in together], 1))
 
 
 def worn(crop: Tensor, rng: torch.Generator) -> Tensor:
@@ -119,10 +133,14 @@ def worn(crop: Tensor, rng: torch.Generator) -> Tensor:
     return (crop * (0.7 + 0.6 * draw[:, 3]) + noise).clamp(0, 1)
 
 
+def held_out_people(crops: CropSet) -> Tensor:
+    """Which people (P,) are held out."""
+    return torch.tensor([zlib.crc32(name.encode()) % 20 == 0 for name in crops.info["people"]])
+
+
 def held_out(crops: CropSet) -> Tensor:
     """Which crops (N,) show somebody who is held out."""
-    out = torch.tensor([zlib.crc32(name.encode()) % 20 == 0 for name in crops.info["people"]])
-    return out[crops.people]
+    return held_out_people(crops)[crops.people]
 
 
 def part(crops: CropSet, rows: Tensor) -> CropSet:
@@ -180,15 +198,23 @@ def config(occluders: float) -> BatchConfig:
     return BatchConfig(occluders=occluders, intra=0.0, colour_jitter=0.2)
 
 
+@torch.inference_mode()
+def rims_found(net: OcclusionNet, rims: Mapping[str, Tensor]) -> float:
+    """The share of the places on real rims where the network sees something."""
+    found = net(rims["crop"].float() / 255, rims["hull"].float()) > 0
+    there = rims["label"] > 0.5
+    return float((found & there).sum() / there.sum())
+
+
 def trained(run: Path) -> OcclusionNet:
-    """The moving average of a run's newest checkpoint."""
+    """The moving average of a run's newest checkpoint, or what a file of weights holds."""
     from safetensors.torch import load_file
 
-    newest = checkpoints.newest_sound(run)
-    if newest is None:
+    newest = checkpoints.newest_sound(run) if run.is_dir() else None
+    if newest is None and not run.is_file():
         raise SystemExit(f"{run} holds no checkpoint")
     net = OcclusionNet()
-    net.load_state_dict(load_file(newest / "ema.safetensors"))
+    net.load_state_dict(load_file(newest / "ema.safetensors" if newest else run))
     return net.eval()
 
 
@@ -196,9 +222,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, metavar="DATASET")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--clean", type=Path, help="the run of the round before")
+    parser.add_argument("--clean", type=Path, help="the run of the round before, or its weights")
     parser.add_argument("--most", type=float, default=MOST, help="share of a face")
     parser.add_argument("--without", type=Path, help="a file of people, one a line")
+    parser.add_argument("--rims", type=Path, help="a file of fit_glasses.py")
     parser.add_argument("--steps", type=int, default=3000, help="of 32 crops")
     parser.add_argument("--workers", type=int, default=1)
     args = parser.parse_args()
@@ -216,24 +243,32 @@ def main() -> None:
         precision="bfloat16",
         save_every=250,
     )
-    crops = CropSet.load(args.data)
-    out = held_out(crops)
+    everybody = crops = CropSet.load(args.data)
     if args.without:
         unwanted = set(args.without.read_text("utf-8").split("\n"))
         named = torch.tensor([name in unwanted for name in crops.info["people"]])
-        train = part(crops, ~out & ~named[crops.people])
-    else:
-        train = part(crops, ~out)
+        crops = part(crops, ~named[crops.people])
+    out = held_out(crops)
+    train = part(crops, ~out)
     if args.clean:
         clean = seen(trained(args.clean), train) <= args.most
         print(f"{int(clean.sum())} of {len(clean)} portraits stay", flush=True)
         train = part(train, clean)
     torch.manual_seed(recipe.seed)
-    net = OcclusionNet()
+    net = OcclusionNet().to(memory_format=torch.channels_last)
     if args.clean:
         net.load_state_dict(trained(args.clean).state_dict())
     batches = SwapBatches(train, batch_size=recipe.batch_size, config=recipe.data, seed=recipe.seed)
-    trainer = Trainer(Segment(net), batches, recipe=recipe, workers=args.workers)
+    rims = unseen = None
+    if args.rims:
+        from safetensors.torch import load_file
+
+        rims = load_file(args.rims)
+        theirs = held_out_people(everybody)[rims["person"]]
+        unseen = {name: tensor[theirs] for name, tensor in rims.items()}
+        rims = {name: tensor[~theirs] for name, tensor in rims.items()}
+        print(f"{len(rims['crop'])} portraits with real glasses", flush=True)
+    trainer = Trainer(Segment(net, rims), batches, recipe=recipe, workers=args.workers)
     if latest := checkpoints.newest_sound(args.out):
         trainer.resume(latest)
     for report in trainer:
@@ -246,7 +281,10 @@ def main() -> None:
         if report.step % recipe.save_every == 0 or report.step == recipe.steps:
             trainer.save(args.out / checkpoints.FOLDER / checkpoints.name(report.step))
     net = trained(args.out)
-    print(json.dumps(judged(net, part(crops, out))))
+    figures = judged(net, part(crops, out))
+    if unseen is not None:
+        figures["real rims found"] = rims_found(net, unseen)
+    print(json.dumps(figures))
     tensors = {
         name: t.half() if t.is_floating_point() else t for name, t in net.state_dict().items()
     }

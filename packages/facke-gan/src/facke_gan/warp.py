@@ -27,8 +27,14 @@ __all__ = ["WarpSampler"]
 
 LIGHT = 0.11
 """Standard deviation of the low-pass filter that tells light from features, in sides of a crop."""
-LIGHT_LIMITS = (0.4, 2.5)
-"""Least and largest factor by which light changes."""
+COLOUR = 0.05
+"""The same for colours, which change less within a face."""
+LIGHT_LIMIT = 0.7
+"""Largest change of a logarithm from place to place."""
+LEAST_CONTRAST = 0.5
+"""Least share of the source's contrast that stays."""
+DARKEST = 0.04
+"""What is added to a picture before logarithms are taken."""
 PULL = 0.5
 """Share of the shape of the source's face that a result has."""
 MISSING = 0.01
@@ -145,21 +151,67 @@ def _swapped(
     result = blended(base, warped, bent.confidence)
     keep = torch.stack([openings(mesh, size, eyes=eyes) for mesh in bent.mesh])
     result = torch.lerp(result, moved, blurred(keep, size / 250)).clamp(0, 1)
-    inner = -F.max_pool2d(-face.float(), 2 * (size // 32) + 1, 1, size // 32)
+    inner = _narrowed(face.float(), size // 32)
     unseen = ((bent.confidence < 0.5) * inner).flatten(1).sum(1)
     missing = unseen / inner.flatten(1).sum(1).clamp(min=1)
     return GeneratorOutput(result, {"confidence": bent.confidence, "missing": missing})
 
 
+def _narrowed(mask: Tensor, by: int) -> Tensor:
+    """A mask (B, 1, S, S) without what lies within ``by`` pixels of its edge, rows and columns."""
+    across = -F.max_pool2d(-mask, (1, 2 * by + 1), 1, (0, by))
+    return -F.max_pool2d(-across, (2 * by + 1, 1), 1, (by, 0))
+
+
 def relit(image: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Pictures (B, 3, S, S) in the light of ``target``: their low frequencies, inside the mask
-    (B, 1, S, S), become the target's, by factors within :data:`LIGHT_LIMITS`."""
-    sigma = LIGHT * image.shape[-1]
-    inside = (mask > 0.5).to(image.dtype)
-    area = blurred(inside, sigma).clamp(min=1e-3)
-    ours, theirs = (blurred(x * inside, sigma) / area for x in (image, target))
-    ratio = (theirs + 0.02) / (ours + 0.02)
-    return (image * ratio.clamp(*LIGHT_LIMITS)).clamp(0, 1)
+    """Pictures (B, 3, S, S) in the light and the tone of ``target``, inside the mask (B, 1, S, S).
+
+    In logarithms, where light and skin are sums: first the medians and, where it is less, the
+    contrast of the target's face; then its low frequencies, those of its colours less low than
+    those of its lightness, within :data:`LIGHT_LIMIT`.
+    """
+    size, face = image.shape[-1], mask > 0.5
+    inside = face.to(image.dtype)
+    theirs = _logarithms(target)
+    each = zip(_logarithms(image), theirs, face[:, 0], strict=True)
+    ours = torch.stack([_same_tone(own, wanted, skin) for own, wanted, skin in each])
+    light, colour = (
+        blurred((theirs - ours) * inside, share * size)
+        / blurred(inside, share * size).clamp(min=1e-3)
+        for share in (LIGHT, COLOUR)
+    )
+    change = torch.cat([light[:, :1], colour[:, 1:]], 1).clamp(-LIGHT_LIMIT, LIGHT_LIMIT)
+    return _from_logarithms(ours + change)
+
+
+def _logarithms(image: Tensor) -> Tensor:
+    """Lightness and two colours (B, 3, S, S) of pictures: the logarithm of green, and how much more
+    those of red and blue are."""
+    red, green, blue = (image + DARKEST).log().unbind(1)
+    return torch.stack([green, red - green, blue - green], 1)
+
+
+def _from_logarithms(values: Tensor) -> Tensor:
+    green, red, blue = values.unbind(1)
+    return (torch.stack([red + green, green, blue + green], 1).exp() - DARKEST).clamp(0, 1)
+
+
+def _same_tone(ours: Tensor, theirs: Tensor, face: Tensor) -> Tensor:
+    """Values (3, S, S) that have, in a face (S, S), the median of ``theirs`` and at most their
+    contrast, above the median and below."""
+    if not face.any():
+        return ours
+    steps = ours.new_tensor([0.1, 0.5, 0.9])
+    quantiles = []
+    for values in (ours, theirs):
+        some = values[:, face]
+        some = some[:, :: max(1, some.shape[1] // 10_000)]
+        quantiles.append(some.quantile(steps, dim=1)[..., None, None])
+    (low, middle, high), (below, wanted, above) = quantiles
+    shades = (wanted - below) / (middle - low).clamp(min=1e-3)
+    lights = (above - wanted) / (high - middle).clamp(min=1e-3)
+    ours = ours - middle
+    return wanted + ours * torch.where(ours > 0, lights, shades).clamp(LEAST_CONTRAST, 1)
 
 
 def blended(base: Tensor, image: Tensor, mask: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -203,10 +204,24 @@ class SwapBatches:
             rng = random.Random(seed)
             if rng.random() >= self.config.occluders:
                 continue
-            thing = draw(mesh[row], size, rng, self._texture)
+            hair = partial(self._hair, target[row], mesh[row])
+            thing = draw(mesh[row], size, rng, self._texture, hair)
             target[row], reference[row] = thing.over(target[row]), thing.over(reference[row])
-            occlusion[row] = thing.alpha
+            occlusion[row] = thing.extent
         return target, reference, occlusion
+
+    def _hair(self, own: Tensor, mesh: Tensor, rng: random.Random) -> Image.Image:
+        """What is above the forehead of this crop (3, S, S), or of some other one."""
+        size = own.shape[-1]
+        if rng.random() < 0.5:
+            assert self.crops.mesh is not None
+            other = torch.tensor([rng.randrange(len(self.crops))])
+            own, mesh = self.crops.images[other][0].float() / 255, self.crops.mesh[other][0]
+        x, top = mesh[10].round().int().tolist()
+        side = max(size // 8, 4)
+        low, left = max(min(top - 2, size), side), max(min(x - rng.randrange(2 * side), size), 0)
+        left = min(left, size - side)
+        return to_pil(own[:, max(low - 2 * side, 0) : low, left : left + 2 * side])
 
     def _texture(self, rng: random.Random) -> Image.Image:
         """A piece of some crop: mostly cheek, brow or background, in another light."""

@@ -28,6 +28,8 @@ class Canvas:
         self.points: list[Point] = [(x, y) for x, y in ((mesh + 0.5) * SCALE).tolist()]
         self.paint = Image.new("RGB", (self.side, self.side))
         self.alpha = Image.new("L", (self.side, self.side))
+        self.extent = Image.new("L", (self.side, self.side))
+        """Where the thing is; as much as ``alpha``, or more where one sees through it."""
         (x0, y0), (x1, y1) = (self.points[i] for i in _IRISES)
         self.unit = max(math.hypot(x1 - x0, y1 - y0), self.side / 20)
         """Distance of the irises."""
@@ -48,20 +50,28 @@ class Canvas:
         mask = Image.new("L", (self.side, self.side))
         return mask, ImageDraw.Draw(mask)
 
-    def put(self, mask: Image.Image, paint: Paint, opacity: float = 1.0) -> None:
-        """Cover what the mask shows with a colour or a picture."""
+    def put(
+        self, mask: Image.Image, paint: Paint, opacity: float = 1.0, *, whole: bool = False
+    ) -> None:
+        """Cover what the mask shows with a colour or a picture.
+
+        ``whole``: the thing is there in full, although one sees through it.
+        """
+        extent = mask
         if isinstance(paint, Image.Image):
             paint = paint.resize((self.side, self.side), Image.Resampling.BICUBIC)
         else:
             paint = Image.new("RGB", (self.side, self.side), paint)
         if opacity < 1:
             mask = mask.point([round(value * opacity) for value in range(256)])
+            extent = extent if whole else mask
         if opacity == 1:
             self.paint = Image.composite(paint, self.paint, mask)
         else:  # over what is there already; alone where nothing is
             behind = Image.composite(self.paint, paint, self.alpha)
             self.paint = Image.composite(paint, behind, mask)
         self.alpha = ImageChops.screen(self.alpha, mask)
+        self.extent = ImageChops.screen(self.extent, extent)
 
     def shaded(self, mask: Image.Image, depth: float) -> None:
         """Darken the paint towards the edges of a mask, as of something round."""
@@ -70,6 +80,20 @@ class Canvas:
         light = soft.point([round(low + (255 - low) * (v / 255)) for v in range(256)])
         dark = ImageChops.multiply(self.paint, Image.merge("RGB", [light] * 3))
         self.paint = Image.composite(dark, self.paint, mask)
+
+
+def any_colour(rng: random.Random) -> Colour:
+    """Any colour; half of all are nearly black, white or grey."""
+    if rng.random() < 0.5:
+        grey = rng.choice([rng.randrange(10, 60), rng.randrange(60, 200), rng.randrange(200, 250)])
+        return tuple(max(0, min(255, grey + rng.randrange(-8, 9))) for _ in range(3))  # type: ignore[return-value]
+    return (rng.randrange(256), rng.randrange(256), rng.randrange(256))
+
+
+def varied(colour: Colour, rng: random.Random, amount: int) -> Colour:
+    light = rng.randrange(-amount, amount + 1)
+    r, g, b = (max(0, min(255, value + light + rng.randrange(-4, 5))) for value in colour)
+    return (r, g, b)
 
 
 def closed(points: Sequence[Point], steps: int = 8) -> list[Point]:

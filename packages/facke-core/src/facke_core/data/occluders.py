@@ -17,7 +17,18 @@ import torch
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 from torch import Tensor
 
-from facke_core.data.canvas import SCALE, Canvas, Colour, Paint, closed, line, noise
+from facke_core.data.canvas import (
+    SCALE,
+    Canvas,
+    Colour,
+    Paint,
+    any_colour,
+    closed,
+    line,
+    noise,
+    varied,
+)
+from facke_core.data.glasses import glasses
 from facke_core.faces.mesh import OVAL_RING
 
 __all__: list[str] = []
@@ -25,13 +36,11 @@ __all__: list[str] = []
 Texture = Callable[[random.Random], Image.Image]
 """A function that gives a picture of any size, taken from some photograph."""
 
-KINDS = {"glasses": 35, "hair": 20, "hand": 12, "mask": 7, "thing": 9, "blob": 17}
+KINDS = {"glasses": 38, "hair": 26, "hand": 10, "mask": 6, "thing": 7, "blob": 13}
 """How often each kind is drawn, of 100 times."""
 TONED = 0.015
 """Mean difference from one tone below which a photograph counts as grey or toned."""
 _HAIR = [(20, 16, 14), (58, 38, 24), (96, 66, 40), (150, 112, 66), (196, 160, 104), (130, 128, 126)]
-_CORNERS = ((33, 133), (362, 263))
-_TEMPLES = (127, 356)
 
 
 class Occluder(NamedTuple):
@@ -41,6 +50,9 @@ class Occluder(NamedTuple):
     """Colours (3, S, S) in [0, 1]."""
     alpha: Tensor
     """The share (1, S, S) in [0, 1] of each pixel that it covers."""
+    extent: Tensor
+    """The share (1, S, S) in [0, 1] of each pixel that is to be left alone: ``alpha``, or more
+    where one sees through rims."""
     shade: Tensor
     """The light (1, S, S) in [0, 1] that it leaves to what lies behind it."""
 
@@ -49,11 +61,15 @@ class Occluder(NamedTuple):
         grey = crop.mean(0, keepdim=True)
         tone = crop.mean((1, 2), keepdim=True) / grey.mean().clamp(min=1e-3)
         toned = float((crop - tone * grey).abs().mean()) < TONED
-        colour = (tone * self.colour.mean(0, keepdim=True)).clamp(0, 1) if toned else self.colour
+        colour = self.colour
+        if toned:  # no lighter than the tone can be
+            colour = tone * colour.mean(0, keepdim=True).clamp(max=1 / float(tone.max()))
         return torch.lerp(crop * self.shade, colour, self.alpha)
 
 
-def draw(mesh: Tensor, size: int, rng: random.Random, texture: Texture) -> Occluder:
+def draw(
+    mesh: Tensor, size: int, rng: random.Random, texture: Texture, hair: Texture | None = None
+) -> Occluder:
     """Draw one thing, or two, before a face.
 
     Args:
@@ -61,16 +77,20 @@ def draw(mesh: Tensor, size: int, rng: random.Random, texture: Texture) -> Occlu
         size: side S of the crop.
         rng: the only source of randomness.
         texture: gives pictures of skin and backgrounds.
+        hair: gives pictures of hair; default: ``texture``.
     """
     canvas = Canvas(mesh, size, rng)
     for kind in rng.choices(list(KINDS), list(KINDS.values()), k=2 if rng.random() < 0.15 else 1):
-        _DRAW[kind](canvas, rng, texture)
+        if kind == "glasses":
+            glasses(canvas, rng)
+        else:
+            _DRAW[kind](canvas, rng, (hair or texture) if kind == "hair" else texture)
     alpha = canvas.alpha
     paint = ImageChops.multiply(canvas.paint, Image.merge("RGB", [alpha] * 3))
-    paint, alpha = paint.reduce(SCALE), alpha.reduce(SCALE)
+    paint, alpha, extent = (image.reduce(SCALE) for image in (paint, alpha, canvas.extent))
     if rng.random() < 0.6:
         blur = ImageFilter.GaussianBlur(rng.uniform(0.2, 0.8))
-        paint, alpha = paint.filter(blur), alpha.filter(blur)
+        paint, alpha, extent = (image.filter(blur) for image in (paint, alpha, extent))
     shade = Image.new("L", alpha.size, 255)
     if rng.random() < 0.7:
         unit, angle = canvas.unit / SCALE, rng.uniform(0, 2 * math.pi)
@@ -79,8 +99,8 @@ def draw(mesh: Tensor, size: int, rng: random.Random, texture: Texture) -> Occlu
         cast = moved.filter(ImageFilter.GaussianBlur(rng.uniform(0.02, 0.1) * unit))
         depth = rng.uniform(0.1, 0.6)
         shade = cast.point([round(255 - depth * v) for v in range(256)])
-    covered, share, light = (_tensor(image) for image in (paint, alpha, shade))
-    return Occluder((covered / share.clamp(min=1e-3)).clamp(0, 1), share, light)
+    covered, share, whole, light = (_tensor(image) for image in (paint, alpha, extent, shade))
+    return Occluder((covered / share.clamp(min=1e-3)).clamp(0, 1), share, whole, light)
 
 
 def _tensor(image: Image.Image) -> Tensor:
@@ -88,94 +108,13 @@ def _tensor(image: Image.Image) -> Tensor:
     return pixels.view(image.height, image.width, -1).permute(2, 0, 1).float() / 255
 
 
-def _colour(rng: random.Random) -> Colour:
-    """Any colour; half of all are nearly black, white or grey."""
-    if rng.random() < 0.5:
-        grey = rng.choice([rng.randrange(10, 60), rng.randrange(60, 200), rng.randrange(200, 250)])
-        return tuple(max(0, min(255, grey + rng.randrange(-8, 9))) for _ in range(3))  # type: ignore[return-value]
-    return (rng.randrange(256), rng.randrange(256), rng.randrange(256))
-
-
-def _varied(colour: Colour, rng: random.Random, amount: int) -> Colour:
-    light = rng.randrange(-amount, amount + 1)
-    r, g, b = (max(0, min(255, value + light + rng.randrange(-4, 5))) for value in colour)
-    return (r, g, b)
-
-
 # -- what is drawn ---------------------------------------------------------------------------------
 
 
-def _glasses(canvas: Canvas, rng: random.Random, texture: Texture) -> None:
-    """Glasses: rims through the corners of the eyes, a bridge, temples; lenses clear, tinted or
-    dark, with reflections."""
-    half_width, half_height = rng.uniform(0.36, 0.47), rng.uniform(0.2, 0.44)
-    power, drop = rng.choice([2, 2.4, 3, 4.5]), rng.uniform(-0.02, 0.12)
-    slant = rng.uniform(-0.12, 0.12)
-    width = max(2, round(canvas.unit * rng.choice([0.025, 0.035, 0.05, 0.08, 0.12])))
-    rim = _colour(rng) if rng.random() < 0.5 else _varied((28, 24, 24), rng, 18)
-    style = rng.choices(["full", "half", "none"], [70, 18, 12])[0]
-    dark = rng.random() < 0.3
-    tint = rng.uniform(0.55, 1) if dark else rng.choice([0, 0, 0.04, 0.12, 0.3])
-    lens_colour = _varied((24, 24, 28), rng, 24) if dark else _colour(rng)
-    inner, outer = [], []
-    lens_mask, lens_draw = canvas.mask()
-    rim_mask, rim_draw = canvas.mask()
-    for side, (left, right) in enumerate(_CORNERS):
-        (x0, y0), (x1, y1) = canvas.points[left], canvas.points[right]
-        eye = math.hypot(x1 - x0, y1 - y0)
-        # an eye that is turned away is narrower, and so is its lens
-        ratio = max(0.35, min(1.25, eye / (0.46 * canvas.unit)))
-        centre = canvas.at(0, drop, ((x0 + x1) / 2, (y0 + y1) / 2))
-        outline = []
-        for step in range(48):
-            angle = 2 * math.pi * step / 48
-            cos, sin = math.cos(angle), math.sin(angle)
-            x = math.copysign(abs(cos) ** (2 / power), cos) * half_width * ratio
-            y = math.copysign(abs(sin) ** (2 / power), sin) * half_height
-            y += slant * x * (1 if side else -1)
-            outline.append(canvas.at(x, y, centre))
-        lens_draw.polygon(outline, fill=255)
-        if style == "full":
-            rim_draw.line([*outline, *outline[:2]], fill=255, width=width, joint="curve")
-        elif style == "half":
-            rim_draw.line(outline[24:] + outline[:1], fill=255, width=width, joint="curve")
-        ends = [canvas.at(sign * half_width * ratio, -0.05, centre) for sign in (-1, 1)]
-        outer.append(ends[0] if side == 0 else ends[1])
-        inner.append(ends[1] if side == 0 else ends[0])
-    lift = rng.uniform(0.02, 0.14)
-    middle = ((inner[0][0] + inner[1][0]) / 2, (inner[0][1] + inner[1][1]) / 2)
-    rim_draw.line(line(inner[0], canvas.at(0, -lift, middle), inner[1]), fill=255, width=width)
-    for side, temple in enumerate(_TEMPLES):
-        end = canvas.points[temple]
-        far = (end[0] + 0.25 * (end[0] - outer[side][0]), end[1] + 0.25 * (end[1] - outer[side][1]))
-        rim_draw.line([outer[side], far], fill=255, width=max(2, round(width * 0.8)))
-    if tint:
-        lens = lens_mask
-        if rng.random() < 0.5:  # lighter below
-            ramp = Image.linear_gradient("L").rotate(180).resize(lens.size)
-            low = rng.uniform(0.3, 1)
-            ramp = ramp.point([round(255 * (low + (1 - low) * v / 255)) for v in range(256)])
-            lens = ImageChops.multiply(lens, ramp)
-        canvas.put(lens, lens_colour, tint)
-    for _ in range(rng.choice([0, 0, 1, 2])):
-        glare, glare_draw = canvas.mask()
-        x, y = rng.uniform(-0.9, 0.9), rng.uniform(-0.3, 0.3)
-        w, h, lean = rng.uniform(0.03, 0.25), rng.uniform(0.1, 0.5), rng.uniform(-0.3, 0.3)
-        corners = [(x, y), (x + w, y), (x + w + lean, y + h), (x + lean, y + h)]
-        glare_draw.polygon([canvas.at(*corner) for corner in corners], fill=255)
-        glare = glare.filter(ImageFilter.GaussianBlur(canvas.unit * rng.uniform(0.005, 0.08)))
-        light = _varied((235, 240, 246), rng, 14)
-        canvas.put(ImageChops.multiply(glare, lens_mask), light, rng.uniform(0.25, 0.95))
-    canvas.put(rim_mask, rim, rng.choice([1, 1, rng.uniform(0.7, 1)]))
-    if width > 4 and rng.random() < 0.4:  # a shine along the rim
-        shine = ImageChops.offset(rim_mask, 0, width // 2)
-        thin = ImageChops.subtract(rim_mask, shine)
-        canvas.put(thin, _varied(rim, rng, 60), 0.7)
-
-
-def _hair(canvas: Canvas, rng: random.Random, texture: Texture) -> None:
+def _hair(canvas: Canvas, rng: random.Random, hair: Texture) -> None:
     """Strands that hang into the face, or a fringe."""
-    colour = _varied(rng.choice(_HAIR), rng, 24)
+    colour = varied(rng.choice(_HAIR), rng, 24)
+    real = hair(rng).convert("RGB") if rng.random() < 0.7 else None
     top = [canvas.points[i] for i in (54, 103, 67, 109, 10, 338, 297, 332, 284)]
     side = [canvas.points[i] for i in (127, 162, 21, 54)]
     if rng.random() < 0.5:
@@ -183,23 +122,30 @@ def _hair(canvas: Canvas, rng: random.Random, texture: Texture) -> None:
     fringe = rng.random() < 0.4
     depth = rng.uniform(0.25, 0.95)
     if fringe:
-        edge, waves = [], rng.uniform(2, 9)
+        edge, waves, parted = [], rng.uniform(2, 9), rng.random() < 0.5
+        part, open_by = rng.uniform(-0.9, 0.9), rng.uniform(0.3, 1.2)
+        ragged = rng.choice([0.05, 0.2, 0.6])
         for step in range(25):
             x = -1.15 + 2.3 * step / 24
-            y = -1.2 + depth * (1 + 0.25 * math.sin(waves * x + rng.uniform(-0.6, 0.6)))
+            y = -1.2 + depth * (1 + 0.25 * math.sin(waves * x + rng.uniform(-ragged, ragged)))
+            if parted:  # to both sides
+                y = -1.4 + open_by * abs(x - part) ** 0.7 + 0.06 * math.sin(waves * x)
             edge.append(canvas.at(x, y + 0.35 * x * x * rng.choice([0, 0.4])))
         mask, drawing = canvas.mask()
-        crown = [canvas.at(x, y) for x, y in ((1.1, -2.1), (0.6, -2.5), (-0.6, -2.5), (-1.1, -2.1))]
+        crown = [canvas.at(x, y) for x, y in ((1.3, -2.1), (0.6, -2.7), (-0.6, -2.7), (-1.3, -2.1))]
         drawing.polygon([*edge, *crown], fill=255)
-        soft = ImageFilter.GaussianBlur(SCALE * rng.uniform(0.2, 1))
-        canvas.put(mask.filter(soft), _streaks(canvas.side, colour, rng))
+        soft = ImageFilter.GaussianBlur(SCALE * rng.choice([0.2, 0.5, 1, 2]))
+        canvas.put(mask.filter(soft), real or _streaks(canvas.side, colour, rng))
     roots = top if fringe or rng.random() < 0.6 else side
     bend, slope = rng.uniform(-0.4, 0.4), rng.uniform(-0.5, 0.5)
     count = rng.randrange(60, 200) if fringe else rng.randrange(12, 140)
     spread = rng.uniform(0.02, 0.25)
     start = rng.uniform(0, 1)
     groups: dict[Colour, tuple[Image.Image, ImageDraw.ImageDraw]] = {}
-    shades = [_varied(colour, rng, 34) for _ in range(4)]
+    shades = [varied(colour, rng, 34) for _ in range(4)]
+    if real:
+        piece = real.resize((4, 1), Image.Resampling.BOX)
+        shades = [varied(piece.getpixel((i, 0)), rng, 12) for i in range(4)]  # type: ignore[arg-type]
     for _ in range(count):
         where = rng.random() if fringe else min(1, max(0, rng.gauss(start, spread)))
         place = where * (len(roots) - 1)
@@ -281,19 +227,19 @@ def _hand(canvas: Canvas, rng: random.Random, texture: Texture) -> None:
             r = radius * 0.55
             x, y = a[0] + along[0] * r * 0.3, a[1] + along[1] * r * 0.3
             drawing.ellipse([x - r, y - r, x + r, y + r], fill=255)
-            canvas.put(nail, _varied((226, 186, 180), rng, 25), rng.uniform(0.3, 0.9))
+            canvas.put(nail, varied((226, 186, 180), rng, 25), rng.uniform(0.3, 0.9))
 
 
 def _mask(canvas: Canvas, rng: random.Random, texture: Texture) -> None:
     """A mask of cloth over mouth and nose."""
-    colour = rng.choice([(238, 240, 242), (150, 190, 215), (30, 30, 34), _colour(rng)])
+    colour = rng.choice([(238, 240, 242), (150, 190, 215), (30, 30, 34), any_colour(rng)])
     lower = [canvas.points[i] for i in OVAL_RING[8:29]]
     above = [canvas.points[i] for i in (50, rng.choice([6, 197, 195, 5]), 280)]
     grown = [canvas.at(0, rng.uniform(0.02, 0.12), point) for point in lower[3:-3]]
     mask, drawing = canvas.mask()
     cheeks = rng.choice([0, 1, 2])
     drawing.polygon([*lower[cheeks:3], *grown, *lower[-3 : len(lower) - cheeks], *above], fill=255)
-    paint: Paint = _varied(colour, rng, 12)
+    paint: Paint = varied(colour, rng, 12)
     if rng.random() < 0.15:
         paint = texture(rng)
     canvas.put(mask, paint)
@@ -317,19 +263,19 @@ def _thing(canvas: Canvas, rng: random.Random, texture: Texture) -> None:
     mask, drawing = canvas.mask()
     x, y = rng.uniform(-0.9, 0.9), rng.uniform(0.6, 1.9)
     kind = rng.choice(["microphone", "cup", "box", "bar", "writing"])
-    paint: Paint = _colour(rng) if rng.random() < 0.6 else texture(rng)
+    paint: Paint = any_colour(rng) if rng.random() < 0.6 else texture(rng)
     if kind == "microphone":
         r, lean = rng.uniform(0.18, 0.4), rng.uniform(-0.6, 0.6)
         stick, stick_drawing = canvas.mask()
         width = round(canvas.unit * r * rng.uniform(0.5, 1.3))
         stick_drawing.line([canvas.at(x, y), canvas.at(x + lean * 3, y + 3)], fill=255, width=width)
-        canvas.put(stick, _varied((30, 30, 32), rng, 28))
+        canvas.put(stick, varied((30, 30, 32), rng, 28))
         canvas.shaded(stick, 0.5)
         (cx, cy), radius = canvas.at(x, y), r * canvas.unit
         stretched = radius * rng.uniform(1, 1.3)
         drawing.ellipse([cx - radius, cy - stretched, cx + radius, cy + stretched], fill=255)
         grain = noise((canvas.side // 2, canvas.side // 2), rng.uniform(20, 90), rng)
-        dark = _varied((70, 70, 74), rng, 60)
+        dark = varied((70, 70, 74), rng, 60)
         canvas.put(mask, Image.blend(grain.convert("RGB"), Image.new("RGB", grain.size, dark), 0.6))
     elif kind == "cup":
         w, h, taper = rng.uniform(0.3, 0.7), rng.uniform(0.6, 1.6), rng.uniform(0.6, 1)
@@ -359,7 +305,7 @@ def _thing(canvas: Canvas, rng: random.Random, texture: Texture) -> None:
         small = small.resize((wide, max(1, wide * 12 // 90)), Image.Resampling.BICUBIC)
         place = canvas.at(rng.uniform(-1.2, 0), rng.uniform(-1, 1.8))
         mask.paste(small, (round(place[0]), round(place[1])))
-        canvas.put(mask, _colour(rng), rng.uniform(0.6, 1))
+        canvas.put(mask, any_colour(rng), rng.uniform(0.6, 1))
     if kind in ("cup", "box", "bar"):
         canvas.shaded(mask, rng.uniform(0, 0.4))
 
@@ -374,13 +320,12 @@ def _blob(canvas: Canvas, rng: random.Random, texture: Texture) -> None:
         ring.append(canvas.at(x + radius * math.cos(turn), y + radius * math.sin(turn)))
     mask, drawing = canvas.mask()
     drawing.polygon(closed(ring) if rng.random() < 0.7 else ring, fill=255)
-    canvas.put(mask, texture(rng) if rng.random() < 0.8 else _colour(rng))
+    canvas.put(mask, texture(rng) if rng.random() < 0.8 else any_colour(rng))
     if rng.random() < 0.4:
         canvas.shaded(mask, rng.uniform(0.1, 0.5))
 
 
 _DRAW: dict[str, Callable[[Canvas, random.Random, Texture], None]] = {
-    "glasses": _glasses,
     "hair": _hair,
     "hand": _hand,
     "mask": _mask,
