@@ -8,9 +8,10 @@
 DATASET holds ordinary portraits of 128 pixels; occluders are drawn over them (data/occluders.py).
 Some portraits wear real glasses or hair that nobody labelled: later rounds leave out those in which
 the network of the round before sees something on more of the face than --most, and go on from its
-weights. --without names people who are left out, in training and in judging; --rims adds portraits
-with real glasses whose rims tools/fit_glasses.py found. One person in 20 is held out; the figures
-at the end are theirs. A run that was stopped goes on when it is called again.
+weights. --without names people who are left out, in training and in judging. --found adds real
+glasses and hair that tools/find_occluders.py found, and draws before portraits only that show none.
+One person in 20 is held out; the figures at the end are theirs. A run that was stopped goes on when
+it is called again.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from facke_core.weights.tensors import to_bytes
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "packages/facke-core/src/facke_core/faces"
 REAL = 8
-"""Portraits with real glasses in a batch."""
+"""Portraits with real glasses in a batch, and as many with real hair."""
 MOST = 0.02
 """Share of a face on which nothing should be seen in a bare portrait."""
 
@@ -49,9 +50,11 @@ MOST = 0.02
 class Segment:
     """The objective: cross entropy, five times as much near edges, and the soft Dice loss."""
 
-    def __init__(self, net: OcclusionNet, rims: Mapping[str, Tensor] | None = None) -> None:
+    def __init__(self, net: OcclusionNet, found: Mapping[str, Tensor] | None = None) -> None:
         self.modules: Mapping[str, nn.Module] = {"generator": net}
-        self.rims = rims
+        self.found = found
+        if found is not None:
+            self.kinds = [(found["hair"] == kind).nonzero()[:, 0] for kind in (False, True)]
         terms = [LossTerm(Entropy()), LossTerm(Dice())]
         self.phases = [Phase("generator", self.forward, terms)]
 
@@ -67,11 +70,13 @@ class Segment:
         assert rng is not None
         hull = mesh_hull(batch.target_mesh, batch.target.shape[-1])
         together = [batch.target, hull, batch.occlusion, torch.ones_like(hull)]
-        if self.rims is not None:  # real ones
-            rows = torch.randint(len(self.rims["crop"]), (REAL,), generator=rng)
-            real = [self.rims[name][rows].float() for name in ("crop", "hull", "label", "weight")]
+        if self.found is not None:  # real ones
+            rows = torch.cat(
+                [kind[torch.randint(len(kind), (REAL,), generator=rng)] for kind in self.kinds]
+            )
+            real = [self.found[name][rows].float() for name in ("crop", "hull", "label", "weight")]
             real[0] = real[0] / 255
-            flip = torch.rand(REAL, 1, 1, 1, generator=rng) < 0.5
+            flip = torch.rand(len(rows), 1, 1, 1, generator=rng) < 0.5
             real = [torch.where(flip, each.flip(-1), each) for each in real]
             together = [torch.cat(pair) for pair in zip(together, real, strict=True)]
         crop, hull, label, known = moved(together, rng)
@@ -199,11 +204,17 @@ def config(occluders: float) -> BatchConfig:
 
 
 @torch.inference_mode()
-def rims_found(net: OcclusionNet, rims: Mapping[str, Tensor]) -> float:
-    """The share of the places on real rims where the network sees something."""
-    found = net(rims["crop"].float() / 255, rims["hull"].float()) > 0
-    there = rims["label"] > 0.5
-    return float((found & there).sum() / there.sum())
+def real_found(net: OcclusionNet, found: Mapping[str, Tensor]) -> dict[str, float]:
+    """The share of the places on real rims, and on real hair, where the network sees something, and
+    of the other places of these portraits."""
+    seen = net(found["crop"].float() / 255, found["hull"].float()) > 0
+    there, known = found["label"] > 0.5, found["weight"] > 0.5
+    shares = {}
+    for name, kind in (("rims", ~found["hair"]), ("hair", found["hair"])):
+        hit, other = (seen & there & known)[kind], (seen & ~there & known)[kind]
+        shares[f"real {name} found"] = float(hit.sum() / (there & known)[kind].sum())
+        shares[f"beside {name}"] = float(other.sum() / (~there & known)[kind].sum())
+    return shares
 
 
 def trained(run: Path) -> OcclusionNet:
@@ -225,7 +236,7 @@ def main() -> None:
     parser.add_argument("--clean", type=Path, help="the run of the round before, or its weights")
     parser.add_argument("--most", type=float, default=MOST, help="share of a face")
     parser.add_argument("--without", type=Path, help="a file of people, one a line")
-    parser.add_argument("--rims", type=Path, help="a file of fit_glasses.py")
+    parser.add_argument("--found", type=Path, help="a file of find_occluders.py")
     parser.add_argument("--steps", type=int, default=3000, help="of 32 crops")
     parser.add_argument("--workers", type=int, default=1)
     args = parser.parse_args()
@@ -243,7 +254,18 @@ def main() -> None:
         precision="bfloat16",
         save_every=250,
     )
-    everybody = crops = CropSet.load(args.data)
+    crops = CropSet.load(args.data)
+    found = unseen = None
+    if args.found:
+        from safetensors.torch import load_file
+
+        found = load_file(args.found)
+        bare = found.pop("bare")
+        theirs = held_out_people(crops)[found["person"]]
+        unseen = {name: tensor[theirs] for name, tensor in found.items()}
+        found = {name: tensor[~theirs] for name, tensor in found.items()}
+        print(f"{len(theirs)} portraits with real glasses or hair", flush=True)
+        crops = part(crops, bare)
     if args.without:
         unwanted = set(args.without.read_text("utf-8").split("\n"))
         named = torch.tensor([name in unwanted for name in crops.info["people"]])
@@ -259,16 +281,7 @@ def main() -> None:
     if args.clean:
         net.load_state_dict(trained(args.clean).state_dict())
     batches = SwapBatches(train, batch_size=recipe.batch_size, config=recipe.data, seed=recipe.seed)
-    rims = unseen = None
-    if args.rims:
-        from safetensors.torch import load_file
-
-        rims = load_file(args.rims)
-        theirs = held_out_people(everybody)[rims["person"]]
-        unseen = {name: tensor[theirs] for name, tensor in rims.items()}
-        rims = {name: tensor[~theirs] for name, tensor in rims.items()}
-        print(f"{len(rims['crop'])} portraits with real glasses", flush=True)
-    trainer = Trainer(Segment(net, rims), batches, recipe=recipe, workers=args.workers)
+    trainer = Trainer(Segment(net, found), batches, recipe=recipe, workers=args.workers)
     if latest := checkpoints.newest_sound(args.out):
         trainer.resume(latest)
     for report in trainer:
@@ -283,7 +296,7 @@ def main() -> None:
     net = trained(args.out)
     figures = judged(net, part(crops, out))
     if unseen is not None:
-        figures["real rims found"] = rims_found(net, unseen)
+        figures |= real_found(net, unseen)
     print(json.dumps(figures))
     tensors = {
         name: t.half() if t.is_floating_point() else t for name, t in net.state_dict().items()

@@ -136,6 +136,23 @@ def test_the_framing_of_the_method_changes_nothing_but_the_frame(
     assert (small - reduced).abs().mean() < 0.05
 
 
+def test_what_lies_outside_of_the_photo_is_covered(
+    samples: dict[str, tuple[Tensor, Face]],
+) -> None:
+    """A source that is cut off lends no black."""
+    photo, face = samples["hopper"]
+    assert face.mesh is not None
+    cut = int(face.landmarks[2, 0])  # at the tip of the nose
+    framing = Alignment(template="ffhq", size=SIZE)
+    whole, half = (
+        occlusion(part, [align(part, face, framing)], SIZE)[0] > 0.5
+        for part in (photo, photo[..., :cut])
+    )
+    assert half[..., -SIZE // 3 :].all()
+    assert not whole[..., -SIZE // 3 :].all()
+    assert (half[..., : SIZE // 4] == whole[..., : SIZE // 4]).float().mean() > 0.9
+
+
 def test_damaged_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "DIGEST", "0" * 64)
     module._network.cache_clear()

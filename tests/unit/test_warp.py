@@ -111,7 +111,7 @@ def test_a_head_is_turned_as_if_it_were_rendered_so(have: float, want: float) ->
 
 
 def test_what_the_source_hides_comes_from_its_other_half_and_is_trusted_less() -> None:
-    bent = bend(painted(50), head(50), head(-50), SIZE)
+    bent = bend(painted(45), head(45), head(-45), SIZE)
     shown = bent.raster.triangle[0] >= 0
     trust = bent.confidence[0, 0]
     assert ((trust > 0.5) & (trust <= TWIN + 1e-3)).sum() > 0.2 * shown.sum()
@@ -132,6 +132,13 @@ def test_what_covers_the_source_does_not_travel() -> None:
     assert right[0].max() == pytest.approx(1, abs=1e-5)
     whole = bend(painted(), head(), head(), SIZE, occlusion=torch.ones(1, 1, SIZE, SIZE))
     assert whole.confidence.max() == 0
+
+
+@pytest.mark.parametrize(("source", "target"), [(75, 0), (0, -75)])
+def test_nothing_is_trusted_of_heads_in_profile(source: float, target: float) -> None:
+    bent = bend(painted(), head(source), head(target), SIZE)
+    assert bent.confidence.max() == 0
+    assert bend(painted(), head(40), head(0), SIZE).confidence.max() > 0.9
 
 
 def test_rows_do_not_depend_on_each_other() -> None:

@@ -1,14 +1,14 @@
 """``warp``: the source's own pixels, bent by the face mesh into the target's pose; no network.
 
 :mod:`facke_core.faces.warp` bends the source. What remains is light: the result gets the target's
-light and skin tone by the ratio of low-pass pictures, is blended in several bands (Burt and
-Adelson 1983), and leaves eyes, the inside of the mouth and whatever the source does not show to the
-target, or to another method.
+light and skin tone by the statistics (as in Reinhard et al. 2001) and the low frequencies of
+logarithms, is blended in several bands (Burt and Adelson 1983), and leaves eyes, the inside of the
+mouth and whatever the source does not show to the target, or to another method.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -78,7 +78,7 @@ class Warp(nn.Module):
         *,
         pull: float = PULL,
         eyes: Literal["target", "source"] = "target",
-        behind: Tensor | None = None,
+        behind: Callable[[], Tensor] | None = None,
         source_occlusion: Tensor | None = None,
         target_occlusion: Tensor | None = None,
     ) -> GeneratorOutput:
@@ -91,8 +91,8 @@ class Warp(nn.Module):
             target_mesh: those of the targets.
             pull: share of the shape of the source's face, 0 to 1.
             eyes: whose eyes the result has; the target's keep the gaze.
-            behind: pictures (B, 3, S, S) for the places that the source does not show; default: the
-                targets.
+            behind: makes pictures (B, 3, S, S) for the places that the source does not show; it is
+                asked if there are more of them than :data:`MISSING`. Default: the targets.
             source_occlusion: the share (B, 1, M, M) of each pixel of ``source`` that something
                 before the face covers; it does not travel.
             target_occlusion: that of the targets, whose light is measured without it.
@@ -115,7 +115,7 @@ class Warp(nn.Module):
                 plain(source),
                 plain(source_mesh),
                 plain(target_mesh),
-                known(behind),
+                behind,
                 known(source_occlusion),
                 known(target_occlusion),
                 pull=pull,
@@ -130,7 +130,7 @@ def _swapped(
     source: Tensor,
     source_mesh: Tensor,
     target_mesh: Tensor,
-    behind: Tensor | None,
+    behind: Callable[[], Tensor] | None,
     source_occlusion: Tensor | None,
     target_occlusion: Tensor | None,
     *,
@@ -140,9 +140,13 @@ def _swapped(
     size = x.shape[-1]
     bent = bend(source, source_mesh, target_mesh, size, pull=pull, occlusion=source_occlusion)
     face = (bent.raster.triangle >= 0)[:, None]
+    inner = _narrowed(face.float(), size // 32)
+    unseen = ((bent.confidence < 0.5) * inner).flatten(1).sum(1)
+    missing = unseen / inner.flatten(1).sum(1).clamp(min=1)
     # the target, whose features stand where the result's shall
-    moved = torch.where(face, bent.raster.read(x, target_mesh), x)
-    base = moved if behind is None else torch.lerp(x, behind, blurred(face.float(), size / 50))
+    moved = base = torch.where(face, bent.raster.read(x, target_mesh), x)
+    if behind is not None and float(missing.amax()) > MISSING:
+        base = torch.lerp(x, behind().float().cpu(), blurred(face.float(), size / 50))
     seen = bent.confidence
     if target_occlusion is not None:  # whose colours are not the face's
         covered = F.interpolate(target_occlusion, (size, size), mode="bilinear")
@@ -151,9 +155,6 @@ def _swapped(
     result = blended(base, warped, bent.confidence)
     keep = torch.stack([openings(mesh, size, eyes=eyes) for mesh in bent.mesh])
     result = torch.lerp(result, moved, blurred(keep, size / 250)).clamp(0, 1)
-    inner = _narrowed(face.float(), size // 32)
-    unseen = ((bent.confidence < 0.5) * inner).flatten(1).sum(1)
-    missing = unseen / inner.flatten(1).sum(1).clamp(min=1)
     return GeneratorOutput(result, {"confidence": bent.confidence, "missing": missing})
 
 
@@ -281,20 +282,23 @@ class WarpSampler:
                 "warp bends the source by face meshes, and the face detector gave none. Use the "
                 "detector mediapipe, on photographs instead of crops."
             )
-        known = {
-            "source": inputs.source,
-            "source_mesh": inputs.source_mesh,
-            "target_mesh": inputs.target_mesh,
-            "pull": self.pull,
-            "eyes": self.eyes,
-            "source_occlusion": inputs.source_occlusion,
-            "target_occlusion": inputs.target_occlusion,
-        }
-        output = generator(inputs.target, **known)
-        if self.fallback != "none" and float(output.aux["missing"].amax()) > MISSING:
-            behind = swapped_by(self.fallback, inputs, rng=rng).to(inputs.target)
-            output = generator(inputs.target, **known, behind=behind)
-        return output.image
+
+        def behind() -> Tensor:
+            return swapped_by(self.fallback, inputs, rng=rng)
+
+        output = generator(
+            inputs.target,
+            inputs.source,
+            inputs.source_mesh,
+            inputs.target_mesh,
+            pull=self.pull,
+            eyes=self.eyes,
+            behind=None if self.fallback == "none" else behind,
+            source_occlusion=inputs.source_occlusion,
+            target_occlusion=inputs.target_occlusion,
+        )
+        image: Tensor = output.image
+        return image
 
     @property
     def encoders(self) -> list[str | Mapping[str, Any]]:

@@ -1,4 +1,4 @@
-"""Drawn glasses: of plastic, metal, clear or of two materials, and rimless; lenses clear or dark."""
+"""Drawn glasses: of plastic, metal or both, clear or rimless, with clear or dark lenses."""
 
 from __future__ import annotations
 

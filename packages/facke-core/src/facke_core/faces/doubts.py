@@ -18,6 +18,10 @@ MOST_AWAY = 0.38
 """Largest :func:`turned_away` of a face that methods are made for: about 50 degrees of yaw."""
 DARK = 0.5
 """Lightness of the eyes, relative to the cheeks, below which nobody can see them."""
+TINY = 10.0
+"""Distance of the eyes in pixels below which a face is too small to look like somebody."""
+WIDTH = 2.3
+"""Width of a face in distances of its eyes."""
 LEAST_DISTANCE = 12.0
 """Distance of the eyes in pixels below which nothing is said of them."""
 _SIDE, _FIRST, _LEVEL, _APART = 96, 32, 40, 32
@@ -27,6 +31,7 @@ UNSURE = "the detector is not sure of it (score {:.2f})"
 MISFIT = "its mesh and its box disagree"
 WHICH_WAY = "which way is up cannot be told"
 AWAY = "the head is turned far to the side"
+SMALL = "it is only about {:.0f} pixels wide"
 SHADED = "both eyes are dark, as behind sunglasses"
 
 
@@ -69,6 +74,8 @@ def eyes_are_dark(photo: Tensor, landmarks: Tensor) -> bool:
 def looked_over(face: Face, photo: Tensor | None = None) -> Face:
     """The face with doubts about its pose and, in a photo (3, H, W), its eyes, where there are."""
     doubts = [AWAY] if turned_away(face.landmarks) > MOST_AWAY else []
+    eyes = float((face.landmarks[1] - face.landmarks[0]).norm())
+    doubts += [SMALL.format(WIDTH * eyes)] if 0 < eyes < TINY else []
     doubts += [SHADED] if photo is not None and eyes_are_dark(photo, face.landmarks) else []
     new = [doubt for doubt in doubts if doubt not in face.doubts]
     return face._replace(doubts=(*face.doubts, *new)) if new else face

@@ -18,7 +18,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from facke_core.errors import NoFaceError, VerificationError
-from facke_core.faces.align import align, invert_affine, warp
+from facke_core.faces.align import align, invert_affine, transform_points, warp
 from facke_core.faces.paste import face_hull, resized
 from facke_core.faces.templates import Alignment
 from facke_core.nn.occlusion import OcclusionNet
@@ -36,7 +36,8 @@ _SURE = (0.35, 0.75)
 
 
 def occlusion(photo: Tensor, faces: Sequence[AlignedFace], size: int) -> Tensor:
-    """The share (N, 1, size, size) in [0, 1] of each pixel of faces that something covers.
+    """The share (N, 1, size, size) in [0, 1] of each pixel of faces that something covers, or that
+    lies outside of the photo.
 
     Args:
         photo: (3, H, W) in [0, 1].
@@ -45,21 +46,32 @@ def occlusion(photo: Tensor, faces: Sequence[AlignedFace], size: int) -> Tensor:
     """
     shares = []
     for face in faces:
+        there = resized(face.matrix[None].double().cpu(), size / face.crop.shape[-1])
+        outside = _outside(photo, there, size)
         try:
             seen = align(photo, face.face, FRAMING)
         except NoFaceError:  # a mesh that is no face
-            shares.append(torch.zeros(1, size, size))
+            shares.append(outside)
             continue
         covered = _covered(seen)
         # from the network's framing to that of the face, by way of the photo
-        there = resized(face.matrix[None].double().cpu(), size / face.crop.shape[-1])
         back = invert_affine(seen.matrix[None].double().cpu())
         whole = torch.tensor([[[0.0, 0, 1]]], dtype=torch.float64)
         between = (torch.cat([there, whole], 1) @ torch.cat([back, whole], 1))[:, :2]
         share = warp(covered[None], between, size, border="zeros")[0]
         guide = F.interpolate(face.crop[None].float().cpu(), (size, size), mode="bilinear")
-        shares.append(_refined(share, guide[0].mean(0, keepdim=True)))
+        shares.append(_refined(share, guide[0].mean(0, keepdim=True)).maximum(outside))
     return torch.stack(shares)
+
+
+def _outside(photo: Tensor, matrix: Tensor, size: int) -> Tensor:
+    """Which pixels (1, size, size) of a crop of a photo, by its map (1, 2, 3), show none of it."""
+    steps = torch.arange(size, dtype=matrix.dtype)
+    grid = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), -1).view(1, -1, 2)
+    places = transform_points(invert_affine(matrix), grid)
+    beyond = places.new_tensor([photo.shape[-1], photo.shape[-2]]) - 0.5
+    out = ((places < -0.5) | (places > beyond)).any(-1)
+    return out.float().view(1, size, size)
 
 
 @torch.inference_mode()

@@ -25,6 +25,9 @@ __all__ = ["bend"]
 LEAST_AREA, FULL_AREA = 0.12, 0.42
 """Size of a triangle in the source, relative to that in the target, up to which it is not trusted
 at all, and from which it is trusted fully."""
+SOURCE_LOOKS, TARGET_LOOKS = (0.6, 0.68), (0.4, 0.5)
+"""Cosines of the angle between a head and the camera up to which nothing is trusted, and from which
+all is: half of a source's face has to be seen, and meshes of profiles are guesses."""
 TWIN = 0.7
 """Trust in what the other half of the face shows, which has another light."""
 EXPRESSION = 0.35
@@ -159,8 +162,9 @@ def bend(
     twins, hidden = source_mesh[:, mirror], _covered(source_mesh)
     scale = (size / source.shape[-1]) ** 2
     # a mirrored triangle is seen from outside where its area is below 0
-    trust = _trust(scale * areas(source_mesh), goal) * ~hidden
-    mirrored = _trust(-scale * areas(twins), goal) * ~hidden[:, mirror]
+    facing = _facing(source_mesh, *SOURCE_LOOKS) * _facing(target_mesh, *TARGET_LOOKS)
+    trust = _trust(scale * areas(source_mesh), goal) * ~hidden * facing
+    mirrored = _trust(-scale * areas(twins), goal) * ~hidden[:, mirror] * facing
     own, other = _shares([(trust, source_mesh), (mirrored, twins)], goal, size, source, occlusion)
     image = read(source, raster.carry(source_mesh))
     if float(((1 - own) * other).detach().amax()) > 0.05:
@@ -203,6 +207,12 @@ def _trust(shown: Tensor, goal: Tensor) -> Tensor:
 
     ratio = around(shown) / around(areas(goal)).clamp(min=1e-3)
     return ((ratio - LEAST_AREA) / (FULL_AREA - LEAST_AREA)).clamp(0, 1)
+
+
+def _facing(mesh: Tensor, away: float, here: float) -> Tensor:
+    """How far (B, 1) heads look at the camera: 0 up to one cosine, 1 from another on."""
+    cosine = torch.stack([mesh_pose(face.detach()).rotation[2, 2] for face in mesh]).to(mesh.dtype)
+    return smoothstep((cosine - away) / (here - away))[:, None]
 
 
 def _covered(mesh: Tensor) -> Tensor:
