@@ -48,8 +48,8 @@ BROWS = (70, 63, 105, 66, 107, 336, 296, 334, 293, 300)
 TOP = (127, 162, 21, 54, 103, 67, 109, 10, 338, 297, 332, 284, 251, 389, 356)
 SKIN = ((50, 0.14), (280, 0.14), (205, 0.14), (425, 0.14), (5, 0.1), (197, 0.07))
 """Points on cheeks and nose, and how far around them there is skin."""
-LEAST_HAIR, NO_HAIR = 0.03, 0.005
-"""Share of a forehead from which a portrait shows hair before it, and up to which it shows none."""
+NO_HAIR = 0.005
+"""Share of a forehead up to which a portrait shows no hair before it."""
 SEEN = 0.035
 """Least contrast of a place of the outline that is a rim."""
 
@@ -323,7 +323,7 @@ def main() -> None:
         elif seen := hair(crop[0], mesh):
             label, weight, share = seen
             bare[row] = share <= NO_HAIR
-            if share >= LEAST_HAIR:
+            if not bare[row]:
                 found.append(Found(row, hull, label, weight, hair=True))
     rows = torch.tensor([each.row for each in found])
     tensors = {
