@@ -1,4 +1,4 @@
-"""With whom the results of an evaluation are compared, in the vectors of its recognisers.
+"""The pictures with which results of an evaluation are compared, in the vectors of recognisers.
 
 That is another photograph of the source's person where the pairs name one, else the source.
 """
