@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from facke_core.identity import reid_0095
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -63,3 +68,41 @@ def test_the_report_says_with_which_photograph_results_were_compared(
     some.write_text("\n".join(",".join(line) for line in lines))
     done = facke(*command, "--pairs", some)
     assert "compares 5 results with another photograph of the source, and 1 with" in done.out
+
+
+@pytest.fixture
+def publishers_files(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[Path, bytes]:
+    """Where the judge's files are kept, and their content; they are not there yet."""
+    for folder in ("benchmarks", "tests/unit"):
+        monkeypatch.syspath_prepend(ROOT / folder)
+    from irs import judge_ir
+
+    contents = dict(zip(reid_0095.FILES, judge_ir(), strict=True))
+    pins = {name: (len(x), hashlib.sha256(x).hexdigest()) for name, x in contents.items()}
+    monkeypatch.setattr(reid_0095, "FILES", pins)
+    monkeypatch.setenv("FACKE_CACHE", str(tmp_path / "cache"))
+    return {tmp_path / "cache" / "reid-0095" / name: x for name, x in contents.items()}
+
+
+def test_anybody_can_judge_with_what_was_fetched(
+    facke: Callable[..., Any], people: Path, publishers_files: dict[Path, bytes]
+) -> None:
+    command = ["evaluate", "simswap", "--pairs", people, "--judge", "reid-0095"]
+    command += ["--metrics", "id-gain,retrieval-top1"]
+    done = facke(*command)
+    assert (done.code, reid_0095.COMMAND in done.err) == (4, True)
+    listed = facke("plugins")
+    assert "reid-0095" in listed.out
+
+    for path, content in publishers_files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    done = facke(*command, "--json", "a.json")
+    assert done.code == 0, done.err
+    (report,) = json.loads(Path("a.json").read_text())["reports"]
+    judge = report["protocol"]["encoders"]["judge"]
+    assert judge["settings"] == {"name": "reid-0095"}
+    assert 0.1 < report["summary"]["id-gain"]["value"] < 0.8
+    assert report["summary"]["retrieval-top1"]["value"] > 0.5
