@@ -84,7 +84,7 @@ class OperationNetwork(nn.Module):
         picture = torch.empty((1, *input_size), device="meta")
         for operation in self.operations:
             try:
-                known[operation.name] = found = compute(operation, known, picture)
+                known[operation.name] = computed = compute(operation, known, picture)
             except KeyError as error:
                 raise VerificationError(
                     f"{source}: the operation {operation.name!r} reads {error}, which was not "
@@ -95,16 +95,16 @@ class OperationNetwork(nn.Module):
                     f"{source}: the {operation.kind} {operation.name!r} does not fit its inputs "
                     f"({error}). The file is damaged: get it again."
                 ) from error
-            if (told := sizes.get(operation.name, found.shape)) != found.shape:
+            if (told := sizes.get(operation.name, computed.shape)) != computed.shape:
                 raise VerificationError(
                     f"{source}: the {operation.kind} {operation.name!r} makes a tensor of "
-                    f"{tuple(found.shape)}, not of {tuple(told)}. The file is damaged: get it "
+                    f"{tuple(computed.shape)}, not of {tuple(told)}. The file is damaged: get it "
                     "again."
                 )
-            if math.prod(found.shape) > LARGEST:
+            if math.prod(computed.shape) > LARGEST:
                 raise VerificationError(
                     f"{source}: the {operation.kind} {operation.name!r} makes a tensor of "
-                    f"{tuple(found.shape)}, far larger than any of a recogniser. The file is "
+                    f"{tuple(computed.shape)}, far larger than any of a recogniser. The file is "
                     "damaged: get it again."
                 )
 
@@ -117,9 +117,9 @@ class OperationNetwork(nn.Module):
         known = self.constants()
         result = picture
         for operation in self.operations:
-            known[operation.name] = found = compute(operation, known, picture)
+            known[operation.name] = computed = compute(operation, known, picture)
             if operation.kind == "Result":
-                result = found
+                result = computed
         return result
 
 

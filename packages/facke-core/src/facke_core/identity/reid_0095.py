@@ -134,12 +134,12 @@ def _download(name: str) -> bytes:
             f"{ADDRESS}{name} cannot be downloaded: {error}. Check the network and try again, or "
             f"copy the file from elsewhere to {_file(name)}."
         ) from error
-    if (found := hashlib.sha256(content).hexdigest()) != digest:
+    if (sha256 := hashlib.sha256(content).hexdigest()) != digest:
         told = f"more than {size}" if len(content) > size else str(len(content))
         raise VerificationError(
-            f"{ADDRESS}{name} has {told} bytes with sha256 {found}, expected {size} with {digest}. "
-            "The download broke off, or the publisher put another file there. Try again; nothing "
-            "was kept."
+            f"{ADDRESS}{name} has {told} bytes with sha256 {sha256}, expected {size} with "
+            f"{digest}. The download broke off, or the publisher put another file there. Try again; "
+            "nothing was kept."
         )
     return content
 
@@ -163,10 +163,10 @@ def _checked(name: str) -> bytes:
         content = file.read_bytes()
     except OSError as error:
         raise UnavailableError(f"{file} cannot be read: {error}. Check its rights.") from error
-    found, digest = hashlib.sha256(content).hexdigest(), FILES[name][1]
-    if found != digest:
+    sha256, digest = hashlib.sha256(content).hexdigest(), FILES[name][1]
+    if sha256 != digest:
         raise VerificationError(
-            f"{file} has sha256 {found}, expected {digest}: it is damaged or another file. "
+            f"{file} has sha256 {sha256}, expected {digest}: it is damaged or another file. "
             f"Run: {COMMAND}"
         )
     return content
