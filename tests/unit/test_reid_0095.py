@@ -149,6 +149,18 @@ def test_without_a_network_it_says_what_to_do(kept: Path, monkeypatch: pytest.Mo
         with pytest.raises(UnavailableError, match="cannot be downloaded") as error:
             reid_0095.fetch()
     assert f"copy the file from elsewhere to {kept / XML}" in str(error.value)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setattr(reid_0095, "ADDRESS", f"http://127.0.0.1:{server.getsockname()[1]}/")
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            connection.recv(1000)
+            connection.sendall(b"nonsense\r\n\r\n")
+            connection.close()
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(UnavailableError, match="cannot be downloaded: nonsense"):
+            reid_0095.fetch()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UnavailableError, match="HF_HUB_OFFLINE is set"):
         reid_0095.fetch()

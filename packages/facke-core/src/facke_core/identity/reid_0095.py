@@ -10,6 +10,7 @@ Weights: Open Model Zoo of OpenVINO, Apache-2.0, from their publisher. They are 
 from __future__ import annotations
 
 import hashlib
+from http.client import HTTPException
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -129,7 +130,7 @@ def _download(name: str) -> bytes:
     try:
         with urlopen(ADDRESS + name, timeout=SECONDS) as answer:
             content: bytes = answer.read(size + 1)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         raise UnavailableError(
             f"{ADDRESS}{name} cannot be downloaded: {error}. Check the network and try again, or "
             f"copy the file from elsewhere to {_file(name)}."
@@ -138,8 +139,8 @@ def _download(name: str) -> bytes:
         told = f"more than {size}" if len(content) > size else str(len(content))
         raise VerificationError(
             f"{ADDRESS}{name} has {told} bytes with sha256 {sha256}, expected {size} with "
-            f"{digest}. The download broke off, or the publisher put another file there. Try again; "
-            "nothing was kept."
+            f"{digest}. The download broke off, or the publisher put another file there. Nothing "
+            "was kept: try again."
         )
     return content
 
