@@ -132,7 +132,7 @@ def test_the_judge_is_the_same_by_openvino_by_both_readers_and_in_both_versions(
         (b'to-port="1"', b'to-port="5"', "an edge ends at port '5'"),
         (b'<layer id="2"', b'<layer id="1"', "two layers have the number '1'"),
         (b'type="Sigmoid"', b'type="Result"', "has 1 outputs"),
-        (b'type="Sigmoid"', b'type="Add"', "has 1 inputs, and a Add has 2"),
+        (b'type="Sigmoid"', b'type="Add"', "a Add, reads 1 others, and such one reads 2"),
     ],
 )
 def test_a_damaged_or_foreign_description_is_told(

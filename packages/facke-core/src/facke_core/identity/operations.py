@@ -217,10 +217,13 @@ def _check(operation: Operation, source: str) -> None:
     kind = _KINDS[operation.kind]
     if len(operation.inputs) != kind.inputs:
         raise VerificationError(
-            f"{about} has {len(operation.inputs)} inputs, and a {operation.kind} has {kind.inputs}."
+            f"{about}, a {operation.kind}, reads {len(operation.inputs)} others, and such one "
+            f"reads {kind.inputs}. The file is damaged: get it again."
         )
     if missing := [name for name in kind.needs if name not in operation.attributes]:
-        raise VerificationError(f"{about} does not say its {', '.join(missing)}.")
+        raise VerificationError(
+            f"{about} does not say its {', '.join(missing)}. The file is damaged: get it again."
+        )
     for name, value in operation.attributes.items():
         if not _allowed(kind.settings.get(name), value):
             raise VerificationError(
