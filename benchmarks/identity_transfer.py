@@ -2,11 +2,15 @@
 
     ./dev python benchmarks/identity_transfer.py [--method simswap cvae-gan ...] [--quick]
                                                  [--pairs N] [--json FILE] [--picture FILE]
+                                                 [--reference]
 
 Every person of the London set (neutral faces, 60 people, 3,540 ordered pairs) is put on every
 other, by the whole pipeline: detection, alignment, generation, paste-back. The results are judged
 by a recogniser that no model of facke is conditioned on or trained with, and by the judge's own
 face detector (reid.py, judging.py).
+
+With ``--reference`` the judge compares with another photograph of the source, smiling, and looks
+for the source among these photographs of the 60 people.
 
 * ``gain``: mean cos(result, source) minus mean cos(target, source); facke's metric ``id-gain``.
 * ``top1``: share of results whose nearest of the 60 people is the source; ``retrieval-top1``.
@@ -55,7 +59,8 @@ JUDGE = "reid_0095"
 
 def draw(shown: dict[SwapPair, Tensor], pictures: PictureStore) -> Tensor:
     """The face matrix of some results."""
-    sources, targets = (sorted({pair[k] for pair in shown}) for k in (0, 1))
+    of_pair = {pair[:2]: photo for pair, photo in shown.items()}
+    sources, targets = (sorted({pair[k] for pair in of_pair}) for k in (0, 1))
 
     def photos(people: list[PictureRef]) -> list[Tensor]:
         return [unpacked(pictures.load(person).photo) for person in people]
@@ -66,7 +71,7 @@ def draw(shown: dict[SwapPair, Tensor], pictures: PictureStore) -> Tensor:
     return face_matrix(
         photos(sources),
         photos(targets),
-        [[shown.get(SwapPair(source, target)) for target in targets] for source in sources],
+        [[of_pair.get((source, target)) for target in targets] for source in sources],
         size=224,
         source_labels=names(sources),
         target_labels=names(targets),
@@ -77,7 +82,7 @@ def judged(name: str, args: argparse.Namespace, folder: Path, judge: Judge) -> d
     """What the benchmark says of one method or of one set of weights; draws its picture."""
     started, matrix = time.monotonic(), 3 if args.quick else 6
     pipeline = load(name, device=args.device)
-    pairs = read_pairs(write_inputs(folder, matrix=matrix)[0])
+    pairs = read_pairs(write_inputs(folder, matrix=matrix, reference=args.reference)[0])
     people = sorted(pairs.sources)
     pictures = HalfPictures(pipeline, StageClock(STAGES))
     with progress() as show:
@@ -104,6 +109,7 @@ def judged(name: str, args: argparse.Namespace, folder: Path, judge: Judge) -> d
     write_image(picture, draw(shown, pictures), xmp=disclosure(request), overwrite=True)
     return report | {
         "judge": JUDGE,
+        "reference": "smiling" if args.reference else "",
         "picture": str(picture),
         "method": request.method,
         "weights": request.weights,
@@ -118,6 +124,9 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--pairs", type=int, help="the first of a fixed shuffle; default: all")
+    parser.add_argument(
+        "--reference", action="store_true", help="compare with a smiling photograph of the source"
+    )
     parser.add_argument("--picture", type=Path, metavar="FILE", help="of one method")
     args = parser.parse_args()
     if len(args.method) > 1 and (args.weights or args.picture):

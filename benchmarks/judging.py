@@ -67,7 +67,7 @@ class BatchSession(EvaluationSession):
     ) -> None:
         super().__init__(pipeline, pairs, metrics=metrics, encoders={"judge": judge})
         self.pictures, self._judge, self._swap_crops = pictures, judge, swap_crops
-        self._results: dict[SwapPair, Tensor] = {}
+        self._results: dict[tuple[PictureRef, PictureRef], Tensor] = {}
         self.photos: dict[SwapPair, Tensor] = {}
         """The finished photos of the last batch."""
 
@@ -76,14 +76,17 @@ class BatchSession(EvaluationSession):
         """The rows of one batch."""
         indices = list(indices)
         pairs = [self.pairs.pairs[i] for i in indices]
-        self.map(self.ready, list({one.key: one for pair in pairs for one in pair}.values()))
-        pairs = [pair for pair in pairs if all(map(self.pictures.usable, pair))]
+        self.map(self.ready, list({one.key: one for pair in pairs for one in pair[:2]}.values()))
+        pairs = [pair for pair in pairs if all(map(self.pictures.usable, pair[:2]))]
         if pairs:
-            source, target = ([self.pictures.load(pair[k]) for pair in pairs] for k in (0, 1))
+            source = [self.pictures.load(pair.source) for pair in pairs]
+            target = [self.pictures.load(pair.target) for pair in pairs]
             known = [self.pictures.known(pair.source) for pair in pairs]
             identity = torch.stack([one.vectors["identity"] for one in known])
             results = self._swap_crops(inputs_of(self.pipeline, source, target, identity))
-            self._results = dict(zip(pairs, results.clamp(0, 1).float().cpu(), strict=True))
+            self._results = dict(
+                zip((pair[:2] for pair in pairs), results.clamp(0, 1).float().cpu(), strict=True)
+            )
         self.photos = {}
         return super().rows(indices, batch_size=batch_size)
 
@@ -95,7 +98,7 @@ class BatchSession(EvaluationSession):
     def swap(
         self, source: PictureRef, target: PictureRef, *, identity: Tensor | None = None
     ) -> Tensor:
-        return self._results[SwapPair(source, target)]
+        return self._results[source, target]
 
     def swapped(self, index: int, *, rebuilt: bool = False) -> SwappedPairs | None:
         found, pair = super().swapped(index, rebuilt=rebuilt), self.pairs.pairs[index]

@@ -1,4 +1,7 @@
-"""The pairs of the London set: each of 60 neutral faces on every other, in one fixed order."""
+"""The pairs of the London set: each of 60 neutral faces on every other, in one fixed order.
+
+The set has a second photograph of each person, smiling, with which results can be compared.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from common import link, linked, manifest, neutral
 
 from facke_core.data.tables import csv_text
 
-COLUMNS = ("source", "target", "source_identity", "target_identity")
+COLUMNS = ("source", "target", "reference", "source_identity", "target_identity")
 MATRIX = 6
 
 
@@ -30,15 +33,19 @@ def order(n: int, matrix: int) -> list[tuple[int, int]]:
 
 
 def write_inputs(
-    folder: Path, people: int | None = None, *, matrix: int = MATRIX
+    folder: Path, people: int | None = None, *, matrix: int = MATRIX, reference: bool = False
 ) -> tuple[Path, Path]:
-    """(pairs.csv, real.csv) in a folder, of the first ``people`` or all of them."""
+    """(pairs.csv, real.csv) in a folder, of the first ``people`` or all of them.
+
+    With ``reference``, results are to be compared with the smiling photograph of the source.
+    """
     link(folder)
     rows = neutral(manifest(), people)
-    pairs = [
-        (*(linked(rows[k]) for k in pair), *(rows[k]["identity"] for k in pair))
-        for pair in order(len(rows), matrix)
-    ]
+    pairs = []
+    for pair in order(len(rows), matrix):
+        source, target = (linked(rows[k]) for k in pair)
+        other = source.replace("/neutral.jpg", "/smiling.jpg") if reference else ""
+        pairs.append((source, target, other, *(rows[k]["identity"] for k in pair)))
     return (
         _write(folder / "pairs.csv", COLUMNS, pairs),
         _write(folder / "real.csv", ("a", "b", "same"), _real(people)),

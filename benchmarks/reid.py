@@ -1,37 +1,41 @@
-"""The judge of the benchmarks: the recogniser ``reid_0095`` of ``$FACKE_SHARED/faces/judges.py``.
+"""The judge of the benchmarks: facke's ``reid-0095`` with the weights of ``$FACKE_SHARED/faces``.
 
-No model of facke is conditioned on it or trained with it. It is not part of facke; a registry that
-knows it is made by hand::
+These are half as exact as those that ``--judge reid-0095`` fetches, so they have a name of their
+own, and a registry that knows it is made by hand::
 
-    from reid import registry
-    load_encoder("reid-0095", registry=registry())
+    from reid import NAME, registry
+    load_encoder(NAME, registry=registry())
 
-:class:`Judge` is the same with a detector of its own, also of that file.
+:class:`Judge` is the same with a detector of its own, that of ``judges.py``. No model of facke is
+conditioned on this network or trained with it.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # before cv2: it reports an unused setting
 
 import torch
-import torch.nn.functional as F
 from common import missing, shared
-from torch import Tensor, nn
+from safetensors.torch import load_file
+from torch import Tensor
 
 from facke_core import EncoderSpec, Registry, hookimpl
 from facke_core.evaluation.judges import Recogniser
 from facke_core.faces.reframe import reframe
 from facke_core.faces.templates import Alignment
-from facke_core.types import Face, IdentityEncoderSpec
+from facke_core.identity import reid_0095
+from facke_core.identity.operations import Operation, OperationNetwork
+from facke_core.types import Face
 
-NAME = "reid-0095"
-SIZE = 128
+NAME = "reid-0095-half"
 FILE = "judges.py"
+SIZE = reid_0095.SIZE
 
 
 def _judges() -> Any:
@@ -43,31 +47,35 @@ def _judges() -> Any:
     return module
 
 
-class Reid0095(nn.Module):
-    """Crops (B, 3, H, W) in [0, 1], aligned to ``arcface`` -> unit vectors (B, 256)."""
+def network() -> OperationNetwork:
+    """The network, from a list of operations (``graph.json``) and their constants."""
+    folder = shared() / "faces" / "nets" / "recog_omz_face_reid_0095"
+    listed = json.loads((folder / "graph.json").read_text("utf-8"))
+    return OperationNetwork(
+        [Operation(o["op"], o["out"], tuple(o["inputs"]), o["attrs"]) for o in listed],
+        load_file(folder / "model.safetensors"),
+        input_size=(3, SIZE, SIZE),
+        source="graph.json",
+        sizes={o["out"]: tuple(o["out_shape"]) for o in listed if o["out_shape"]},
+    )
+
+
+class Reid0095(reid_0095.Reid0095):
+    """Crops (B, 3, H, W) in [0, 1], aligned to ``arcface`` -> unit vectors (B, 256).
+
+    Figures of earlier versions were made with that framing.
+    """
 
     def __init__(self) -> None:
-        super().__init__()
-        judges = _judges()
-        self._graph = judges.Graph(judges.NETS / "recog_omz_face_reid_0095")
-        for index, (name, tensor) in enumerate(sorted(self._graph.tensors.items())):
-            if tensor.is_floating_point():  # parameters are what tells one network from another
-                self.register_parameter(f"tensor{index}", nn.Parameter(tensor, requires_grad=False))
-                self._graph.tensors[name] = tensor
-        self.template: Any = judges.SPHERE_96x112 * [SIZE / 96, SIZE / 112]
-        """(5, 2): where the five points are in what the network sees."""
-        self.spec = IdentityEncoderSpec(
-            name=NAME, embedding_dim=256, input_size=(224, 224), template="arcface"
-        )
+        super().__init__(network())
+        self.spec = replace(self.spec, name=NAME, input_size=(224, 224), template="arcface")
 
     def forward(self, face: Tensor) -> Tensor:
-        points = tuple((float(x), float(y)) for x, y in self.template)
-        return self.of_chips(reframe(face.cpu(), "arcface", points, (SIZE, SIZE)))
+        return self.of_chips(reframe(face, "arcface", reid_0095.TEMPLATE, SIZE))
 
     def of_chips(self, chips: Tensor) -> Tensor:
         """The same for (B, 3, 128, 128), framed as the network wants it."""
-        rows = [self._graph(x[None] * 255)[0].flatten(1) for x in chips.flip(1)]
-        return F.normalize(torch.cat(rows), dim=1)
+        return super().forward(chips)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +101,8 @@ class Judge(Recogniser):
     def cut(self, photo: Tensor, face: Face, alignment: Alignment) -> Tensor:
         """(1, 3, 128, 128): the judge's own face of the photo; ``face`` where it finds none."""
         points = (self.find(photo) or face).landmarks.double().numpy()
-        chip = self.module.crop(_pixels(photo), points, self.encoder.template, (SIZE, SIZE))
+        template = self.module.SPHERE_96x112 * [SIZE / 96, SIZE / 112]
+        chip = self.module.crop(_pixels(photo), points, template, (SIZE, SIZE))
         return torch.from_numpy(chip).permute(2, 0, 1)[None].float() / 255
 
     def of_cut(self, crop: Tensor) -> Tensor:

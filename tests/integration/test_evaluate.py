@@ -360,31 +360,31 @@ def test_the_london_benchmark_runs(shared: Path, tmp_path: Path) -> None:
     script += ["--metrics", "id-gain,retrieval-top1"]
     subprocess.run([*script, "--json", "a.json"], cwd=tmp_path, check=True, capture_output=True)
     (report,) = json.loads((tmp_path / "a.json").read_text())["reports"]
-    assert report["protocol"]["encoders"]["judge"]["settings"] == {"name": "reid-0095"}
+    assert report["protocol"]["encoders"]["judge"]["settings"] == {"name": "reid-0095-half"}
     assert report["summary"]["id-gain"]["value"] > 0.1
     assert str(shared) not in (tmp_path / "a.json").read_text()
 
 
 @pytest.fixture
 def london(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
-    """(registry with the judge of the benchmarks, pairs of four people)."""
+    """(module of the benchmarks' judge, pairs of four people)."""
     pytest.importorskip("cv2", reason="the judges need OpenCV (extra: faces)")
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     import london as london_set
     import reid
 
     file, _ = london_set.write_inputs(tmp_path / "london", 4)
-    return reid.registry(), file
+    return reid, file
 
 
 @pytest.mark.parametrize("copied", ["target", "source"])
 def test_planted_swappers_get_their_due_on_photographs(
     london: tuple[Any, Any], copied: Literal["target", "source"]
 ) -> None:
-    registry, file = london
+    reid, file = london
     metrics = ("recon-l1", "id-gain", "retrieval-top1", "pose-error", "background")
-    spec = EvaluationSpec(weights="simswap", pairs=str(file), judge="reid-0095", metrics=metrics)
-    evaluator = spec.evaluator(registry)
+    spec = EvaluationSpec(weights="simswap", pairs=str(file), judge=reid.NAME, metrics=metrics)
+    evaluator = spec.evaluator(reid.registry())
     pipeline = evaluator.pipeline
 
     pipeline.method = pipeline.method._replace(sampler=PlainSampler(picture=copied))

@@ -163,6 +163,34 @@ def test_sources_are_looked_for_among_all_people(benchmarks: Any, set_up: Any) -
     assert (report["pairs"], report["top1"]) == (1, 0)
 
 
+def test_results_are_compared_with_the_smiling_photograph(
+    benchmarks: Any, set_up: Any, tmp_path: Path
+) -> None:
+    pipeline, judge, photos, _ = set_up
+    file, _ = benchmarks.london.write_inputs(tmp_path, 4, matrix=2, reference=True)
+    pairs = read_pairs(file)
+    for pair, plain in zip(pairs.pairs, photos.pairs, strict=True):
+        assert pair.reference is not None
+        assert [picture.key for picture in pair[:2]] == [picture.key for picture in plain[:2]]
+        assert pair.reference.name == pair.source.name.replace("neutral", "smiling")
+        assert pair.reference.identity == pair.source.identity
+    reports, shown = zip(
+        *(
+            benchmarks.judging.measure(
+                pipeline, some, judge, swap_crops=lambda inputs: inputs.target, keep=4
+            )
+            for some in (pairs, photos)
+        ),
+        strict=True,
+    )
+    one, other = reports
+    assert one["gain"] == other["gain"] == 0  # nothing is pasted
+    assert one["target_source"] != other["target_source"]
+    first = {tuple(picture.key for picture in pair[:2]) for pair in pairs.pairs[:4]}
+    for some in shown:
+        assert {tuple(picture.key for picture in pair[:2]) for pair in some} == first
+
+
 def test_a_time_limit_ends_the_swaps_but_not_the_picture(benchmarks: Any, set_up: Any) -> None:
     pipeline, judge, _, pairs = set_up
     report, shown = benchmarks.judging.measure(
@@ -191,13 +219,14 @@ def test_the_script_writes_the_figures_and_no_picture_here(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(script, "write_inputs", partial(script.write_inputs, people=4))
     monkeypatch.setattr(script, "scratch", lambda name: tmp_path.parent)
-    words = ["--quick", "--pairs", "5", "--device", "cpu", "--json", "figures.json"]
+    words = ["--quick", "--pairs", "5", "--device", "cpu", "--reference", "--json", "figures.json"]
     monkeypatch.setattr(sys, "argv", ["identity_transfer.py", *words])
     script.main()
     figures = json.loads(Path("figures.json").read_text())
     assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
     assert Path(figures["picture"]).is_file()
     assert (figures["pairs"], figures["judge"], figures["method"]) == (5, "reid_0095", "simswap")
+    assert figures["reference"] == "smiling"
     assert figures["gain"] > 0.1
     assert figures["gain"] == pytest.approx(
         figures["result_source"] - figures["target_source"], abs=2e-5

@@ -23,7 +23,8 @@ from facke_core.errors import (
 from facke_core.faces.align import alignment_matrix, warp
 from facke_core.faces.reframe import reframe, resample, stretch
 from facke_core.faces.templates import TEMPLATES, template_points
-from facke_core.identity import dlib_resnet, iresnet, timm_encoder
+from facke_core.identity import dlib_resnet, iresnet, reid_0095, timm_encoder
+from facke_core.identity.operations import Operation, OperationNetwork
 from facke_core.protocols import IdentityEncoder
 from facke_core.testing import EncoderConformance
 from facke_core.weights import pinned
@@ -84,10 +85,30 @@ def _cosface(folder: Path) -> IdentityEncoder:
     return iresnet.build_cosface(weights=str(folder))
 
 
+def _reid(_: Path) -> IdentityEncoder:
+    """The frame of the judge around a network of one convolution."""
+    rng = torch.Generator().manual_seed(0)
+    weight = torch.randn(256, 3, 16, 16, generator=rng)
+    around = {"strides": "8, 8", "dilations": "1, 1", "pads_begin": "0, 0", "pads_end": "0, 0"}
+    pool = {"kernel": "15, 15", "strides": "15, 15"}
+    operations = [
+        Operation("Parameter", "x", ()),
+        Operation("Convolution", "y", ("x", "weight"), around),
+        Operation("Sigmoid", "z", ("y",)),
+        Operation("AvgPool", "pooled", ("z",), pool),
+        Operation("Add", "centred", ("pooled", "middle")),
+        Operation("Result", "out", ("centred",)),
+    ]
+    constants = {"weight": weight / 1000, "middle": torch.full((1, 1, 1, 1), -0.5)}
+    size = (3, reid_0095.SIZE, reid_0095.SIZE)
+    network = OperationNetwork(operations, constants, input_size=size, source="test")
+    return reid_0095.Reid0095(network)
+
+
 @pytest.mark.parametrize("check", [n for n in dir(EncoderConformance) if n.startswith("test_")])
 @pytest.mark.parametrize(
     ("name", "make"),
-    [("timm", _timm), ("arcface", _arcface), ("cosface-sphere", _cosface)],
+    [("timm", _timm), ("arcface", _arcface), ("cosface-sphere", _cosface), ("reid-0095", _reid)],
 )
 def test_an_encoder_with_files_keeps_its_contract(
     name: str,

@@ -160,9 +160,9 @@ def run_facke2022(
     with evaluator.session(pairs) as session:
 
         def measured(pair: SwapPair) -> dict[str, float]:
-            for picture in pair:
+            for picture in pair[:2]:
                 session.ready(picture)
-            usable = all(session.pictures.usable(picture) for picture in pair)
+            usable = all(session.pictures.usable(picture) for picture in pair[:2])
             return _values(evaluator, session, pair) if usable else {}
 
         for start in range(0, len(pairs), batch_size):
@@ -177,6 +177,8 @@ def run_facke2022(
     notes = [_conditions(evaluator)]
     if skipped:
         notes.append(f"{skipped} pairs skipped: no face was found in a picture, or it is damaged")
+    if any(pair.reference for pair in pairs.pairs):
+        notes.append("results are compared with the sources, as in the script, not the references")
     return Facke2022Report(
         name=evaluator.name,
         images=n,

@@ -17,6 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from facke_core.config import write_text
+from facke_core.evaluation.identities import BY_VECTORS
 from facke_core.evaluation.metrics import SwappedPairs
 from facke_core.evaluation.report import EvaluationReport, notes_of, table_of
 from facke_core.evaluation.rows import Row
@@ -181,6 +182,7 @@ def _figure(case: Case, metric: str) -> str:
     images = "".join(f'<img src="{uri}" alt="">' for uri in case.pictures)
     row = case.row
     names = row.source if len(case.pictures) == 2 else f"{row.source} on {row.target}"
+    names += f", compared with {row.reference}" if row.reference and metric in BY_VECTORS else ""
     text = f"{row.values[metric]:.4g}: {names}"
     return f"<figure>{images}<figcaption>{escape(text)}</figcaption></figure>"
 

@@ -26,7 +26,7 @@ __all__ = ["Recogniser", "load_recogniser"]
 
 NO_JUDGE = (
     "no judge was given: a face recogniser that had no part in the training. "
-    "Add `judge=...`, for example `judge='hf:ORG/REPO@COMMIT'`"
+    "Add `judge='reid-0095'`"
 )
 NO_TRAINER = (
     "the model was trained without an identity encoder. Name one with `encoder=...` to measure it "

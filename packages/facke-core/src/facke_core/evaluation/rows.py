@@ -50,9 +50,13 @@ class Row:
     vector: str = ""
     """The judge's vector of the result as base64 of float32, where the judge looked."""
     key: str = ""
-    """SHA-256 of the contents of source and target together."""
+    """SHA-256 of the contents of source, target and reference together."""
     among: str = ""
-    """Digest of the sources among which this one was to be retrieved, and of who is on them."""
+    """Digest of the pictures among which the source's person was looked for, and of who is on
+    them."""
+    reference: str = ""
+    """Other photograph of the source's person, with which the judge compared the result; empty: it
+    compared with the source."""
 
 
 def rounded(value: float) -> float | None:
@@ -128,9 +132,10 @@ class RowFiles:
                 target=pair.target.name,
                 source_identity=pair.source.identity,
                 target_identity=pair.target.identity,
+                reference=pair.reference.name if pair.reference else "",
             )
             for index, pair in enumerate(pairs.pairs)
-            if key_of(pair) in there and not (pair.source.fault or pair.target.fault)
+            if key_of(pair) in there and not any(p and p.fault for p in pair)
         }
         if there and not known and self._old.get(PAIRS) != self._run[PAIRS]:
             raise UsageError(

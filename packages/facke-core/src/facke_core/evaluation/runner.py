@@ -279,6 +279,7 @@ class Evaluator:
                 "kind": "photographs" if pairs.crops is None else "aligned crops",
                 "sources": len(pairs.sources),
                 "targets": len(pairs.targets),
+                "references": sum(pair.reference is not None for pair in pairs.pairs),
             },
             "weights": {
                 "name": self.name,

@@ -7,12 +7,11 @@ follows. So a row depends on its pair, on the set of sources and on the seed, an
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from typing import Any, Self, TypeVar
 
@@ -21,6 +20,13 @@ from torch import Tensor
 
 from facke_core.errors import ImageError, PluginError
 from facke_core.evaluation.clock import STAGES, alone
+from facke_core.evaluation.identities import (
+    BY_VECTORS,
+    Gallery,
+    digest_of,
+    gallery_of,
+    identities_of,
+)
 from facke_core.evaluation.judges import Recogniser
 from facke_core.evaluation.metrics import AnyMetric, Identities, Metric, SetMetric, SwappedPairs
 from facke_core.evaluation.pictures import Loaded, PictureStore, inputs_of, unpacked
@@ -37,10 +43,6 @@ _PHOTO = frozenset({"photo", "faces", "judge"})
 """Needs that include the finished photo; the last two also the face in it."""
 FACES = frozenset({"faces", "judge"})
 """Needs that include the face in the finished photo."""
-BY_VECTORS = frozenset(
-    {"id-retrieval", "id-retrieval-l2", "id-gain", "retrieval-top1", "retrieval-top5"}
-)
-"""Core's metrics that follow from the judge's vectors alone."""
 T = TypeVar("T")
 
 
@@ -49,8 +51,8 @@ class EvaluationSession:
 
     Args:
         pipeline: the pipeline that swaps.
-        pairs: all pairs, also where only some are evaluated here: the sources of all are those
-            among which one is retrieved.
+        pairs: all pairs, also where only some are evaluated here: the people of all are those
+            among whom a source is looked for.
         metrics: the metrics to measure.
         encoders: ``trainer`` and ``judge``, as far as metrics need them.
         seed: seed of samplers that draw noise; with None those that draw only for somebody who
@@ -81,7 +83,7 @@ class EvaluationSession:
         self._rebuilt: dict[str, dict[str, float]] = {}
         self._pool = ThreadPoolExecutor(workers or os.cpu_count(), initializer=alone)
         self._on_progress = on_progress
-        self._gallery: tuple[Tensor, Tensor, dict[str, int]] | None = None
+        self._people: Gallery | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -98,9 +100,9 @@ class EvaluationSession:
         remaining = iter(indices)
         while batch := list(islice(remaining, batch_size)):
             pairs = [self.pairs.pairs[i] for i in batch]
-            self._make_ready([picture for pair in pairs for picture in pair])
+            self._make_ready([picture for pair in pairs for picture in pair[:2]])
             if self._needs & {"judge"}:
-                self._sources()
+                self._gallery()
             if rebuilt := self._to_rebuild([pair.source for pair in pairs]):
                 self.map(self._rebuild, rebuilt)
             rows += self.map(self._row, batch)
@@ -108,16 +110,12 @@ class EvaluationSession:
 
     @cached_property
     def among(self) -> str:
-        """Digest of the sources and who is on them; empty where no metric reads that."""
-        if "judge" not in self._needs:
-            return ""
-        number: dict[str, int] = {}
-        people = {p.key: number.setdefault(p.identity, len(number)) for p in self.pairs.sources}
-        return hashlib.sha256(repr(sorted(people.items())).encode()).hexdigest()
+        """Digest of the gallery's pictures and who is on them; empty where no metric reads it."""
+        return digest_of(self.pairs) if "judge" in self._needs else ""
 
     @torch.inference_mode()
     def among_these(self, known: Mapping[int, Row]) -> dict[int, Row]:
-        """Rows that were found among other sources, with the values that follow from these.
+        """Rows that were found among other people, with the values that follow from these.
 
         They follow from the vector that a row keeps, for core's metrics; where another metric may
         look at more, the row is left out, and is to be found anew.
@@ -128,13 +126,15 @@ class EvaluationSession:
         if not stale or not all(metric.name in BY_VECTORS for metric in judged):
             return rows
         pairs = {index: self.pairs.pairs[index] for index in stale}
-        self._make_ready(picture for pair in pairs.values() for picture in pair)
-        self._sources()
+        self._make_ready(picture for pair in pairs.values() for picture in pair[:2])
+        gallery = self._gallery()
         for index, row in stale.items():
-            if not row.vector or not all(map(self.pictures.usable, pairs[index])):
+            pair = pairs[index]
+            if not row.vector or self._unusable(pair):
                 continue
-            a, b = (self.pictures.load(picture).aligned.crop[None] for picture in pairs[index])
-            seen = self._seen("judge", *pairs[index], torch.from_numpy(unpack(row.vector).copy()))
+            a, b = (self.pictures.load(picture).aligned.crop[None] for picture in pair[:2])
+            vector = torch.from_numpy(unpack(row.vector).copy())
+            seen = identities_of(pair, vector, self.pictures, gallery=gallery)
             swapped = SwappedPairs(source=a, target=b, identities={"judge": seen})
             values = {m.name: rounded(self._value(m, swapped)) for m in judged}
             rows[index] = replace(row, among=self.among, values={**row.values, **values})
@@ -157,9 +157,9 @@ class EvaluationSession:
         pair = self.pairs.pairs[index]
         self.ready(pair.source)
         self.ready(pair.target)
-        if not all(self.pictures.usable(picture) for picture in pair):
+        if self._unusable(pair):
             return None
-        source, target = (self.pictures.load(picture) for picture in pair)
+        source, target = (self.pictures.load(picture) for picture in pair[:2])
         crops = source.aligned.crop[None], target.aligned.crop[None]
         swapped = SwappedPairs(source=crops[0], target=crops[1])
         if rebuilt or self._mixed:
@@ -178,7 +178,7 @@ class EvaluationSession:
             known = self.pictures.known(pair.target)
             swapped = replace(swapped, target_faces=[known.face], result_faces=[face])
         identities = {
-            role: self._identities(role, pair.source, pair.target, result, photo, face)
+            role: self._identities(role, pair, result, photo, face)
             for role in self._encoders
             if role in self._needs
         }
@@ -187,7 +187,7 @@ class EvaluationSession:
     def again(self, indices: Sequence[int]) -> list[SwappedPairs | None]:
         """Swap some pairs exactly as :meth:`rows` does, with swap(source, source)."""
         if self._needs & {"judge"}:
-            self._sources()
+            self._gallery()
         return self.map(lambda index: self.swapped(index, rebuilt=True), indices)
 
     # -- pictures ----------------------------------------------------------------------------------
@@ -196,19 +196,25 @@ class EvaluationSession:
         """Apply a function to each item, in this session's threads."""
         return list(self._pool.map(function, items))
 
-    def _make_ready(self, pictures: Iterable[PictureRef], what: str = "") -> None:
+    def _make_ready(
+        self, pictures: Iterable[PictureRef], what: str = "", *, judged: bool = False
+    ) -> None:
         different = list({picture.key: picture for picture in pictures}.values())
-        for done, _ in enumerate(self._pool.map(self.ready, different), 1):
+        ready = partial(self.ready, judged=judged)
+        for done, _ in enumerate(self._pool.map(ready, different), 1):
             if what and self._on_progress:
                 self._on_progress(what, done, len(different))
 
-    def ready(self, picture: PictureRef) -> None:
-        """Find the face of a picture and compute its vectors, if that was not done before."""
+    def ready(self, picture: PictureRef, *, judged: bool = False) -> None:
+        """Find the face of a picture and compute its vectors, if that was not done before.
+
+        With ``judged`` only the judge's, for a picture that is swapped with none.
+        """
         if not self.pictures.usable(picture):
             return
         known = self.pictures.known(picture)
         missing = {"identity", *(role for role in self._encoders if role in self._needs)}
-        missing -= known.vectors.keys()
+        missing = (missing & {"judge"} if judged else missing) - known.vectors.keys()
         if not missing:
             return
         loaded = self.pictures.load(picture)
@@ -221,18 +227,12 @@ class EvaluationSession:
             face = known.face or loaded.aligned.face
             known.vectors["judge"] = self._by_judge(unpacked(loaded.photo), face)
 
-    def _sources(self) -> tuple[Tensor, Tensor, dict[str, int]]:
-        """The vectors (G, D) of all usable sources, the persons (G,) on them, and these by key."""
-        if self._gallery is None:
-            self._make_ready(self.pairs.sources, "sources")
-            usable = [source for source in self.pairs.sources if self.pictures.usable(source)]
-            number: dict[str, int] = {}
-            people = [number.setdefault(source.identity, len(number)) for source in usable]
-            vectors = [self.pictures.known(source).vectors["judge"].double() for source in usable]
-            stacked = torch.stack(vectors) if vectors else torch.zeros(0, 0, dtype=torch.float64)
-            own = {source.key: person for source, person in zip(usable, people, strict=True)}
-            self._gallery = stacked, torch.tensor(people, dtype=torch.int64), own
-        return self._gallery
+    def _gallery(self) -> Gallery:
+        """The people of all pairs, in the judge's vectors."""
+        if self._people is None:
+            self._make_ready(self.pairs.compared, "people", judged=True)
+            self._people = gallery_of(self.pairs, self.pictures)
+        return self._people
 
     # -- swapping ----------------------------------------------------------------------------------
 
@@ -288,35 +288,20 @@ class EvaluationSession:
     def _identities(
         self,
         role: str,
-        source: PictureRef,
-        target: PictureRef,
+        pair: SwapPair,
         result: Tensor,
         photo: Tensor | None,
         face: Face | None,
     ) -> Identities:
         if role == "trainer":
-            return self._seen(role, source, target, self._by_trainer(result))
+            vector = self._by_trainer(result)
+            return identities_of(pair, vector, self.pictures, gallery=None)
         assert photo is not None
         # a face that is not found is where the target's was
-        known = self.pictures.known(target)
-        where = face or known.face or self.pictures.load(target).aligned.face
-        return self._seen(role, source, target, self._by_judge(photo, where))
-
-    def _seen(
-        self, role: str, source: PictureRef, target: PictureRef, vector: Tensor
-    ) -> Identities:
-        gallery, people, own = torch.zeros(0, len(vector)), torch.zeros(0, dtype=torch.int64), -1
-        if role == "judge":
-            gallery, people, numbers = self._sources()
-            own = numbers[source.key]
-        return Identities(
-            source=self.pictures.known(source).vectors[role][None],
-            target=self.pictures.known(target).vectors[role][None],
-            result=vector[None],
-            gallery=gallery,
-            people=people,
-            own=torch.tensor([own]),
-        )
+        known = self.pictures.known(pair.target)
+        where = face or known.face or self.pictures.load(pair.target).aligned.face
+        vector = self._by_judge(photo, where)
+        return identities_of(pair, vector, self.pictures, gallery=self._gallery())
 
     @property
     def _mixed(self) -> bool:
@@ -347,6 +332,7 @@ class EvaluationSession:
             "pair": index,
             "source": pair.source.name,
             "target": pair.target.name,
+            "reference": pair.reference.name if pair.reference else "",
             "source_identity": pair.source.identity,
             "target_identity": pair.target.identity,
             "key": key_of(pair),
@@ -373,9 +359,15 @@ class EvaluationSession:
             vector=self._vector(swapped),
         )
 
+    def _unusable(self, pair: SwapPair) -> dict[str, PictureRef]:
+        """Role -> picture, for those that cannot be used; a reference only where one judges."""
+        roles = {"source": pair.source, "target": pair.target, "reference": pair.reference}
+        if "judge" not in self._needs:
+            del roles["reference"]
+        return {r: p for r, p in roles.items() if p is not None and not self.pictures.usable(p)}
+
     def _why_not(self, pair: SwapPair) -> str:
-        roles = dict(zip(("source", "target"), pair, strict=True))
-        unusable = {r: p for r, p in roles.items() if not self.pictures.usable(p)}
+        unusable = self._unusable(pair)
         faults = {r: fault for r, p in unusable.items() if (fault := self.pictures.why_not(p))}
         reasons = [f"the {role} cannot be used: {fault}" for role, fault in faults.items()]
         if without := " and the ".join(role for role in unusable if role not in faults):

@@ -99,6 +99,10 @@ TEMPLATES: dict[str, Template] = {
         (150, 150),
     ),
     "sphereface": Template(tuple((x - 8.0, y) for x, y in _ARCFACE), (112, 96)),
+    # the same stretched to a square, as face-reidentification-retail-0095 has it
+    "sphereface_128": Template(
+        tuple(((x - 8.0) * 128 / 96, y * 128 / 112) for x, y in _ARCFACE), (128, 128)
+    ),
 }
 """Name -> template at its native size."""
 

@@ -7,7 +7,7 @@ to the results, and a set of pairs has a digest that every report carries.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -54,6 +54,13 @@ class SwapPair(NamedTuple):
     """It gives the identity."""
     target: PictureRef
     """It gives everything else."""
+    reference: PictureRef | None = None
+    """Another photograph of the source's person, with which the result is compared."""
+
+    @property
+    def compared(self) -> PictureRef:
+        """The picture with which the result is compared: the reference, or else the source."""
+        return self.reference or self.source
 
 
 class SamePair(NamedTuple):
@@ -92,16 +99,19 @@ class PairSet:
         return _distinct(pair.target for pair in self.pairs)
 
     @property
+    def compared(self) -> tuple[PictureRef, ...]:
+        """The different pictures with which results are compared, in order of appearance."""
+        return _distinct(pair.compared for pair in self.pairs)
+
+    @property
     def digest(self) -> str:
         """SHA-256 over the contents of the pictures, who shows the same person, and the order, in
         hexadecimal digits."""
         number: dict[str, int] = {}
         total = hashlib.sha256()
         for pair in self.pairs:
-            people = (number.setdefault(picture.identity, len(number)) for picture in pair)
-            total.update(
-                " ".join([*(picture.key for picture in pair), *map(str, people)]).encode() + b"\n"
-            )
+            people = [number.setdefault(picture.identity, len(number)) for picture in pair[:2]]
+            total.update(" ".join([*_keys(pair), *map(str, people)]).encode() + b"\n")
         return total.hexdigest()
 
 
@@ -109,24 +119,34 @@ def read_pairs(file: Path) -> PairSet:
     """Read pairs of photographs from a CSV with the columns ``source`` and ``target``.
 
     Paths are relative to the folder of the CSV. ``source_identity`` and ``target_identity`` say who
-    is on them; without, every picture is a person of its own. One that cannot be read stays in its
-    pairs, with the reason (:attr:`PictureRef.fault`).
+    is on them; without, every picture is a person of its own. ``reference`` may name a second
+    photograph of the source's person. One that cannot be read stays in its pairs, with the reason
+    (:attr:`PictureRef.fault`).
 
     Raises:
-        DataError: no such file, a column is missing, no pair is in it or none that can be read, or
-            a picture has two identities.
+        DataError: no such file, a column is missing, no pair is in it or none that can be read, a
+            picture has two identities, or a source is its own reference.
     """
     read = _FileReader(file)
-    named = [
-        SwapPair(
-            read(row["source"], row.get("source_identity") or "", line),
-            read(row["target"], row.get("target_identity") or "", line),
-        )
-        for line, row in _rows(file, ("source", "target"))
-    ]
+    named = []
+    for line, row in _rows(file, ("source", "target")):
+        who = row.get("source_identity") or ""
+        source = read(row["source"], who, line)
+        target = read(row["target"], row.get("target_identity") or "", line)
+        reference = read(other, who, line) if (other := row.get("reference")) else None
+        if reference is not None:
+            read.one_person(source, reference, line)
+        named.append(SwapPair(source, target, reference))
     if all(pair.source.fault or pair.target.fault for pair in named):
         read.check()
-    pairs = [SwapPair(*map(read.settled, pair)) for pair in named]
+    pairs = [
+        SwapPair(
+            read.settled(pair.source),
+            read.settled(pair.target),
+            read.settled(pair.reference) if pair.reference else None,
+        )
+        for pair in named
+    ]
     return PairSet(pairs=pairs, name=file.name)
 
 
@@ -151,10 +171,14 @@ def read_same(file: Path) -> list[SamePair]:
     return pairs
 
 
-def key_of(pair: SwapPair) -> str:
-    """SHA-256 of the contents of both pictures, in hexadecimal digits: what is computed of a pair
-    is known by it, whatever else is in a CSV."""
-    return hashlib.sha256(f"{pair.source.key} {pair.target.key}".encode()).hexdigest()
+def key_of(pictures: Iterable[PictureRef | None]) -> str:
+    """SHA-256 of the contents of the pictures of a pair, in hexadecimal digits: what is computed of
+    a pair is known by it, whatever else is in a CSV."""
+    return hashlib.sha256(" ".join(_keys(pictures)).encode()).hexdigest()
+
+
+def _keys(pictures: Iterable[PictureRef | None]) -> list[str]:
+    return [picture.key for picture in pictures if picture is not None]
 
 
 def pairs_of_dataset(
@@ -220,6 +244,8 @@ class _FileReader:
         self._missing: list[str] = []
         self._told: dict[str, tuple[str, str]] = {}
         """Picture -> who is on it, and where the CSV says so; nowhere: its name stands for it."""
+        self._same: dict[str, str] = {}
+        """Picture -> another one of the same person, which says who that is."""
 
     def __call__(self, name: str | None, identity: str, line: int) -> PictureRef:
         if not name:
@@ -231,20 +257,42 @@ class _FileReader:
                 self._missing.append(f"line {line}: {name} ({fault})")
         key, fault = self._read[path]
         picture = PictureRef(name, identity or name, key, path=path, fault=fault)
-        told = self._told.get(_content(picture), ("", ""))
-        if identity and told[1] and told[0] != identity:
-            raise DataError(
-                f"{self._file}: the picture {name} shows {told[0]!r} by {told[1]}, and "
-                f"{identity!r} by line {line}. Nobody is two people: correct one of them."
-            )
-        if identity or not told[0]:
-            where = f"line {line}" if identity else ""
-            self._told[_content(picture)] = (picture.identity, where)
+        self._tell(picture, (picture.identity, f"line {line}" if identity else ""))
         return picture
+
+    def _tell(self, picture: PictureRef, who: tuple[str, str]) -> None:
+        """Note who is on a picture, and on all others of the same person."""
+        first = self._first(picture)
+        told = self._told.get(first, ("", ""))
+        if who[1] and told[1] and told[0] != who[0]:
+            raise DataError(
+                f"{self._file}: the picture {picture.name} shows {told[0]!r} by {told[1]}, and "
+                f"{who[0]!r} by {who[1]}. Nobody is two people: correct one of them."
+            )
+        if who[1] or not told[0]:
+            self._told[first] = who
+
+    def _first(self, picture: PictureRef) -> str:
+        content = _content(picture)
+        while content in self._same:
+            content = self._same[content]
+        return content
+
+    def one_person(self, source: PictureRef, reference: PictureRef, line: int) -> None:
+        """Note that both show one person, whoever that is."""
+        if _content(source) == _content(reference):
+            raise DataError(
+                f"{self._file}, line {line}: the reference {reference.name} is the source itself. "
+                "Name another photograph of the same person, or leave it empty."
+            )
+        first, other = self._first(source), self._first(reference)
+        if first != other:
+            self._tell(source, self._told.pop(other))
+            self._same[other] = first
 
     def settled(self, picture: PictureRef) -> PictureRef:
         """The picture with the identity that any line of the CSV gives it."""
-        return picture._replace(identity=self._told[_content(picture)][0])
+        return picture._replace(identity=self._told[self._first(picture)][0])
 
     def check(self) -> None:
         if self._missing:

@@ -133,14 +133,14 @@ class SwapWork:
         draws = self.seed is not None or not isinstance(pipeline.method.sampler, SeededSampler)
 
         def swap(index: int, pair: SwapPair) -> Swap:
-            row = Swap(
-                pair=index, source=pair.source.name, target=pair.target.name, key=key_of(pair)
-            )
-            for picture in pair:
+            pictures = pair[:2]  # a reference decides nothing here
+            source, target = (picture.name for picture in pictures)
+            row = Swap(pair=index, source=source, target=target, key=key_of(pictures))
+            for picture in pictures:
                 if picture.fault:
                     return replace(row, skipped=f"{picture.name} cannot be read: {picture.fault}")
-            seed = noise(self.seed, *pair).initial_seed() if draws else None
-            files = [str(picture.path) for picture in pair]
+            seed = noise(self.seed, *pictures).initial_seed() if draws else None
+            files = [str(picture.path) for picture in pictures]
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", FackeWarning)  # the row says what is doubtful
@@ -276,7 +276,8 @@ def _read(file: Path) -> list[Swap]:
 def _holds(swap: Swap, pairs: PairSet, folder: Path) -> bool:
     """Tell whether a row is of its pair, and its picture as it was written."""
     pair = pairs.pairs[swap.pair]
-    if (swap.key, swap.source, swap.target) != (key_of(pair), pair.source.name, pair.target.name):
+    source, target = pictures = pair[:2]
+    if (swap.key, swap.source, swap.target) != (key_of(pictures), source.name, target.name):
         return False
     picture = folder / f"{swap.pair:06d}.png"
     return bool(swap.skipped) or (picture.is_file() and sha256_of(picture) == swap.sha256)

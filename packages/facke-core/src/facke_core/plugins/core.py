@@ -20,6 +20,13 @@ def facke_identity_encoders() -> list[EncoderSpec]:
             license="CC0-1.0",
         ),
         EncoderSpec(
+            name="reid-0095",
+            summary="a judge: face-reidentification-retail-0095, 256-d; fetched once and pinned",
+            build="facke_core.identity.reid_0095:build",
+            available="facke_core.identity.reid_0095:available",
+            license="Apache-2.0",
+        ),
+        EncoderSpec(
             name="timm",
             summary="any timm face recogniser on the Hub: hf:org/repo@COMMIT",
             build="facke_core.identity.timm_encoder:build",
