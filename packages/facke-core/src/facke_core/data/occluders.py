@@ -53,7 +53,9 @@ class Occluder(NamedTuple):
         return torch.lerp(crop * self.shade, colour, self.alpha)
 
 
-def draw(mesh: Tensor, size: int, rng: random.Random, texture: Texture) -> Occluder:
+def draw(
+    mesh: Tensor, size: int, rng: random.Random, texture: Texture, *, kind: str = ""
+) -> Occluder:
     """Draw one thing, or two, before a face.
 
     Args:
@@ -61,10 +63,12 @@ def draw(mesh: Tensor, size: int, rng: random.Random, texture: Texture) -> Occlu
         size: side S of the crop.
         rng: the only source of randomness.
         texture: gives pictures of skin and backgrounds.
+        kind: one of :data:`KINDS`, of which one thing is drawn; default: any.
     """
     canvas = Canvas(mesh, size, rng)
-    for kind in rng.choices(list(KINDS), list(KINDS.values()), k=2 if rng.random() < 0.15 else 1):
-        _DRAW[kind](canvas, rng, texture)
+    any_kind = rng.choices(list(KINDS), list(KINDS.values()), k=2 if rng.random() < 0.15 else 1)
+    for each in [kind] if kind else any_kind:
+        _DRAW[each](canvas, rng, texture)
     alpha = canvas.alpha
     paint = ImageChops.multiply(canvas.paint, Image.merge("RGB", [alpha] * 3))
     paint, alpha = paint.reduce(SCALE), alpha.reduce(SCALE)

@@ -49,6 +49,8 @@ class Row:
     """Why nothing was swapped."""
     vector: str = ""
     """The judge's vector of the result as base64 of float32, where the judge looked."""
+    features: str = ""
+    """The features of the result in the same way, where a metric compares sets of them."""
     key: str = ""
     """SHA-256 of the contents of source and target together."""
     among: str = ""
@@ -164,7 +166,8 @@ def _rows(path: Path) -> list[Row]:
             from_dict(Row, _json.parse(line), where=f"line {number}")
             for number, line in enumerate(path.read_bytes().splitlines(), 1)
         ]
-        if not all(np.isfinite(unpack(row.vector)).all() for row in rows):
+        kept = [text for row in rows for text in (row.vector, row.features)]
+        if not all(np.isfinite(unpack(text)).all() for text in kept):
             raise ValueError("a vector in it is not finite")
         return rows
     except (OSError, ValueError, ConfigError) as error:
