@@ -6,7 +6,7 @@ The planted cases are changes of a real portrait, whose faces MediaPipe finds ag
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -24,24 +24,25 @@ import facke_cli.samples
 from facke_core.evaluation import appearance, attributes
 from facke_core.evaluation.appearance import around
 from facke_core.evaluation.ciede2000 import difference
+from facke_core.evaluation.clips import flicker
 from facke_core.evaluation.covered import THINGS, covered
 from facke_core.evaluation.metrics import Covered, SwappedPairs, kid
 from facke_core.evaluation.pictures import Loaded
 from facke_core.evaluation.report import diff
 from facke_core.evaluation.runner import Evaluator, make_metrics
-from facke_core.evaluation.statistics import kernel_distance
+from facke_core.evaluation.statistics import Estimate, kernel_distance
 from facke_core.faces.align import align
 from facke_core.faces.detect import build_mediapipe
 from facke_core.faces.mesh import face_mesh
 from facke_core.faces.paste import paste
 from facke_core.faces.smooth import blurred
 from facke_core.faces.templates import Alignment
-from facke_core.images.io import read_image
-from facke_core.jobs.pairs import read_pairs
+from facke_core.images.io import read_image, to_pil
+from facke_core.jobs.pairs import PairSet, read_pairs
 from facke_core.pipeline import SwapPipeline
 from facke_core.plugins.registry import Registry, default_registry
 from facke_core.protocols import Method
-from facke_core.types import AlignedFace, Blend, Face
+from facke_core.types import AlignedFace, Blend, Face, SwapInputs
 from standins import FunctionSampler
 
 SAMPLES = Path(facke_cli.samples.__file__).parent
@@ -446,3 +447,75 @@ def test_crops_of_features_tell_drawn_from_real(pairs_file: Path) -> None:
 def test_all_metrics_are_those_that_swap_once() -> None:
     registry = default_registry()
     assert {m.name for m in make_metrics((), registry)} == {*registry.metrics} - {"occluders"}
+
+
+# -- clips -----------------------------------------------------------------------------------------
+
+
+def frames(folder: Path, count: int = 5) -> None:
+    """A clip of the first portrait, which nods a little, as PNG files."""
+    photo, _ = portrait()
+    for number in range(count):
+        picture = photo.roll(2 * number, 1) * (1 - 0.01 * number)
+        to_pil(picture).save(folder / f"{number}.png")
+
+
+def clip_pairs(folder: Path, order: Sequence[int], clips: Sequence[str]) -> PairSet:
+    file = folder / "clips.csv"
+    lines = [f"hopper.jpg,{number}.png,{clips[number]}" for number in order]
+    file.write_text("\n".join(["source,target,clip", *lines, "hopper.jpg,hopper.jpg,"]))
+    (folder / "hopper.jpg").write_bytes((SAMPLES / "hopper.jpg").read_bytes())
+    return read_pairs(file)
+
+
+def flickering(inputs: SwapInputs) -> Tensor:
+    """The target, lighter or darker by what it shows."""
+    wave = torch.sin(1000 * inputs.target.mean((1, 2, 3), keepdim=True))
+    return (inputs.target + 0.1 * wave).clamp(0, 1)
+
+
+def test_a_flickering_clip_moves_more_than_its_target(tmp_path: Path) -> None:
+    frames(tmp_path)
+    pairs = clip_pairs(tmp_path, range(5), ["one"] * 5)
+    assert [pair.target.clip for pair in pairs.pairs] == [*["one"] * 5, ""]
+    metrics = make_metrics(["flicker"], default_registry())
+    plain = Blend(color=False, grain=False, occlusion=False)
+
+    def value(function: Callable[..., Tensor], pairs: PairSet = pairs) -> Estimate:
+        return Evaluator(pipeline(function, blend=plain), metrics).run(pairs).summary["flicker"]
+
+    copied = value(lambda inputs: inputs.target)
+    assert copied.n == 1
+    assert copied.value == pytest.approx(1, abs=0.1)
+    shaken = value(flickering)
+    assert shaken.value is not None
+    assert shaken.value > 1.5
+    # the order of frames and another clip beside it change nothing
+    assert value(flickering, clip_pairs(tmp_path, [3, 1, 4, 0, 2], ["one"] * 5)) == shaken
+    two = value(flickering, clip_pairs(tmp_path, range(5), ["one"] * 3 + ["two"] * 2))
+    assert two.n == 2
+    none = value(flickering, clip_pairs(tmp_path, range(5), [""] * 5))
+    assert (none.value, none.n) == (None, 0)
+    assert clip_pairs(tmp_path, range(5), [""] * 5).digest != pairs.digest
+
+
+def test_clips_are_put_together_from_rows_that_were_kept(tmp_path: Path) -> None:
+    frames(tmp_path, 4)
+    swapper = pipeline(flickering, blend=Blend(grain=False, occlusion=False))
+    pairs = clip_pairs(tmp_path, range(4), ["one"] * 4)
+    metrics = make_metrics(["flicker"], default_registry())
+    whole = Evaluator(swapper, metrics).run(pairs)
+    Evaluator(swapper, metrics).run(pairs.first(2), out=tmp_path / "out")
+    report = Evaluator(swapper, metrics).run(pairs, out=tmp_path / "out", resume=True)
+    assert report.run["pairs_computed"] == 3
+    assert diff([whole], [report], 0) == []
+
+
+def test_flicker_is_the_ratio_of_standard_deviations() -> None:
+    rng = torch.Generator().manual_seed(0)
+    real = torch.randn(8, 6, generator=rng)
+    metric = flicker()
+    assert metric.of_set(3 * real + 1, real) == pytest.approx(3, rel=1e-5)
+    assert metric.of_set(real.flip(0), real) == pytest.approx(1)
+    assert metric.of_set(real, real[:1]) is None
+    assert metric.of_set(real, real[:1].expand(8, -1)) is None

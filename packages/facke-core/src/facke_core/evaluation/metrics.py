@@ -21,12 +21,13 @@ from facke_core.types import AlignedFace, Face
 
 __all__ = ["Covered", "Identities", "Metric", "Need", "SetMetric", "SwappedPairs"]
 
-Need = Literal["self", "swap", "photo", "faces", "covered", "trainer", "judge", "features"]
+Need = Literal["self", "swap", "photo", "faces", "covered", "trainer", "judge", "features", "clip"]
 """A part of a swap that a metric can read. ``self``: swap(x, x) of the source. ``swap``: the result
 crop. ``photo``: the result in its photo. ``faces``: the face found in that. ``covered``: swaps onto
 the target with things before its face, which take several times as long. ``trainer``: identities by
 the encoder that the model was trained with. ``judge``: identities by an encoder that had no part in
-that. ``features``: vectors of the crops by :mod:`facke_core.evaluation.features`."""
+that. ``features``: vectors of the crops by :mod:`facke_core.evaluation.features`. ``clip``: what
+moves from frame to frame (:mod:`facke_core.evaluation.clips`)."""
 MAX_PSNR = 100.0
 """PSNR of identical pictures, in dB."""
 TIE = 1e-9
@@ -121,7 +122,8 @@ class Metric(Protocol):
 @runtime_checkable
 class SetMetric(Protocol):
     """A metric with one value for all pairs together, from the vectors of ``judge`` or of
-    ``features``, as it ``needs``; its properties are those of :class:`Metric`."""
+    ``features``, or for those of a clip, from ``clip``, as it ``needs``; its properties are those
+    of :class:`Metric`."""
 
     @property
     def name(self) -> str: ...

@@ -19,6 +19,7 @@ from facke_core.building import LazyDetector
 from facke_core.config import to_dict
 from facke_core.errors import DataError, UsageError
 from facke_core.evaluation.calibration import calibrate
+from facke_core.evaluation.clips import of_clips
 from facke_core.evaluation.clock import STAGES, encoder_share
 from facke_core.evaluation.features import load_features
 from facke_core.evaluation.judges import (
@@ -329,6 +330,9 @@ class Evaluator:
     def _of_set(self, session: EvaluationSession, rows: Sequence[Row]) -> dict[str, Estimate]:
         estimates: dict[str, Estimate] = {}
         for metric in session.of_set:
+            if "clip" in metric.needs:
+                estimates[metric.name] = of_clips(metric, rows, session.pairs.pairs)
+                continue
             role = "judge" if "judge" in metric.needs else "features"
             kept = [row.vector if role == "judge" else row.features for row in rows]
             done = [torch.from_numpy(unpack(text).copy()) for text in kept if text]

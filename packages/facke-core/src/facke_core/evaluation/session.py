@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from facke_core.errors import ImageError, PluginError
+from facke_core.evaluation.clips import frame_of
 from facke_core.evaluation.clock import STAGES, alone
 from facke_core.evaluation.covered import covered
 from facke_core.evaluation.finishing import finished
@@ -34,9 +35,9 @@ from facke_core.types import Face, Progress
 
 __all__: list[str] = []
 
-_PHOTO = frozenset({"photo", "faces", "judge", "features"})
+_PHOTO = frozenset({"photo", "faces", "judge", "features", "clip"})
 """Needs that include the finished photo."""
-FACES = frozenset({"faces", "judge"})
+FACES = frozenset({"faces", "judge", "clip"})
 """Needs that include the face in the finished photo."""
 BY_VECTORS = frozenset(
     {"id-retrieval", "id-retrieval-l2", "id-gain", "retrieval-top1", "retrieval-top5"}
@@ -361,12 +362,14 @@ class EvaluationSession:
             for m in self.per_pair
         }
         looked = bool(self._needs & FACES)
+        frame = frame_of(swapped) if "clip" in self._needs else None
         return Row(
             **about,
             values=values,
             detected=swapped.result_faces[0] is not None if looked else None,
             vector=self._vector(swapped, "judge"),
             features=self._vector(swapped, "features"),
+            frame="" if frame is None else pack(frame.numpy()),
         )
 
     def _why_not(self, pair: SwapPair) -> str:

@@ -45,6 +45,8 @@ class PictureRef(NamedTuple):
     """Number of the row in :attr:`PairSet.crops`; None for a photograph."""
     fault: str = ""
     """Why the file cannot be read; empty if it can."""
+    clip: str = ""
+    """The clip of which a target is a frame; empty: of none."""
 
 
 class SwapPair(NamedTuple):
@@ -93,15 +95,15 @@ class PairSet:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the contents of the pictures, who shows the same person, and the order, in
-        hexadecimal digits."""
+        """SHA-256 over the contents of the pictures, who shows the same person, the clips, and the
+        order, in hexadecimal digits."""
         number: dict[str, int] = {}
         total = hashlib.sha256()
         for pair in self.pairs:
             people = (number.setdefault(picture.identity, len(number)) for picture in pair)
-            total.update(
-                " ".join([*(picture.key for picture in pair), *map(str, people)]).encode() + b"\n"
-            )
+            facts = [*(picture.key for picture in pair), *map(str, people)]
+            facts += [pair.target.clip] if pair.target.clip else []
+            total.update(" ".join(facts).encode() + b"\n")
         return total.hexdigest()
 
 
@@ -110,7 +112,8 @@ def read_pairs(file: Path) -> PairSet:
 
     Paths are relative to the folder of the CSV. ``source_identity`` and ``target_identity`` say who
     is on them; without, every picture is a person of its own. One that cannot be read stays in its
-    pairs, with the reason (:attr:`PictureRef.fault`).
+    pairs, with the reason (:attr:`PictureRef.fault`). ``clip`` says of which clip a target is a
+    frame.
 
     Raises:
         DataError: no such file, a column is missing, no pair is in it or none that can be read, or
@@ -120,7 +123,9 @@ def read_pairs(file: Path) -> PairSet:
     named = [
         SwapPair(
             read(row["source"], row.get("source_identity") or "", line),
-            read(row["target"], row.get("target_identity") or "", line),
+            read(row["target"], row.get("target_identity") or "", line)._replace(
+                clip=row.get("clip") or ""
+            ),
         )
         for line, row in _rows(file, ("source", "target"))
     ]
