@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from facke_core.data.crops import CropSet
+from facke_core.evaluation import attributes as a
 from facke_core.evaluation import metrics as m
 from facke_core.evaluation.judges import Recogniser
 from facke_core.evaluation.runner import Evaluator
@@ -34,9 +35,9 @@ PER_PAIR: list[Callable[[], Any]] = [
     m.id_gain,
     m.retrieval_top1,
     m.retrieval_top5,
-    m.pose_error,
-    m.expression_error,
-    m.background,
+    a.pose_error,
+    a.expression_error,
+    a.background,
 ]
 
 

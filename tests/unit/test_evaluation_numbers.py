@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from facke_core.errors import DataError
+from facke_core.evaluation.attributes import expression_error
 from facke_core.evaluation.facke2022 import as_published
-from facke_core.evaluation.metrics import Identities, expression_error, rank_of_source
+from facke_core.evaluation.metrics import Identities, rank_of_source
 from facke_core.evaluation.metrics import SwappedPairs as Pairs
 from facke_core.evaluation.scan import thinned, winners
 from facke_core.evaluation.statistics import estimate, frechet_distance, verification_auc

@@ -68,7 +68,13 @@ class Occluder(NamedTuple):
 
 
 def draw(
-    mesh: Tensor, size: int, rng: random.Random, texture: Texture, hair: Texture | None = None
+    mesh: Tensor,
+    size: int,
+    rng: random.Random,
+    texture: Texture,
+    hair: Texture | None = None,
+    *,
+    kind: str = "",
 ) -> Occluder:
     """Draw one thing, or two, before a face.
 
@@ -78,13 +84,15 @@ def draw(
         rng: the only source of randomness.
         texture: gives pictures of skin and backgrounds.
         hair: gives pictures of hair; default: ``texture``.
+        kind: one of :data:`KINDS`, of which one thing is drawn; default: any.
     """
     canvas = Canvas(mesh, size, rng)
-    for kind in rng.choices(list(KINDS), list(KINDS.values()), k=2 if rng.random() < 0.15 else 1):
-        if kind == "glasses":
+    any_kind = rng.choices(list(KINDS), list(KINDS.values()), k=2 if rng.random() < 0.15 else 1)
+    for each in [kind] if kind else any_kind:
+        if each == "glasses":
             glasses(canvas, rng)
         else:
-            _DRAW[kind](canvas, rng, (hair or texture) if kind == "hair" else texture)
+            _DRAW[each](canvas, rng, (hair or texture) if each == "hair" else texture)
     alpha = canvas.alpha
     paint = ImageChops.multiply(canvas.paint, Image.merge("RGB", [alpha] * 3))
     paint, alpha, extent = (image.reduce(SCALE) for image in (paint, alpha, canvas.extent))

@@ -56,13 +56,19 @@ def digest_of(pairs: PairSet) -> str:
 
 
 def identities_of(
-    pair: SwapPair, result: Tensor, pictures: PictureStore, *, gallery: Gallery | None
+    role: str,
+    pair: SwapPair,
+    result: Tensor,
+    pictures: PictureStore,
+    *,
+    gallery: Gallery | None = None,
 ) -> Identities:
-    """The vectors for a pair by the judge, with a gallery, or by the encoder of the training.
+    """The vectors for a pair by the encoder of a role.
 
-    The latter sees crops of the generator, and compares with the source itself.
+    With a gallery, as the judge has one, results are compared with the picture that the pair names
+    for that. Other encoders see crops, and compare with the source itself.
     """
-    role, giver = ("trainer", pair.source) if gallery is None else ("judge", pair.compared)
+    giver = pair.source if gallery is None else pair.compared
     vectors, people, own = torch.zeros(0, len(result)), torch.zeros(0, dtype=torch.int64), -1
     if gallery is not None:
         vectors, people, own = gallery.vectors, gallery.people, gallery.numbers[giver.key]

@@ -9,50 +9,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from facke_core.evaluation.statistics import frechet_distance
-from facke_core.faces.paste import face_mask
-from facke_core.faces.pose import angle_between, expression, head_pose
+from facke_core.evaluation.statistics import frechet_distance, kernel_distance
 from facke_core.losses.functional import identity_loss, reconstruction_l1
 from facke_core.types import AlignedFace, Face
 
-__all__ = [
-    "Identities",
-    "Metric",
-    "Need",
-    "SetMetric",
-    "SwappedPairs",
-    "background",
-    "expression_error",
-    "frechet",
-    "id_gain",
-    "id_loss",
-    "id_retrieval",
-    "id_retrieval_l2",
-    "pose_error",
-    "psnr",
-    "recon_l1",
-    "retrieval_top1",
-    "retrieval_top5",
-    "ssim",
-]
+__all__ = ["Covered", "Identities", "Metric", "Need", "SetMetric", "SwappedPairs"]
 
-Need = Literal["self", "swap", "photo", "faces", "trainer", "judge"]
+Need = Literal["self", "swap", "photo", "faces", "covered", "trainer", "judge", "features", "clip"]
 """A part of a swap that a metric can read. ``self``: swap(x, x) of the source. ``swap``: the result
-crop. ``photo``: the result in its photo. ``faces``: the face found in that. ``trainer``: identities
-by the encoder that the model was trained with. ``judge``: identities by an encoder that had no part
-in that."""
+crop. ``photo``: the result in its photo. ``faces``: the face found in that. ``covered``: swaps onto
+the target with things before its face, which take several times as long. ``trainer``: identities by
+the encoder that the model was trained with. ``judge``: identities by an encoder that had no part in
+that. ``features``: vectors of the crops by :mod:`facke_core.evaluation.features`. ``clip``: what
+moves from frame to frame (:mod:`facke_core.evaluation.clips`)."""
 MAX_PSNR = 100.0
 """PSNR of identical pictures, in dB."""
 TIE = 1e-9
 """Largest difference of cosines that count as equal: those of one picture under two names, for
 example."""
-EDGE = 1e-3
-"""Width of the fade at the face's outline, so small that the outline is a line."""
 
 
 class Identities(NamedTuple):
@@ -72,6 +52,17 @@ class Identities(NamedTuple):
     """Persons (B,) int64 on the sources of these pairs."""
 
 
+class Covered(NamedTuple):
+    """One target with K things before its face, one at a time, around the face: h x w pixels."""
+
+    target: Tensor
+    """Parts (K, 3, h, w) of the target photo, with the things in it."""
+    result: Tensor
+    """The same parts of the finished photos."""
+    share: Tensor
+    """The share (K, 1, h, w) in [0, 1] of each pixel inside the face's outline that is covered."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SwappedPairs:
     """B swaps. What no metric of an evaluation needs is None or empty."""
@@ -88,6 +79,13 @@ class SwappedPairs:
     """Crops (B, 3, S, S) of the finished photos, where the targets' were cut out."""
     photos: Sequence[Tensor] = ()
     """B finished photos (3, H, W); for crops, which are not pasted, the result with a margin."""
+    target_photos: Sequence[Tensor] = ()
+    """B target photos (3, H, W)."""
+    shares: Sequence[Tensor | None] = ()
+    """The share (1, H, W) in [0, 1] of each pixel of ``photos`` that is the swapped face; None for
+    crops."""
+    covered: Sequence[Covered | None] = ()
+    """B targets with things before their faces, swapped; None for crops and without a mesh."""
     aligned: Sequence[AlignedFace] = ()
     """B target faces as the generator saw them."""
     target_faces: Sequence[Face | None] = ()
@@ -95,7 +93,7 @@ class SwappedPairs:
     result_faces: Sequence[Face | None] = ()
     """B faces in ``photos``; None where the detector finds none."""
     identities: Mapping[str, Identities] | None = None
-    """Vectors by ``trainer`` and ``judge``."""
+    """Vectors by ``trainer``, ``judge`` and ``features``."""
 
 
 @runtime_checkable
@@ -123,8 +121,9 @@ class Metric(Protocol):
 
 @runtime_checkable
 class SetMetric(Protocol):
-    """A metric with one value for all pairs together, from the judge's vectors; its properties are
-    those of :class:`Metric`."""
+    """A metric with one value for all pairs together, from the vectors of ``judge`` or of
+    ``features``, or for those of a clip, from ``clip``, as it ``needs``; its properties are those
+    of :class:`Metric`."""
 
     @property
     def name(self) -> str: ...
@@ -159,7 +158,7 @@ class PerPair:
         return self.function(pairs).double()
 
 
-def _given(value: Tensor | None) -> Tensor:
+def given(value: Tensor | None) -> Tensor:
     assert value is not None, "the runner computes what a metric needs"
     return value.double()
 
@@ -177,7 +176,7 @@ def recon_l1() -> PerPair:
     """Reconstruction: the mean of ``|swap(x, x) - x|``, in [0, 1]."""
 
     def measure(pairs: SwappedPairs) -> Tensor:
-        return reconstruction_l1(_given(pairs.reconstruction), pairs.source.double())
+        return reconstruction_l1(given(pairs.reconstruction), pairs.source.double())
 
     return PerPair(name="recon-l1", unit="of 1", needs=frozenset({"self"}), function=measure)
 
@@ -186,7 +185,7 @@ def recon_l1_imagenet() -> PerPair:
     """Reconstruction in ImageNet standard deviations, the unit of Facke's paper."""
 
     def measure(pairs: SwappedPairs) -> Tensor:
-        rebuilt, source = _given(pairs.reconstruction), pairs.source.double()
+        rebuilt, source = given(pairs.reconstruction), pairs.source.double()
         return reconstruction_l1(rebuilt, source, units="imagenet")
 
     return replace(recon_l1(), name="recon-l1-imagenet", unit="std", function=measure)
@@ -196,7 +195,7 @@ def psnr() -> PerPair:
     """The PSNR of swap(x, x) against x in dB; at most :data:`MAX_PSNR`."""
 
     def measure(pairs: SwappedPairs) -> Tensor:
-        error = _given(pairs.reconstruction) - pairs.source.double()
+        error = given(pairs.reconstruction) - pairs.source.double()
         mse = error.square().mean((1, 2, 3)).clamp(min=10 ** (-MAX_PSNR / 10))
         return -10 * mse.log10()
 
@@ -212,7 +211,7 @@ def ssim() -> PerPair:
     def measure(pairs: SwappedPairs) -> Tensor:
         from kornia.metrics import ssim as ssim_map
 
-        similarity: Tensor = ssim_map(_given(pairs.reconstruction), pairs.source.double(), 11)
+        similarity: Tensor = ssim_map(given(pairs.reconstruction), pairs.source.double(), 11)
         return similarity.mean((1, 2, 3))
 
     return PerPair(name="ssim", higher_is_better=True, needs=frozenset({"self"}), function=measure)
@@ -301,89 +300,45 @@ def retrieval_top5() -> PerPair:
     return _retrieval(5)
 
 
-# -- what should stay the target's -----------------------------------------------------------------
-
-
-def pose_error() -> PerPair:
-    """The angle between the heads in target and result, in degrees."""
-
-    def measure(pairs: SwappedPairs) -> Tensor:
-        return _of_faces(pairs, lambda a, b: angle_between(head_pose(a), head_pose(b)))
-
-    return PerPair(name="pose-error", unit="degrees", needs=frozenset({"faces"}), function=measure)
-
-
-def expression_error() -> PerPair:
-    """The mean distance of the points of eyes, brows and lips in target and result, in percent of
-    the distance of the irises, after the pose was removed. It needs a detector with a mesh."""
-
-    def between(a: Face, b: Face) -> float:
-        target, result = expression(a), expression(b)
-        if target is None or result is None:
-            return float("nan")
-        return 100 * float((target - result).norm(dim=1).mean())
-
-    return PerPair(
-        name="expression-error",
-        unit="% of eye distance",
-        needs=frozenset({"faces"}),
-        function=lambda pairs: _of_faces(pairs, between),
-    )
-
-
-def _of_faces(pairs: SwappedPairs, between: Callable[[Face, Face], float]) -> Tensor:
-    values = [
-        float("nan") if target is None or result is None else between(target, result)
-        for target, result in zip(pairs.target_faces, pairs.result_faces, strict=True)
-    ]
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def background() -> PerPair:
-    """The mean absolute change, in [0, 1], of the pixels of the target's crop that lie outside of
-    its face."""
-
-    def measure(pairs: SwappedPairs) -> Tensor:
-        change = (_given(pairs.pasted) - pairs.target.double()).abs().mean(1, keepdim=True)
-        size = change.shape[-1]
-        faces = [
-            aligned if face is None else aligned._replace(face=face)
-            for aligned, face in zip(pairs.aligned, pairs.target_faces, strict=True)
-        ]
-        inside = torch.stack([face_mask(face, size, feather=EDGE) for face in faces])
-        outside = (inside < 0.5).double()
-        return (change * outside).sum((1, 2, 3)) / outside.sum((1, 2, 3))
-
-    return PerPair(
-        name="background", unit="of 1", needs=frozenset({"photo", "faces"}), function=measure
-    )
-
-
 # -- sets ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Frechet:
-    """The Fréchet distance between results and real pictures, in the judge's vectors times 100.
+class OfSets:
+    """A metric that compares two sets of vectors by a function, which needs two of each."""
 
-    The formula of FID with another network, so its values compare with none that are called FID.
-    """
-
-    name: str = "frechet"
+    name: str
     unit: str = ""
     higher_is_better: bool = False
-    needs: frozenset[str] = frozenset({"judge"})
+    needs: frozenset[str]
+    scale: float
+    """What the values are multiplied with, to be easy to read."""
+    function: Callable[[np.ndarray[Any, Any], np.ndarray[Any, Any]], float]
 
     def of_set(self, results: Tensor, real: Tensor) -> float | None:
-        """The distance between the vectors of results (N, D) and of real pictures (M, D).
+        """The value for vectors of results (N, D) and of real pictures (M, D).
 
         None with fewer than two of either.
         """
         if min(len(results), len(real)) < 2:
             return None
-        return 100 * frechet_distance(results.numpy(), real.numpy())
+        return self.scale * self.function(results.numpy(), real.numpy())
 
 
-def frechet() -> Frechet:
-    """The metric :class:`Frechet`, as ``MetricSpec.build`` names it."""
-    return Frechet()
+def frechet() -> OfSets:
+    """The Fréchet distance between results and real pictures, in the judge's vectors times 100.
+
+    The formula of FID with another network, so its values compare with none that are called FID.
+    """
+    needs = frozenset({"judge"})
+    return OfSets(name="frechet", needs=needs, scale=100, function=frechet_distance)
+
+
+def kid() -> OfSets:
+    """The kernel distance between result crops and real crops, times 1000, in the features of
+    :mod:`facke_core.evaluation.features`.
+
+    The formula of KID with another network, so its values compare with none that are called KID.
+    """
+    needs = frozenset({"features"})
+    return OfSets(name="kid", needs=needs, scale=1000, function=kernel_distance)

@@ -20,7 +20,7 @@ FORMAT = 1
 """Version of the JSON document."""
 TOLERANCE = 1e-6
 """Difference of two numbers, relative or absolute, up to which they agree."""
-NOT_SHOWN = ("vector", "key", "among")
+NOT_SHOWN = ("vector", "features", "frame", "key", "among")
 """Parts of a row that are of use when an evaluation is resumed."""
 NOT_COMPARED = ("environment", "run")
 """Parts of a report that say where and how fast it was made, not what was found."""

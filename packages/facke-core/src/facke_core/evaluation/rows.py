@@ -49,6 +49,10 @@ class Row:
     """Why nothing was swapped."""
     vector: str = ""
     """The judge's vector of the result as base64 of float32, where the judge looked."""
+    features: str = ""
+    """The features of the result in the same way, where a metric compares sets of them."""
+    frame: str = ""
+    """What moves in target and result in the same way, where a metric is of clips."""
     key: str = ""
     """SHA-256 of the contents of source, target and reference together."""
     among: str = ""
@@ -169,7 +173,8 @@ def _rows(path: Path) -> list[Row]:
             from_dict(Row, _json.parse(line), where=f"line {number}")
             for number, line in enumerate(path.read_bytes().splitlines(), 1)
         ]
-        if not all(np.isfinite(unpack(row.vector)).all() for row in rows):
+        kept = [text for row in rows for text in (row.vector, row.features, row.frame)]
+        if not all(np.isfinite(unpack(text)).all() for text in kept):
             raise ValueError("a vector in it is not finite")
         return rows
     except (OSError, ValueError, ConfigError) as error:

@@ -19,7 +19,9 @@ from facke_core.building import LazyDetector
 from facke_core.config import to_dict
 from facke_core.errors import DataError, UsageError
 from facke_core.evaluation.calibration import calibrate
+from facke_core.evaluation.clips import of_clips
 from facke_core.evaluation.clock import STAGES, encoder_share
+from facke_core.evaluation.features import load_features
 from facke_core.evaluation.judges import (
     NO_JUDGE,
     NO_TRAINER,
@@ -69,7 +71,7 @@ class EvaluationSpec:
     """Encoder that takes the place of the training encoder, for models without one."""
     allow_training_encoder: bool = False
     metrics: Sequence[str] = ()
-    """Names of metrics; empty: all."""
+    """Names of metrics; empty: all but those that swap onto covered targets, which take long."""
     sampler: Mapping[str, Any] = field(default_factory=dict)
     seed: int | None = None
     device: str = "cpu"
@@ -114,13 +116,14 @@ class EvaluationSpec:
 
 
 def make_metrics(names: Sequence[str], registry: Registry) -> list[AnyMetric]:
-    """The metrics of these names, or all registered ones.
+    """The metrics of these names, or all registered ones that swap each pair once.
 
     Raises:
         UnknownNameError: no such metric.
     """
     specs = [registry.metrics[name] for name in names or registry.metrics]
-    return [registry.resolve(spec.build)() for spec in specs]
+    made: list[AnyMetric] = [registry.resolve(spec.build)() for spec in specs]
+    return [metric for metric in made if names or "covered" not in metric.needs]
 
 
 class Evaluator:
@@ -151,6 +154,8 @@ class Evaluator:
         self.pipeline, self.seed = pipeline, seed
         self.workers = workers or os.cpu_count() or 1
         recognisers = {"trainer": trainer_of(pipeline) or encoder, "judge": judge}
+        if any("features" in metric.needs for metric in metrics):
+            recognisers["features"] = load_features(pipeline.device)
         self.encoders = {
             role: recogniser for role, recogniser in recognisers.items() if recogniser is not None
         }
@@ -262,8 +267,9 @@ class Evaluator:
     ) -> dict[str, dict[str, Any]]:
         """Measure how well the encoders tell real people apart, as
         :func:`facke_core.evaluation.calibration.calibrate` does."""
+        encoders = {role: self.encoders[role] for role in _LACKS if role in self.encoders}
         return calibrate(
-            self.pipeline, self.encoders, pairs, workers=self.workers, on_progress=on_progress
+            self.pipeline, encoders, pairs, workers=self.workers, on_progress=on_progress
         )
 
     def protocol(self, pairs: PairSet) -> dict[str, Any]:
@@ -324,12 +330,15 @@ class Evaluator:
 
     def _of_set(self, session: EvaluationSession, rows: Sequence[Row]) -> dict[str, Estimate]:
         estimates: dict[str, Estimate] = {}
-        if not session.of_set:
-            return estimates
-        done = [torch.from_numpy(unpack(row.vector).copy()) for row in rows if row.vector]
-        results = torch.stack(done).double() if done else torch.zeros(0, 1, dtype=torch.float64)
-        real = session.real_vectors() if done else results
         for metric in session.of_set:
+            if "clip" in metric.needs:
+                estimates[metric.name] = of_clips(metric, rows, session.pairs.pairs)
+                continue
+            role = "judge" if "judge" in metric.needs else "features"
+            kept = [row.vector if role == "judge" else row.features for row in rows]
+            done = [torch.from_numpy(unpack(text).copy()) for text in kept if text]
+            results = torch.stack(done).double() if done else torch.zeros(0, 1, dtype=torch.float64)
+            real = session.real_vectors(role) if done else results
             value = metric.of_set(results, real)
             shown = None if value is None else rounded(value)
             estimates[metric.name] = Estimate(value=shown, n=len(done))

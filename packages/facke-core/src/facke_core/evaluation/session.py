@@ -19,7 +19,10 @@ import torch
 from torch import Tensor
 
 from facke_core.errors import ImageError, PluginError
+from facke_core.evaluation.clips import frame_of
 from facke_core.evaluation.clock import STAGES, alone
+from facke_core.evaluation.covered import covered
+from facke_core.evaluation.finishing import finished
 from facke_core.evaluation.identities import (
     BY_VECTORS,
     Gallery,
@@ -31,7 +34,6 @@ from facke_core.evaluation.judges import Recogniser
 from facke_core.evaluation.metrics import AnyMetric, Identities, Metric, SetMetric, SwappedPairs
 from facke_core.evaluation.pictures import Loaded, PictureStore, inputs_of, unpacked
 from facke_core.evaluation.rows import Row, pack, rounded, unpack
-from facke_core.faces.align import warp
 from facke_core.jobs.pairs import PairSet, PictureRef, SwapPair, key_of, noise
 from facke_core.pipeline import SwapPipeline
 from facke_core.results import StageClock
@@ -39,9 +41,9 @@ from facke_core.types import Face, Progress
 
 __all__: list[str] = []
 
-_PHOTO = frozenset({"photo", "faces", "judge"})
-"""Needs that include the finished photo; the last two also the face in it."""
-FACES = frozenset({"faces", "judge"})
+_PHOTO = frozenset({"photo", "faces", "judge", "features", "clip"})
+"""Needs that include the finished photo."""
+FACES = frozenset({"faces", "judge", "clip"})
 """Needs that include the face in the finished photo."""
 T = TypeVar("T")
 
@@ -54,7 +56,7 @@ class EvaluationSession:
         pairs: all pairs, also where only some are evaluated here: the people of all are those
             among whom a source is looked for.
         metrics: the metrics to measure.
-        encoders: ``trainer`` and ``judge``, as far as metrics need them.
+        encoders: ``trainer``, ``judge`` and ``features``, as far as metrics need them.
         seed: seed of samplers that draw noise; with None those that draw only for somebody who
             asks for a seed do not.
         workers: number of threads. The rows do not depend on it.
@@ -134,19 +136,19 @@ class EvaluationSession:
                 continue
             a, b = (self.pictures.load(picture).aligned.crop[None] for picture in pair[:2])
             vector = torch.from_numpy(unpack(row.vector).copy())
-            seen = identities_of(pair, vector, self.pictures, gallery=gallery)
+            seen = identities_of("judge", pair, vector, self.pictures, gallery=gallery)
             swapped = SwappedPairs(source=a, target=b, identities={"judge": seen})
             values = {m.name: rounded(self._value(m, swapped)) for m in judged}
             rows[index] = replace(row, among=self.among, values={**row.values, **values})
         return rows
 
-    def real_vectors(self) -> Tensor:
-        """The judge's vectors (M, D) of all different pictures of the pairs that show a face."""
+    def real_vectors(self, role: str) -> Tensor:
+        """The vectors (M, D) of a role of all different pictures of the pairs that show a face."""
         pictures = self.pairs.sources + self.pairs.targets
         different = list({picture.key: picture for picture in pictures}.values())
         self._make_ready(different)
         usable = [picture for picture in different if self.pictures.usable(picture)]
-        return torch.stack([self.pictures.known(p).vectors["judge"] for p in usable]).double()
+        return torch.stack([self.pictures.known(p).vectors[role] for p in usable]).double()
 
     @torch.inference_mode()
     def swapped(self, index: int, *, rebuilt: bool = False) -> SwappedPairs | None:
@@ -160,8 +162,7 @@ class EvaluationSession:
         if self._unusable(pair):
             return None
         source, target = (self.pictures.load(picture) for picture in pair[:2])
-        crops = source.aligned.crop[None], target.aligned.crop[None]
-        swapped = SwappedPairs(source=crops[0], target=crops[1])
+        swapped = SwappedPairs(source=source.aligned.crop[None], target=target.aligned.crop[None])
         if rebuilt or self._mixed:
             swapped = replace(swapped, reconstruction=self.swap(pair.source, pair.source)[None])
         if not self._needs - {"self"}:
@@ -170,15 +171,21 @@ class EvaluationSession:
         swapped = replace(swapped, result=result[None], aligned=[target.aligned])
         photo = face = None
         if self._needs & _PHOTO:
-            photo = self._finished(result, pair.target, target)
-            pasted = result[None] if pair.target.path is None else self._cut(photo, target)
-            swapped = replace(swapped, photos=[photo], pasted=pasted)
+            place = pair.target, target
+            swapped = finished(swapped, *place, self.pipeline, self.pictures, self.clock)
+            photo = swapped.photos[0]
         if photo is not None and self._needs & FACES:
             face = self.pictures.find(photo)
             known = self.pictures.known(pair.target)
             swapped = replace(swapped, target_faces=[known.face], result_faces=[face])
+        if "covered" in self._needs:
+            swap = partial(self._sample, pair.source, pair.target)
+            swapped = replace(swapped, covered=[covered(self.pipeline, target, swap)])
+        crops = {"trainer": result}
+        if swapped.pasted is not None:
+            crops["features"] = swapped.pasted[0]
         identities = {
-            role: self._identities(role, pair, result, photo, face)
+            role: self._identities(role, pair, crops, photo, face)
             for role in self._encoders
             if role in self._needs
         }
@@ -221,8 +228,8 @@ class EvaluationSession:
         if "identity" in missing:
             with self.clock.stage("encode"):
                 known.vectors["identity"] = self.pipeline.encode(loaded.aligned.crop[None])[0]
-        if "trainer" in missing:
-            known.vectors["trainer"] = self._by_trainer(loaded.aligned.crop)
+        for role in missing & {"trainer", "features"}:
+            known.vectors[role] = self._by_crop(role, loaded.aligned.crop)
         if "judge" in missing:
             face = known.face or loaded.aligned.face
             known.vectors["judge"] = self._by_judge(unpacked(loaded.photo), face)
@@ -243,40 +250,29 @@ class EvaluationSession:
 
         ``identity`` (D,) takes the place of the source's.
         """
+        return self._sample(source, target, self.pictures.load(target), identity)
+
+    def _sample(
+        self,
+        source: PictureRef,
+        target: PictureRef,
+        taker: Loaded,
+        identity: Tensor | None = None,
+    ) -> Tensor:
         if identity is None:
             identity = self.pictures.known(source).vectors["identity"]
-        giver, taker = (self.pictures.load(picture) for picture in (source, target))
+        giver = self.pictures.load(source)
         inputs = inputs_of(self.pipeline, [giver], [taker], identity[None])
         with self.clock.stage("generate"):
             return self.pipeline.sample(
                 inputs, rng=noise(self.seed, source, target), sampler=self._sampler
             )[0]
 
-    def _finished(self, result: Tensor, picture: PictureRef, target: Loaded) -> Tensor:
-        with self.clock.stage("paste"):
-            if picture.path is None:
-                return self.pictures.framed(result)
-            return self.pipeline.paste(
-                unpacked(target.photo), result, target.aligned, occlusion=target.occlusion
-            ).image
-
-    def _cut(self, photo: Tensor, target: Loaded) -> Tensor:
-        """The crop (1, 3, S, S) of a finished photo where the target's crop was."""
-        alignment = self.pipeline.alignment
-        with self.clock.stage("measure"):
-            return warp(
-                photo[None],
-                target.aligned.matrix[None],
-                alignment.size,
-                border=alignment.border,
-                antialias=alignment.antialias,
-            )
-
     # -- measuring ---------------------------------------------------------------------------------
 
-    def _by_trainer(self, crop: Tensor) -> Tensor:
+    def _by_crop(self, role: str, crop: Tensor) -> Tensor:
         with self.clock.stage("judge"):
-            return self._encoders["trainer"].of_crop(crop, self.pipeline.alignment)
+            return self._encoders[role].of_crop(crop, self.pipeline.alignment)
 
     def _by_judge(self, photo: Tensor, face: Face) -> Tensor:
         judge = self._encoders["judge"]
@@ -289,19 +285,19 @@ class EvaluationSession:
         self,
         role: str,
         pair: SwapPair,
-        result: Tensor,
+        crops: Mapping[str, Tensor],
         photo: Tensor | None,
         face: Face | None,
     ) -> Identities:
-        if role == "trainer":
-            vector = self._by_trainer(result)
-            return identities_of(pair, vector, self.pictures, gallery=None)
+        if role in crops:
+            vector = self._by_crop(role, crops[role])
+            return identities_of(role, pair, vector, self.pictures)
         assert photo is not None
         # a face that is not found is where the target's was
         known = self.pictures.known(pair.target)
         where = face or known.face or self.pictures.load(pair.target).aligned.face
         vector = self._by_judge(photo, where)
-        return identities_of(pair, vector, self.pictures, gallery=self._gallery())
+        return identities_of(role, pair, vector, self.pictures, gallery=self._gallery())
 
     @property
     def _mixed(self) -> bool:
@@ -352,11 +348,14 @@ class EvaluationSession:
             for m in self.per_pair
         }
         looked = bool(self._needs & FACES)
+        frame = frame_of(swapped) if "clip" in self._needs else None
         return Row(
             **about,
             values=values,
             detected=swapped.result_faces[0] is not None if looked else None,
-            vector=self._vector(swapped),
+            vector=self._vector(swapped, "judge"),
+            features=self._vector(swapped, "features"),
+            frame="" if frame is None else pack(frame.numpy()),
         )
 
     def _unusable(self, pair: SwapPair) -> dict[str, PictureRef]:
@@ -374,10 +373,9 @@ class EvaluationSession:
             reasons.append(f"no face was found in the {without}")
         return "; ".join(dict.fromkeys(reasons))
 
-    def _vector(self, swapped: SwappedPairs) -> str:
-        if not swapped.identities or "judge" not in swapped.identities:
-            return ""
-        return pack(swapped.identities["judge"].result[0].numpy())
+    def _vector(self, swapped: SwappedPairs, role: str) -> str:
+        seen = (swapped.identities or {}).get(role)
+        return pack(seen.result[0].numpy()) if seen else ""
 
     def _value(self, metric: Metric, pairs: SwappedPairs) -> float:
         with self.clock.stage("measure"):

@@ -73,7 +73,7 @@ def mask_behind(aligned: AlignedFace, front: Iterable[Face], size: int = 128) ->
 def _inside(aligned: AlignedFace, size: int) -> tuple[Tensor, Tensor]:
     """How deep each place of a mask (size, size) lies in the face, and how wide that is where it is
     narrowest, in pixels of the mask."""
-    directions, reach = _outline(aligned, size / aligned.crop.shape[-1])
+    directions, reach = outline(aligned, size / aligned.crop.shape[-1])
     half = _DIRECTIONS // 2
     return _depth(directions, reach, size), (reach[:half] + reach[half:]).amin()
 
@@ -104,7 +104,7 @@ def _depth(directions: Tensor, reach: Tensor, size: int) -> Tensor:
     return (reach - places @ directions.T).amin(1).view(size, size)
 
 
-def _outline(aligned: AlignedFace, scale: float) -> tuple[Tensor, Tensor]:
+def outline(aligned: AlignedFace, scale: float) -> tuple[Tensor, Tensor]:
     """Unit vectors (K, 2), and how far the face reaches along each, in pixels of the mask.
 
     A place p lies in the convex outline where ``p @ directions[k] <= reach[k]`` for every k.

@@ -86,11 +86,15 @@ class DlibResNet29(nn.Module):
         self.blocks = nn.Sequential(*blocks)
         self.head = nn.Linear(256, 128, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Descriptors (B, 128), not normalised, of RGB crops (B, 3, 150, 150) in [0, 1]."""
+    def features(self, x: Tensor) -> Tensor:
+        """What the last layer sees (B, 256) of RGB crops (B, 3, 150, 150) in [0, 1]."""
         x = (x * (255 / 256) - self.mean).contiguous(memory_format=torch.channels_last)
         x = F.max_pool2d(F.relu(self.stem(x)), 3, 2)
-        return self.head(self.blocks(x).mean((2, 3)))
+        return self.blocks(x).mean((2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Descriptors (B, 128), not normalised, of RGB crops (B, 3, 150, 150) in [0, 1]."""
+        return self.head(self.features(x))
 
 
 class _Reader:

@@ -45,6 +45,8 @@ class PictureRef(NamedTuple):
     """Number of the row in :attr:`PairSet.crops`; None for a photograph."""
     fault: str = ""
     """Why the file cannot be read; empty if it can."""
+    clip: str = ""
+    """The clip of which a target is a frame; empty: of none."""
 
 
 class SwapPair(NamedTuple):
@@ -105,13 +107,14 @@ class PairSet:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the contents of the pictures, who shows the same person, and the order, in
-        hexadecimal digits."""
+        """SHA-256 over the contents of the pictures, who shows the same person, the clips, and the
+        order, in hexadecimal digits."""
         number: dict[str, int] = {}
         total = hashlib.sha256()
         for pair in self.pairs:
             people = [number.setdefault(picture.identity, len(number)) for picture in pair[:2]]
-            total.update(" ".join([*_keys(pair), *map(str, people)]).encode() + b"\n")
+            clip = [pair.target.clip] if pair.target.clip else []
+            total.update(" ".join([*_keys(pair), *map(str, people), *clip]).encode() + b"\n")
         return total.hexdigest()
 
 
@@ -120,8 +123,8 @@ def read_pairs(file: Path) -> PairSet:
 
     Paths are relative to the folder of the CSV. ``source_identity`` and ``target_identity`` say who
     is on them; without, every picture is a person of its own. ``reference`` may name a second
-    photograph of the source's person. One that cannot be read stays in its pairs, with the reason
-    (:attr:`PictureRef.fault`).
+    photograph of the source's person, and ``clip`` the clip of which a target is a frame. One that
+    cannot be read stays in its pairs, with the reason (:attr:`PictureRef.fault`).
 
     Raises:
         DataError: no such file, a column is missing, no pair is in it or none that can be read, a
@@ -133,6 +136,7 @@ def read_pairs(file: Path) -> PairSet:
         who = row.get("source_identity") or ""
         source = read(row["source"], who, line)
         target = read(row["target"], row.get("target_identity") or "", line)
+        target = target._replace(clip=row.get("clip") or "")
         reference = read(other, who, line) if (other := row.get("reference")) else None
         if reference is not None:
             read.one_person(source, reference, line)

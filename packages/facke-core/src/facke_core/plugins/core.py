@@ -68,42 +68,45 @@ def facke_face_detectors() -> list[DetectorSpec]:
     ]
 
 
+_METRICS = """
+metrics     recon-l1          lower   mean absolute error of swap(x, x)
+metrics     psnr              higher  PSNR of swap(x, x) in dB
+metrics     ssim              higher  SSIM of swap(x, x)
+metrics     id-loss           lower   1 - cos(result, source), by the encoder of the training
+metrics     id-retrieval      lower   1 - cos(result, source), by the judge
+metrics     id-retrieval-l2   lower   distance of unit vectors of result and source, by the judge
+metrics     id-gain           higher  cos(result, source) - cos(target, source), by the judge
+metrics     retrieval-top1    higher  the source is the nearest of all source people
+metrics     retrieval-top5    higher  the source is one of the five nearest
+attributes  pose-error        lower   angle between the heads of target and result, in degrees
+attributes  expression-error  lower   distance of eyes, brows and lips, without the pose
+attributes  gaze              lower   movement of the irises in their eyes
+attributes  lids              lower   difference of the openings of the eyes
+attributes  mouth             lower   difference of the opening of the mouth
+attributes  background        lower   mean absolute change outside of the face
+appearance  sharpness         higher  sharpness of the face in result and target; 1 is best
+appearance  seam              lower   difference in colour along the edge of the mask
+appearance  occluders         higher  PSNR in dB of things drawn before the target's face
+metrics     frechet           lower   Fréchet distance of results and pictures, by the judge
+metrics     kid               lower   kernel distance of result crops and real crops
+clips       flicker           lower   movement over the frames of a clip, of the target's; 1 is best
+"""
+"""Module, name, better direction and summary of each metric."""
+
+
 @hookimpl
 def facke_metrics() -> list[MetricSpec]:
-    """Describe the metrics of :mod:`facke_core.evaluation.metrics`."""
-
-    def metric(name: str, summary: str, *, higher_is_better: bool = False) -> MetricSpec:
-        return MetricSpec(
+    """Describe the metrics of :mod:`facke_core.evaluation`."""
+    return [
+        MetricSpec(
             name=name,
             summary=summary,
-            build=f"facke_core.evaluation.metrics:{name.replace('-', '_')}",
-            higher_is_better=higher_is_better,
+            build=f"facke_core.evaluation.{module}:{name.replace('-', '_')}",
+            higher_is_better=better == "higher",
         )
-
-    return [
-        metric("recon-l1", "mean absolute error of swap(x, x)"),
-        metric("psnr", "PSNR of swap(x, x) in dB", higher_is_better=True),
-        metric("ssim", "SSIM of swap(x, x)", higher_is_better=True),
-        metric("id-loss", "1 - cos(result, source), by the encoder of the training"),
-        metric("id-retrieval", "1 - cos(result, source), by the judge"),
-        metric(
-            "id-retrieval-l2", "distance of the unit vectors of result and source, by the judge"
-        ),
-        metric(
-            "id-gain",
-            "cos(result, source) - cos(target, source), by the judge",
-            higher_is_better=True,
-        ),
-        metric(
-            "retrieval-top1",
-            "the source is the nearest of all source people",
-            higher_is_better=True,
-        ),
-        metric("retrieval-top5", "the source is one of the five nearest", higher_is_better=True),
-        metric("pose-error", "angle between the heads of target and result, in degrees"),
-        metric("expression-error", "distance of eyes, brows and lips, without the pose"),
-        metric("background", "mean absolute change outside of the face"),
-        metric("frechet", "Fréchet distance of results and pictures, in the judge's vectors"),
+        for module, name, better, summary in (
+            line.split(maxsplit=3) for line in _METRICS.strip().splitlines()
+        )
     ]
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from facke_core.evaluation.metrics import (
     AnyMetric,
+    Covered,
     Identities,
     Metric,
     Need,
@@ -196,13 +197,19 @@ def pairs(seed: int = 0) -> SwappedPairs:
     result = ((source + target) / 2 + grain).clamp(0, 1)
     target_faces = [_face(noise) for _ in range(COUNT)]
     identity = torch.eye(3)[:2]
+    pasted = (target - grain).clamp(0, 1)
+    ticks = (torch.arange(SIZE) - SIZE / 2).square()
+    disc = (ticks + ticks[:, None] < SIZE**2 / 16).float().view(1, 1, SIZE, SIZE)
     return SwappedPairs(
         source=source,
         target=target,
         result=result,
         reconstruction=(source + grain).clamp(0, 1),
-        pasted=(target - grain).clamp(0, 1),
-        photos=[F.pad(crop, (8, 8, 8, 8), value=0.5) for crop in result],
+        pasted=pasted,
+        photos=_framed(result),
+        target_photos=_framed(target),
+        shares=[F.pad(disc[0], (8, 8, 8, 8))] * COUNT,
+        covered=[Covered(target[i : i + 1], pasted[i : i + 1], disc) for i in range(COUNT)],
         aligned=[
             AlignedFace(crop, identity, face)
             for crop, face in zip(target, target_faces, strict=True)
@@ -226,7 +233,9 @@ def perfect(poor: SwappedPairs) -> SwappedPairs:
         result=poor.source.clone(),
         reconstruction=poor.source.clone(),
         pasted=poor.source.clone(),
-        photos=[F.pad(crop, (8, 8, 8, 8), value=0.5) for crop in poor.source],
+        photos=_framed(poor.source),
+        target_photos=_framed(poor.source),
+        covered=[each and each._replace(result=each.target) for each in poor.covered],
         aligned=[
             face._replace(crop=crop) for face, crop in zip(poor.aligned, poor.source, strict=True)
         ],
@@ -260,6 +269,10 @@ def chosen(some: SwappedPairs, rows: list[int]) -> SwappedPairs:
         else:
             fields[field.name] = [value[row] for row in rows]
     return SwappedPairs(**fields)
+
+
+def _framed(crops: Tensor) -> list[Tensor]:
+    return [F.pad(crop, (8, 8, 8, 8), value=0.5) for crop in crops]
 
 
 def _judged(some: SwappedPairs) -> Identities:
