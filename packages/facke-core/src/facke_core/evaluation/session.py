@@ -370,6 +370,8 @@ class EvaluationSession:
             **about,
             values=values,
             detected=swapped.result_faces[0] is not None if looked else None,
+            source_tone=self.pictures.tone(pair.source),
+            target_tone=self.pictures.tone(pair.target),
             vector=self._vector(swapped),
         )
 
