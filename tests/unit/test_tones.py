@@ -196,7 +196,7 @@ def test_reports_have_groups_that_neither_batches_nor_order_nor_a_stop_change(
     (read,) = read_reports(tmp_path / "report.json")
     assert read.tones == report.tones
     assert diff([read], [report], 0) == []
-    assert any(note.startswith("skin of the source: very light 6 pairs") for note in notes_of(read))
+    assert any(note.startswith("skin of the source: very light n=6") for note in notes_of(read))
     text = page([read])
     assert "By the target&#x27;s skin" in text
     assert "<th>dark</th>" in text

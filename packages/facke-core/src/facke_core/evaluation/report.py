@@ -299,7 +299,7 @@ def _tone_notes(report: EvaluationReport) -> list[str]:
         shown = []
         for tone, summary in groups.items():
             told = [f"{m} {shown_estimate(summary[m])}" for m in MARGINS if m in summary]
-            shown.append(f"{tone} {', '.join([f'{_size(summary)} pairs', *told])}")
+            shown.append(f"{tone} {', '.join([f'n={_size(summary)}', *told])}")
         lines.append(f"skin of the {side}: {'; '.join(shown)}")
     better = {name: info.higher_is_better for name, info in report.metrics.items()}
     return lines + [f"warning: {line}" for line in warnings_of(report.tones, better)]
