@@ -23,6 +23,8 @@ WITH_PICTURES = {
     "gallery",
     "identity_transfer",
     "ilvr_speed",
+    "sets",
+    "sheets",
     "tables",
 }
 """What they measure lies in ``$FACKE_SHARED``."""

@@ -74,11 +74,11 @@ def drawn(mesh: Tensor, photo: Tensor, kind: str, seed: int) -> Occluder:
     points = transform_points(there, mesh[None].float())[0]
     thing = draw(points, SIZE, random.Random(seed), _skin, kind=kind)
     # what is transparent has no colour, and no light is taken beyond the drawing
-    layers = torch.cat([thing.colour * thing.alpha, thing.alpha, 1 - thing.shade])
+    layers = torch.cat([thing.colour * thing.alpha, thing.alpha, thing.extent, 1 - thing.shade])
     size = (photo.shape[1], photo.shape[2])
     layers = warp(layers[None], invert_affine(there), size, border="zeros")[0].clamp(0, 1)
-    colour, alpha, dark = layers.split([3, 1, 1])
-    return Occluder((colour / alpha.clamp(min=1e-3)).clamp(0, 1), alpha, 1 - dark)
+    colour, alpha, extent, dark = layers.split([3, 1, 1, 1])
+    return Occluder((colour / alpha.clamp(min=1e-3)).clamp(0, 1), alpha, extent, 1 - dark)
 
 
 def _skin(rng: random.Random) -> Image.Image:

@@ -19,7 +19,7 @@ from torch import Tensor
 from facke_core.config import write_text
 from facke_core.evaluation.identities import BY_VECTORS
 from facke_core.evaluation.metrics import SwappedPairs
-from facke_core.evaluation.report import EvaluationReport, notes_of, table_of
+from facke_core.evaluation.report import EvaluationReport, notes_of, table_of, tone_tables
 from facke_core.evaluation.rows import Row
 from facke_core.evaluation.runner import Evaluator
 from facke_core.images.io import resize, to_pil
@@ -154,6 +154,8 @@ def page(reports: Sequence[EvaluationReport], cases: Sequence[Mapping[str, Cases
             parts.append("<ul class=notes>")
             parts += [f"<li>{escape(note)}</li>" for note in notes]
             parts.append("</ul>")
+        for title, head, body in tone_tables(report):
+            parts += [f"<h3>{escape(title)}</h3>", _table(head, body)]
         own_cases = cases[i] if i < len(cases) else {}
         parts += [_section(report, name, own_cases.get(name)) for name in report.metrics]
         parts.append(_protocol(report))

@@ -10,7 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from torch import Tensor
 from facke_core.config import from_dict
 from facke_core.data.crops import CropSet
 from facke_core.errors import DataError, ImageError
+from facke_core.evaluation.tones import Tone, tone_of
 from facke_core.faces.align import align, transform_points
 from facke_core.faces.reframe import retemplate
 from facke_core.faces.templates import Alignment, template_points
@@ -63,6 +64,8 @@ class KnownFace:
     """Face in the photo, by the pipeline's detector; None where there is none."""
     fault: str = ""
     """Why the photo cannot be read."""
+    tone: Tone | Literal[""] = ""
+    """Its skin tone; empty as long as nobody looked."""
     vectors: dict[str, Tensor] = field(default_factory=dict)
     """Vectors (D,) by role: ``identity``, which conditions the generator, ``trainer``,
     ``judge``."""
@@ -123,6 +126,15 @@ class PictureStore:
             if picture.key in self._loaded:
                 return self._loaded[picture.key]
         return self._keep(picture, *self.read(picture), known)
+
+    def tone(self, picture: PictureRef) -> Tone:
+        """The skin tone of a usable picture."""
+        known = self.known(picture)
+        if known.tone == "":
+            photo = unpacked(self.load(picture).photo)
+            with self._clock.stage("measure"):
+                known.tone = tone_of(photo, known.face)
+        return known.tone
 
     def find(self, photo: Tensor) -> Face | None:
         """The largest face of a photo (3, H, W) in [0, 1]."""

@@ -13,6 +13,7 @@ from facke_core.config import from_dict, read_json, write_json
 from facke_core.errors import ConfigError, DataError
 from facke_core.evaluation.rows import Row, rounded
 from facke_core.evaluation.statistics import Estimate, estimate
+from facke_core.evaluation.tones import MARGINS, NAMES, Groups, group_of, warnings_of
 
 __all__ = ["EvaluationReport", "MetricInfo", "diff", "read_reports", "write_reports"]
 
@@ -53,6 +54,9 @@ class EvaluationReport:
     """Metric that was not measured -> the reason."""
     calibration: Mapping[str, Mapping[str, int | float | None]] = field(default_factory=dict)
     """Encoder -> its figures for real pairs (:mod:`facke_core.evaluation.calibration`)."""
+    tones: Groups = field(default_factory=dict)
+    """``source`` or ``target`` -> skin tone -> metric -> its estimate over the pairs of that tone
+    (:mod:`facke_core.evaluation.tones`); empty where no tone is known."""
     rows: Sequence[Row] = field(repr=False, default=())
     environment: Mapping[str, Any] = field(default_factory=dict)
     """Versions and device."""
@@ -66,11 +70,15 @@ class EvaluationReport:
             "name": self.name,
             "protocol": dict(self.protocol),
             "metrics": {name: asdict(info) for name, info in self.metrics.items()},
-            "summary": {name: asdict(value) for name, value in self.summary.items()},
+            "summary": _plain(self.summary),
             "undetected": self.undetected,
             "skipped": dict(self.skipped),
             "left_out": dict(self.left_out),
             "calibration": {name: dict(value) for name, value in self.calibration.items()},
+            "tones": {
+                side: {tone: _plain(summary) for tone, summary in groups.items()}
+                for side, groups in self.tones.items()
+            },
             "environment": dict(self.environment),
             "run": dict(self.run),
             "rows": rows,
@@ -105,7 +113,26 @@ def summarise(
     return summary, looked.count(False) if looked else None, dict(sorted(skipped.items()))
 
 
+def by_tone(rows: Sequence[Row], metrics: Sequence[str]) -> Groups:
+    """Summarise the rows by the skin tone of the source, and by that of the target."""
+    groups = {}
+    for side in _SIDES:
+        named: dict[str, list[Row]] = {}
+        for row in rows:
+            if not row.skipped:
+                named.setdefault(group_of(getattr(row, f"{side}_tone")), []).append(row)
+        if named.keys() - {NAMES[-1]}:
+            groups[side] = {
+                name: summarise(named[name], metrics)[0] for name in NAMES if name in named
+            }
+    return groups
+
+
 _SIDES = ("source", "target")
+
+
+def _plain(summary: Mapping[str, Estimate]) -> dict[str, Any]:
+    return {name: asdict(value) for name, value in summary.items()}
 
 
 def _rounded(value: Estimate) -> Estimate:
@@ -250,9 +277,38 @@ def _pairs(report: EvaluationReport) -> str:
     return f"{len(report.rows)}{f', {skipped} skipped' if skipped else ''}"
 
 
+def tone_tables(report: EvaluationReport) -> Iterator[tuple[str, list[str], list[list[str]]]]:
+    """The title, head and rows of a table by skin tone, for sources and for targets."""
+    for side, groups in report.tones.items():
+        body = [
+            [metric, *(shown_estimate(summary.get(metric)) for summary in groups.values())]
+            for metric in report.metrics
+            if any(metric in summary for summary in groups.values())
+        ]
+        sizes = (str(_size(summary)) for summary in groups.values())
+        yield f"By the {side}'s skin", ["metric", *groups], [["pairs", *sizes], *body]
+
+
+def _size(summary: Mapping[str, Estimate]) -> int:
+    return max((value.n + value.missing for value in summary.values()), default=0)
+
+
+def _tone_notes(report: EvaluationReport) -> list[str]:
+    lines = []
+    for side, groups in report.tones.items():
+        shown = []
+        for tone, summary in groups.items():
+            told = [f"{m} {shown_estimate(summary[m])}" for m in MARGINS if m in summary]
+            shown.append(f"{tone} {', '.join([f'n={_size(summary)}', *told])}")
+        lines.append(f"skin of the {side}: {'; '.join(shown)}")
+    better = {name: info.higher_is_better for name, info in report.metrics.items()}
+    return lines + [f"warning: {line}" for line in warnings_of(report.tones, better)]
+
+
 def notes_of(report: EvaluationReport) -> list[str]:
     """The facts that the table does not show: left-out metrics, skipped pairs, references,
-    calibration, and the runtime where it was not torch in float32."""
+    calibration, the runtime where it was not torch in float32, and skin tones with their
+    warnings."""
     reasons: dict[str, list[str]] = {}
     for metric, reason in report.left_out.items():
         reasons.setdefault(reason, []).append(metric)
@@ -277,4 +333,4 @@ def notes_of(report: EvaluationReport) -> list[str]:
             f"{figures.get('different')} of two"
             f"{f', {left} left out for want of a face' if left else ''})"
         )
-    return lines
+    return lines + _tone_notes(report)

@@ -18,6 +18,7 @@ import numpy as np
 from facke_core import _json
 from facke_core.config import from_dict, read_json, write_json, write_text
 from facke_core.errors import ConfigError, DataError, UsageError
+from facke_core.evaluation.tones import Tone
 from facke_core.jobs import engines
 from facke_core.jobs.pairs import PairSet, key_of
 
@@ -61,6 +62,10 @@ class Row:
     reference: str = ""
     """Other photograph of the source's person, with which the judge compared the result; empty: it
     compared with the source."""
+    source_tone: Tone = None
+    """Skin tone of the source's picture, in degrees (:mod:`facke_core.evaluation.tones`)."""
+    target_tone: Tone = None
+    """That of the target's."""
 
 
 def rounded(value: float) -> float | None:

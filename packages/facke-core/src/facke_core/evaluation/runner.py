@@ -31,10 +31,11 @@ from facke_core.evaluation.judges import (
     trainer_of,
 )
 from facke_core.evaluation.metrics import AnyMetric, SetMetric, SwappedPairs
-from facke_core.evaluation.report import EvaluationReport, MetricInfo, summarise
+from facke_core.evaluation.report import EvaluationReport, MetricInfo, by_tone, summarise
 from facke_core.evaluation.rows import Row, RowFiles, rounded, unpack
 from facke_core.evaluation.session import FACES, EvaluationSession
 from facke_core.evaluation.statistics import LEVEL, REPLICATES, Estimate
+from facke_core.evaluation.tones import facts
 from facke_core.jobs.engines import parts_without
 from facke_core.jobs.pairs import PairSet, Rule, SamePair, pairs_from
 from facke_core.loading import load
@@ -305,6 +306,7 @@ class Evaluator:
             "backend": pipeline.choice.backend,
             "dtype": pipeline.choice.dtype,
             "seed": self.seed,
+            "tones": facts(),
             "interval": {
                 "level": LEVEL,
                 "replicates": REPLICATES,
@@ -367,6 +369,7 @@ class Evaluator:
             undetected=undetected,
             skipped=skipped,
             left_out=self.left_out,
+            tones=by_tone(rows, per_pair),
             rows=rows,
             environment=environment(self.pipeline.device),
             run=about,

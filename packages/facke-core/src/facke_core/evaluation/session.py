@@ -356,6 +356,8 @@ class EvaluationSession:
             vector=self._vector(swapped, "judge"),
             features=self._vector(swapped, "features"),
             frame="" if frame is None else pack(frame.numpy()),
+            source_tone=self.pictures.tone(pair.source),
+            target_tone=self.pictures.tone(pair.target),
         )
 
     def _unusable(self, pair: SwapPair) -> dict[str, PictureRef]:

@@ -50,6 +50,17 @@ def match_color(crop: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     return matched
 
 
+def is_toned(crop: Tensor, mask: Tensor) -> bool:
+    """Tell whether a face (3, S, S) in [0, 1] has one tone for each lightness, as black-and-white
+    and sepia have; the mask (1, S, S) says where it is."""
+    lab = rgb_to_lab(crop)
+    return _left(lab, _tones(lab, mask + 1e-4), mask) < _TONED
+
+
+def _left(lab: Tensor, tones: Tensor, mask: Tensor) -> float:
+    return _size(lab[1:] - _at(tones, lab[0]), mask)
+
+
 def _toned(moved: Tensor, lab: Tensor, wanted: Tensor, mask: Tensor) -> Tensor:
     """Take the chroma from the target's tones, as far as the target is toned.
 
@@ -67,7 +78,7 @@ def _toned(moved: Tensor, lab: Tensor, wanted: Tensor, mask: Tensor) -> Tensor:
     # tones that the face does not have come from around it
     weights = mask + 1e-4
     tones = _tones(wanted, weights)
-    left = _size(wanted[1:] - _at(tones, wanted[0]), mask)
+    left = _left(wanted, tones, mask)
     if left >= _COLOURED:
         return moved
     own = lab[1:] - _at(_tones(lab, weights), lab[0])

@@ -6,21 +6,19 @@ which a result is pasted, and methods that use the source's pixels take none of 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
-from importlib import resources
 
 import torch
 import torch.nn.functional as F
 from kornia.filters import guided_blur
-from safetensors.torch import load
 from torch import Tensor
 
-from facke_core.errors import NoFaceError, VerificationError
+from facke_core.errors import NoFaceError
 from facke_core.faces.align import align, invert_affine, transform_points, warp
 from facke_core.faces.paste import face_hull, resized
 from facke_core.faces.templates import Alignment
+from facke_core.nn.bundled import bundled
 from facke_core.nn.occlusion import OcclusionNet
 from facke_core.types import AlignedFace
 
@@ -91,14 +89,5 @@ def _refined(share: Tensor, guide: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=1)
-@torch.inference_mode(False)
 def _network() -> OcclusionNet:
-    content = resources.files("facke_core.faces").joinpath(WEIGHTS).read_bytes()
-    if hashlib.sha256(content).hexdigest() != DIGEST:
-        raise VerificationError(
-            f"{WEIGHTS} of facke-core is damaged: its SHA-256 is not {DIGEST}. Install facke-core "
-            "again."
-        )
-    net = OcclusionNet()
-    net.load_state_dict(load(content))  # which float32 takes from float16
-    return net.eval().requires_grad_(False)
+    return bundled(OcclusionNet, "facke_core.faces", WEIGHTS, DIGEST)
