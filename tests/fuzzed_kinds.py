@@ -47,7 +47,7 @@ from facke_core.publish.golden import replay, write_golden
 from facke_core.publish.save import save
 from facke_core.training.recipe import read_recipe, terms
 from facke_core.types import SwapRequest
-from facke_core.weights.checkpoints import STATE, read_state
+from facke_core.weights.checkpoints import STATE, read_checkpoint
 from facke_core.weights.layout import (
     CONFIG,
     GOLDEN,
@@ -280,7 +280,7 @@ def _state(folder: Path) -> Kind:
 
     def read(file: Path) -> None:
         file.replace(folder / STATE)
-        found = read_state(folder, verify=True)
+        found = read_checkpoint(folder).state
         dict(found.get("best", {}))["score"] if found.get("best") else None
 
     return Kind([json_text(state).encode()], read)
