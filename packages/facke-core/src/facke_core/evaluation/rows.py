@@ -29,6 +29,8 @@ PAIRS = "pairs"
 """What may differ when an evaluation is resumed: a row is known by its own pair."""
 DIGITS = 9
 """Significant digits of a value."""
+MAX_BATCH = 65_536
+"""Most pairs in work at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +55,15 @@ class Row:
     """SHA-256 of the contents of source and target together."""
     among: str = ""
     """Digest of the sources among which this one was to be retrieved, and of who is on them."""
+
+
+def check_batch(size: int) -> None:
+    """Raise UsageError unless so many pairs can be in work at a time."""
+    if not 1 <= size <= MAX_BATCH:
+        raise UsageError(
+            f"{size} pairs cannot be in work at a time. Give `batch_size` as a number from 1 to "
+            f"{MAX_BATCH}."
+        )
 
 
 def rounded(value: float) -> float | None:
