@@ -30,6 +30,8 @@ __all__: list[str] = []
 LARGEST = 2048
 """Largest number that a model is built by: width, depth, side of a picture. Some of timm's models
 count in loops up to it, so that the size of the file cannot be the only bound."""
+_SHOWN = 300
+"""Characters of what timm says that a message repeats."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +95,8 @@ def build(
         raise
     except Exception as error:  # timm's models raise nearly every type on what they do not know
         raise WeightsError(
-            f"{model!r} is not a timm model that this timm {timm.__version__} can build: {error}"
+            f"{model!r} is not a timm model that this timm {timm.__version__} can build: "
+            f"{str(error)[:_SHOWN]}"
         ) from error
     fill(network, tensors, source=model, built_by="its config.json")
     network.eval()
