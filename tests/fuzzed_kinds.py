@@ -31,6 +31,7 @@ from facke_core.evaluation.rows import _rows as read_rows
 from facke_core.evaluation.statistics import Estimate
 from facke_core.faces.mesh import SIZE
 from facke_core.faces.templates import Alignment
+from facke_core.identity import timm_encoder
 from facke_core.identity.iresnet import arcface_network, cosface_network
 from facke_core.images.io import read_image
 from facke_core.images.provenance import disclosure, read_disclosure
@@ -47,7 +48,7 @@ from facke_core.publish.golden import replay, write_golden
 from facke_core.publish.save import save
 from facke_core.training.recipe import read_recipe, terms
 from facke_core.types import SwapRequest
-from facke_core.weights.checkpoints import STATE, read_state
+from facke_core.weights.checkpoints import STATE, read_checkpoint
 from facke_core.weights.layout import (
     CONFIG,
     GOLDEN,
@@ -181,6 +182,37 @@ def _encoder(_: Path) -> Kind:
     return Kind(seeds, read, ".safetensors")
 
 
+def _timm(folder: Path) -> Kind:
+    try:
+        import timm
+    except ImportError:
+        return Kind([b"{}"], lambda file: None, ".json")
+    folder.mkdir()
+    given: dict[str, Any] = {
+        "img_size": 32,
+        "embed_dim": 8,
+        "depth": 1,
+        "num_heads": 1,
+        "patch_size": 16,
+    }
+    model: Any = timm.create_model("vit_tiny_patch16_224", num_classes=4, **given)
+    save_file(model.state_dict(), folder / MODEL)
+    about: dict[str, Any] = {
+        "input_size": [3, 32, 32],
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+        "num_classes": 4,
+    }
+    about["first_conv"] = "patch_embed.proj"
+    config = {"architecture": "vit_tiny_patch16_224", "model_args": given, "pretrained_cfg": about}
+
+    def read(file: Path) -> None:
+        file.replace(folder / CONFIG)
+        timm_encoder.build(model=str(folder))
+
+    return Kind([json_text(config).encode()], read)
+
+
 def _a_row(pair: int, vector: str = "") -> Row:
     return Row(
         pair=pair,
@@ -280,7 +312,7 @@ def _state(folder: Path) -> Kind:
 
     def read(file: Path) -> None:
         file.replace(folder / STATE)
-        found = read_state(folder, verify=True)
+        found = read_checkpoint(folder).state
         dict(found.get("best", {}))["score"] if found.get("best") else None
 
     return Kind([json_text(state).encode()], read)
@@ -493,6 +525,7 @@ _KINDS: dict[str, Callable[[Path], Kind]] = {
     "weights": _weights,
     "golden": _golden,
     "encoder": _encoder,
+    "timm": _timm,
     "report": _report,
     "rows": _rows,
     "swaps": _swaps,

@@ -58,6 +58,14 @@ def test_output_that_nobody_takes_is_one_line_or_none(
         assert not said
 
 
+def test_a_folder_that_is_gone_is_no_fault_of_facke(tmp_path: Path) -> None:
+    done = shell(
+        "mkdir gone; cd gone; rmdir ../gone; facke train simswap --data d --out o", tmp_path
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "folder in which facke was called is gone" in done.stderr
+
+
 def picture() -> bytes:
     from facke_cli.samples import sample_or_path
 

@@ -50,6 +50,16 @@ def tiny_set(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("size", [65_537, 10**30])
+def test_a_batch_beyond_all_measure_is_explained(
+    facke: Callable[..., Any], pairs: Path, size: int
+) -> None:
+    command = ["evaluate", "simswap", "--pairs", pairs, "--metrics", "recon-l1"]
+    done = facke(*command, "--batch-size", size)
+    assert done.code == 2
+    assert f"{size} pairs cannot be in work at a time. Give --batch-size as a number" in done.err
+
+
 def test_a_page_that_cannot_be_written_takes_neither_the_table_nor_the_json_with_it(
     facke: Callable[..., Any], pairs: Path
 ) -> None:

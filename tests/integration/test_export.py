@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 
 from facke_cli.main import main
 from facke_core import load
-from facke_core.backends.graphs import write_graph
-from facke_core.backends.runtimes import OpenVinoSession
+from facke_core.backends import graphs
+from facke_core.backends.graphs import probe_inputs, write_graph
+from facke_core.backends.runtimes import OnnxRuntimeSession, OpenVinoSession
 from facke_core.building import build_method
 from facke_core.errors import UsageError, VerificationError
 from facke_core.plugins.registry import default_registry
@@ -140,6 +142,55 @@ def test_a_graph_is_called_like_its_folder(
     monkeypatch.chdir(tmp_path / "mine")
     assert main(["weights", "export", reference]) == 0
     assert (tmp_path / "mine" / "mine.onnx").is_file()
+
+
+def test_tensors_beside_a_graph_change_with_it_in_one_step(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before any of its changes, a writer leaves the old graph or the new one, which find
+    their own tensors; the next writer clears away those of the other."""
+    monkeypatch.setattr(graphs, "ONE_FILE", 0)
+    place, generator = tmp_path / "place", cast(Any, load(folder)).method.generator
+    inputs, moments = probe_inputs(generator, 1), list[Path]()
+
+    def run(where: Path) -> torch.Tensor:
+        return OnnxRuntimeSession(where / "g.onnx").run(inputs)["image"]
+
+    def seen(where: Path) -> set[str]:
+        return {path.name for path in where.iterdir() if not path.name.startswith(".facke-")}
+
+    def kept(do: Callable[..., Any]) -> Callable[..., Any]:
+        def step(*args: Any, **options: Any) -> Any:
+            moments.append(tmp_path / f"{len(moments)}")
+            shutil.copytree(place, moments[-1])
+            return do(*args, **options)
+
+        return step
+
+    write_graph(generator, place / "g.onnx")
+    before, old = seen(place), run(place)
+    with torch.no_grad():
+        for parameter in generator.parameters():
+            parameter.mul_(1.2)
+    with monkeypatch.context() as patched:
+        for owner, name in ((os, "replace"), (os, "fsync"), (Path, "unlink")):
+            patched.setattr(owner, name, kept(getattr(owner, name)))
+        write_graph(generator, place / "g.onnx")
+    after, new = seen(place), run(place)
+    assert not torch.equal(old, new)
+    assert len(before) == len(after) == 2
+    assert before & after == {"g.onnx"}
+    found = [run(moment) for moment in moments]
+    are_new = [torch.equal(one, new) for one in found]
+    assert all(is_new or torch.equal(one, old) for one, is_new in zip(found, are_new, strict=True))
+    assert True in are_new
+    assert False in are_new
+    for moment in moments:
+        with graphs.writing(moment / "g.onnx") as part:
+            for name in after:
+                shutil.copy(place / name, part.with_name(name))
+        assert seen(moment) == after
+        assert torch.equal(run(moment), new)
 
 
 @pytest.mark.usefixtures("exported_before")

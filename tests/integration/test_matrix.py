@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from facke_cli.samples import sample_or_path
 from facke_core.images.provenance import read_disclosure
 
 Facke = Callable[..., Any]
@@ -94,6 +96,49 @@ def test_cells_without_a_face_stay_white(facke: Facke, crops: Path, tmp_path: Pa
     found = cells(tmp_path / "out.png")
     assert found[2] == [GREY, (255, 255, 255)], "the picture itself is shown"
     assert found[1][1] != (255, 255, 255)
+
+
+@pytest.mark.parametrize("view", ["--heads", "--photos", "--crop"])
+def test_a_damaged_picture_costs_its_cells_only(
+    view: str, facke: Facke, crops: Path, tmp_path: Path
+) -> None:
+    """Files that systems put beside pictures are not even looked at."""
+    for name in ("._a-red.png", "@eaDir/a-red.png"):
+        (crops / name).parent.mkdir(exist_ok=True)
+        (crops / name).write_bytes(b"Mac OS X")
+    whole = (crops / "a-red.png").read_bytes()
+    (crops / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (crops / "text.png").write_text("no picture")
+    if view != "--crop":
+        for name in ("a-red.png", "b-blue.png"):
+            shutil.copy(sample_or_path("sample:collins"), crops / name)
+    words = [*FOUR, view, "--seed", 3, "--sources", crops, "--targets", crops, "--json"]
+    run = facke(*words, "-o", "out.png")
+    assert run.code == 0, run.err
+    report = json.loads(run.out)
+    assert (report["swaps"], len(report["missing"])) == (4, 12)
+    assert {Path(one["source"]).name for one in report["missing"]} == {
+        *("a-red.png", "b-blue.png", "cut.png", "text.png")
+    }
+    assert "12 cells are white: " in run.err
+    assert "cut.png is damaged or incomplete" in run.err
+    assert "text.png is not an image" in run.err
+    assert "._a" not in run.err + run.out
+    found, white = cells(tmp_path / "out.png"), (255, 255, 255)
+    assert [row[3:] for row in found] == [[white, white]] * 5
+    assert found[3:] == [[white] * 5] * 2
+    assert white not in [color for row in found[1:3] for color in row[:3]]
+
+
+def test_a_damaged_picture_costs_its_row(facke: Facke, crops: Path, tmp_path: Path) -> None:
+    (crops / "cut.png").write_bytes(b"\x89PNG")
+    words = ["--sources", "grey.png", "--targets", crops, "--methods", "pyramid", "simswap"]
+    words += ["--crop", "--size", 40, "--no-labels", "--json", "-o", "out.png"]
+    run = facke("matrix", *words)
+    assert run.code == 0, run.err
+    report = json.loads(run.out)
+    assert report["swaps"] == 4
+    assert [one["name"] for one in report["missing"]] == ["pyramid", "simswap"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import nn
 
 from facke_core.errors import (
     ConfigError,
+    FackeError,
     UnavailableError,
     UnknownNameError,
     UsageError,
@@ -24,6 +26,7 @@ from facke_core.faces.align import alignment_matrix, warp
 from facke_core.faces.reframe import reframe, resample, stretch
 from facke_core.faces.templates import TEMPLATES, template_points
 from facke_core.identity import dlib_resnet, iresnet, reid_0095, timm_encoder
+from facke_core.identity.crops import CropEncoder
 from facke_core.identity.operations import Operation, OperationNetwork
 from facke_core.protocols import IdentityEncoder
 from facke_core.testing import EncoderConformance
@@ -273,6 +276,57 @@ def test_a_timm_model_that_does_not_exist_is_explained(tmp_path: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"architecture": "no_such_net"}))
     with pytest.raises(WeightsError, match="no_such_net"):
+        timm_encoder.build(model=str(folder))
+
+
+def test_timm_computes_what_its_own_loader_would(tmp_path: Path) -> None:
+    import timm
+
+    encoder, x = _timm(tmp_path), torch.rand(2, 3, 32, 32)
+    expected = timm.create_model(f"local-dir:{tmp_path / 'tiny'}", pretrained=True).eval()
+    assert isinstance(encoder, CropEncoder)
+    assert torch.equal(encoder.network(x), expected(x))
+
+
+@pytest.mark.parametrize(
+    ("where", "change", "message"),
+    [
+        ("model_args", {"depth": 10**9}, "depth is 1000000000"),
+        ("model_args", {"depth": 2000}, "more than 840 tensors"),
+        ("model_args", {"embed_dim": 2048}, r"the network has \(2048,\)"),
+        ("model_args", {"in_chans": 10**9}, "in_chans is 1000000000"),
+        ("model_args", {"in_chans": 2000}, r"the network has \(24, 2000, 8, 8\)"),
+        ("model_args", {"img_size": [10**9, 32]}, "img_size is 1000000000"),
+        ("model_args", {"drop_path_rate": [0] * 3000}, "3000 entries"),
+        ("model_args", {"num_heads": 0}, "modulo by zero"),
+        ("model_args", {"pretrained": True}, "multiple values"),
+        ("model_args", {"checkpoint_path": "evil.pth"}, "checkpoint_path"),
+        ("pretrained_cfg", {"input_size": [3, 10**9, 32]}, "1000000000 is not from 1 to 2048"),
+        ("pretrained_cfg", {"mean": None}, "mean: expected a list of 3"),
+        ("", {"num_classes": 10**12}, "the network has"),
+        ("", {"architecture": "hf-hub:org/evil"}, "hf-hub:org/evil"),
+        ("", {"architecture": "[" * 100_000}, r"(?s)^.{,700}$"),
+        ("", {"architecture": 7}, "expected a text as architecture"),
+        ("", {"model_args": [1]}, "expected a text as architecture"),
+    ],
+)
+def test_what_timms_config_asks_for_is_bounded(
+    where: str, change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    folder = timm_folder(tmp_path / "tiny")
+    config = json.loads((folder / "config.json").read_text())
+    (config[where] if where else config).update(change)
+    (folder / "config.json").write_text(json.dumps(config))
+    began = time.monotonic()
+    with pytest.raises(FackeError, match=message):
+        timm_encoder.build(model=str(folder))
+    assert time.monotonic() - began < 5
+
+
+def test_timms_config_is_read_strictly(tmp_path: Path) -> None:
+    folder = timm_folder(tmp_path / "tiny")
+    (folder / "config.json").write_text("[" * 100_000)
+    with pytest.raises(ConfigError, match="nested more deeply"):
         timm_encoder.build(model=str(folder))
 
 

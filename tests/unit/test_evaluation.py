@@ -121,6 +121,17 @@ def test_photographs_keep_what_lies_outside_of_the_face(photos: PairSet) -> None
 # -- nothing but the pairs -------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("batch_size", [0, -1, 65_537, 10**9, 10**30])
+def test_a_batch_that_cannot_be_is_refused(photos: PairSet, batch_size: int) -> None:
+    with pytest.raises(UsageError, match=rf"{batch_size} pairs cannot be in work"):
+        evaluator("network").run(photos, batch_size=batch_size)
+    with (
+        evaluator("network").session(photos) as session,
+        pytest.raises(UsageError, match=rf"{batch_size} pairs cannot be in work"),
+    ):
+        session.rows(range(2), batch_size=batch_size)
+
+
 @pytest.mark.parametrize("what", ["network", "noise"])
 def test_batch_size_workers_and_order_change_nothing(
     tmp_path: Path, photos: PairSet, what: str

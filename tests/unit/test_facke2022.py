@@ -8,6 +8,7 @@ import pytest
 import torch
 from swappers import SIZE, TEMPLATE, dataset, judge
 
+from facke_core.errors import UsageError
 from facke_core.evaluation import metrics as m
 from facke_core.evaluation.facke2022 import (
     IMAGENET,
@@ -40,7 +41,7 @@ def rescaled() -> FunctionSampler:
     return sampler
 
 
-def measured(sampler: FunctionSampler) -> Facke2022Report:
+def measured(sampler: FunctionSampler, **settings: Any) -> Facke2022Report:
     pipeline = SwapPipeline(
         Method(FunctionGenerator(lambda x: x, SIZE), sampler),
         identity_encoder=None,
@@ -49,7 +50,13 @@ def measured(sampler: FunctionSampler) -> Facke2022Report:
         registry=Registry(),
     )
     evaluator = Evaluator(pipeline, [m.id_loss()], judge=judge(), encoder=judge(2))
-    return run_facke2022(evaluator, PAIRS)
+    return run_facke2022(evaluator, PAIRS, **settings)
+
+
+@pytest.mark.parametrize("batch_size", [0, -3, 10**30])
+def test_a_batch_that_cannot_be_is_refused(batch_size: int) -> None:
+    with pytest.raises(UsageError, match=f"{batch_size} pairs cannot be in work at a time"):
+        measured(plain(), batch_size=batch_size)
 
 
 def test_a_method_without_identity_is_measured_without_the_slips_of_another() -> None:

@@ -62,7 +62,11 @@ def test_honest_json_is_read_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["a,a\n1,2\n", "a,b\n1,2,3\n", "a,b\nx\0y,2\n", f"a\n{'x' * 20000}"]
+    "text",
+    [
+        *("a,a\n1,2\n", "a,b\n1,2,3\n", "a,b\nx\0y,2\n", f"a\n{'x' * 20000}"),
+        *(f"a,{'x' * 300}\n1,2\n", ",".join(map(str, range(300)))),
+    ],
 )
 def test_a_list_that_can_be_read_in_two_ways_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text(text)

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from facke_core import _tensors
 from facke_core._files import sha256_of
 from facke_core.config import from_dict, read_json, write_json
 from facke_core.errors import ConfigError, FackeWarning, TrainingError, UsageError
@@ -34,6 +35,7 @@ from facke_core.training.recipe import OptimizerConfig, Recipe, terms
 from facke_core.training.swapping import SwapObjective
 from facke_core.training.trainer import Trainer
 from facke_core.types import FaceBatch, GeneratorOutput, Step
+from facke_core.weights import checkpoints
 from facke_core.weights.checkpoints import newest_sound
 from standins import Batches
 
@@ -467,6 +469,62 @@ def test_a_torn_checkpoint_gives_way_to_the_one_before(file: str, tmp_path: Path
         found = newest_sound(run)
     assert found == run / "checkpoints" / "00000002"
     make_trainer().resume(found)
+
+
+def test_a_resumed_training_has_the_numbers_whose_digest_was_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every file is read once; who changes it afterwards comes too late."""
+    run, opened = run_folder(tmp_path / "run", 2), list[str]()
+    read, digest = _tensors.read, sha256_of
+
+    def spoiling(file: Path) -> Any:
+        opened.append(file.name)
+        content = read(file)
+        save_file({key: value + 1 for key, value in content.tensors.items()}, file)
+        return content
+
+    def counted(file: Path) -> str:
+        opened.append(file.name)
+        return digest(file)
+
+    expected = make_trainer()
+    expected.resume(run / "checkpoints" / "00000002")
+    monkeypatch.setattr(_tensors, "read", spoiling)
+    monkeypatch.setattr(checkpoints, "sha256_of", counted)
+    found = checkpoints.newest(run)
+    assert found is not None
+    names = sorted(found.state["files"])
+    trainer = make_trainer()
+    trainer.resume(found)
+    assert sorted(opened) == names
+    assert weights(trainer).keys() == weights(expected).keys()
+    for name, value in weights(expected).items():
+        assert torch.equal(weights(trainer)[name], value), name
+    assert [report.losses for report in trainer] == [report.losses for report in expected]
+    with pytest.raises(TrainingError, match="not what was written"):
+        make_trainer().resume(run / "checkpoints" / "00000002")
+
+
+@pytest.mark.parametrize("file", ["ema", "optimizers", "generator"])
+def test_a_checkpoint_that_lacks_a_file_is_explained(file: str, tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run", 2) / "checkpoints" / "00000002"
+    state = read_json(folder / "state.json")
+    del state["files"][f"{file}.safetensors"]
+    write_json(folder / "state.json", state)
+    with pytest.raises(TrainingError, match=f"does not fit this recipe: '{file}'"):
+        make_trainer().resume(folder)
+
+
+@pytest.mark.parametrize("name", ["generator.99.step", "generator.x.step", "step"])
+def test_an_optimiser_of_another_network_is_explained(name: str, tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run", 2) / "checkpoints" / "00000002"
+    save_file({name: torch.ones(())}, folder / "optimizers.safetensors")
+    state = read_json(folder / "state.json")
+    state["files"]["optimizers.safetensors"] = sha256_of(folder / "optimizers.safetensors")
+    write_json(folder / "state.json", state)
+    with pytest.raises(TrainingError, match="does not fit this recipe"):
+        make_trainer().resume(folder)
 
 
 @pytest.mark.parametrize(

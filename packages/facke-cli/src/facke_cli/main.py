@@ -7,6 +7,7 @@ The first word is looked up by hand and the rest is left to typer, so that ``fac
 from __future__ import annotations
 
 import io
+import os
 import signal
 import sys
 import warnings
@@ -271,6 +272,12 @@ def _find(name: str) -> CommandSpec:
 
 def _run(spec: CommandSpec, words: list[str], group: str = "") -> None:
     """Import the function that ``spec`` names and let typer call it."""
+    try:
+        os.getcwd()
+    except OSError as error:  # with which torch's libraries end the process
+        raise UsageError(
+            "The folder in which facke was called is gone. Change to another one."
+        ) from error
     function = default_registry().resolve(spec.target)
     if spec.name in PLAIN and not words:
         function()

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-from facke_core.errors import NoFaceError, UsageError
+from facke_core.errors import ImageError, NoFaceError, UsageError
 from facke_core.faces.align import align
 from facke_core.faces.templates import Alignment
 from facke_core.images.files import MAX_PIXELS
@@ -74,10 +74,10 @@ def matrix_figure(
 ) -> SwapFigure:
     """Draw sources down the left, targets along the top, and results of one pipeline inside.
 
-    Pictures in which no face is found are shown whole, and their cells stay white.
+    Pictures in which no face is found are shown whole, and their cells stay white. Those that
+    cannot be read, or are no squares in the view ``crops``, cost their cells, too.
 
     Raises:
-        ImageError: a picture cannot be read, or is no square in the view ``crops``.
         NoFaceError: not one cell could be made.
         UsageError: the picture would be too large.
     """
@@ -147,8 +147,23 @@ class _Studio:
         )
         self.missing: list[Missing] = []
         self.done = 0
-        self.photo = lru_cache(_OPEN)(_read)
+        self._photo = lru_cache(_OPEN)(_read)
+        self._faults: dict[Path, str] = {}
         self._faces: dict[Path, Face | None] = {}
+
+    def photo(self, path: Path) -> Tensor:
+        """The photograph (3, H, W) in [0, 1]; transparent places are white.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        if path in self._faults:
+            raise ImageError(self._faults[path])
+        try:
+            return self._photo(path)
+        except ImageError as error:
+            self._faults[path] = str(error)
+            raise
 
     def face(self, path: Path) -> Face | None:
         """The largest face of a photograph; None where there is none."""
@@ -158,17 +173,25 @@ class _Studio:
             self._faces[path] = faces[0] if faces else None
         return self._faces[path]
 
-    def shown(self, path: Path, image: Tensor | None = None) -> Tensor:
-        """The part of a photograph that is shown, or of ``image``, which it became."""
-        image = self.photo(path) if image is None else image
+    def shown(self, path: Path, image: Tensor | None = None) -> Tensor | None:
+        """The part of a photograph that is shown, or of ``image``, which it became; None where it
+        cannot be read."""
+        try:
+            image = self.photo(path) if image is None else image
+        except ImageError:
+            return None
         face = self.face(path) if self.style.view == "heads" else None
         if face is None:
             return image
         return align(image, face, Alignment(template="ffhq", size=self.style.size)).crop
 
     def swap(self, name: str, source: Path, target: Path) -> Tensor | None:
-        """The result for a cell; None where a face is missing."""
-        result = self._result(name, source, target)
+        """The result for a cell; None where a face or a picture is missing."""
+        result = None
+        try:
+            result = self._result(name, source, target)
+        except (ImageError, NoFaceError) as error:
+            self.missing.append(Missing(source, target, name, str(error)))
         self.done += 1
         if self.on_progress:
             self.on_progress("swaps", self.done, self.cells)
@@ -180,25 +203,22 @@ class _Studio:
             return pipeline.swap_files(source, target, seed=seed).image
         without = list(dict.fromkeys(path for path in (source, target) if self.face(path) is None))
         if without:
-            reason = f"no face was found in {' and '.join(map(str, without))}"
-            self.missing.append(Missing(source, target, name, reason))
-            return None
+            raise NoFaceError(f"no face was found in {' and '.join(map(str, without))}")
         result = pipeline(self.photo(source), self.photo(target), seed=seed)
         return self.shown(target, result.image)
 
     def figure(self, image: Tensor) -> SwapFigure:
         made = self.cells - len(self.missing)
         if not made:
-            reasons = list(dict.fromkeys(cell.reason for cell in self.missing))
+            reasons = list(dict.fromkeys(cell.reason.rstrip(".") for cell in self.missing))
             raise NoFaceError(
                 f"Not one of {self.cells} swaps could be made: {'; '.join(reasons[:5])}. Use "
-                "pictures that show a face upright, not in full profile, or aligned crops with "
-                "`view='crops'`."
+                "pictures that can be read and show a face, not in full profile, or aligned "
+                "crops with `view='crops'`."
             )
         return SwapFigure(image=image, made=made, missing=tuple(self.missing))
 
 
 def _read(path: Path) -> Tensor:
-    """The photograph (3, H, W) in [0, 1]; transparent places are white."""
     photo = read_image(path)
     return photo.image if photo.alpha is None else photo.image * photo.alpha + 1 - photo.alpha

@@ -99,8 +99,8 @@ def matrix(options: MatrixOptions) -> None:
 
     With one method, sources stand on the left and targets on top. With several methods, or several
     weights, sources and targets are pairs in their order: each row is a pair, each column a method.
-    One source goes with all targets, one target with all sources. Cells of pictures without a face
-    stay white.
+    One source goes with all targets, one target with all sources. Cells of pictures without a face,
+    or that cannot be read, stay white.
     """
     registry = default_registry()
     sampler = settings(options.assignments)
@@ -201,7 +201,8 @@ def _check_files(inputs: set[Path], options: MatrixOptions, size: tuple[int, int
 
     check_output(options.output, overwrite=options.force, size=size)
     for picture in sorted(inputs):
-        check_input(picture)
+        if not picture.is_file():  # a slip; one that is damaged costs its cells only
+            check_input(picture)
         if options.output.exists() and options.output.samefile(picture):
             raise UsageError(
                 f"OUT {options.output} is one of the pictures that are shown, and those are never "
@@ -287,6 +288,6 @@ def _report(
             f"{', '.join(columns)} in {seconds:.1f} s"
         )
     if figure.missing and not options.quiet:
-        reasons = list(dict.fromkeys(cell.reason for cell in figure.missing))
+        reasons = list(dict.fromkeys(cell.reason.rstrip(".") for cell in figure.missing))
         more = f"; and {len(reasons) - SHOWN} more" if len(reasons) > SHOWN else ""
         say(f"{len(figure.missing)} cells are white: {'; '.join(reasons[:SHOWN])}{more}")

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import atexit
 import functools
+import glob
 import hashlib
 import logging
+import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -32,8 +34,9 @@ from facke_core.types import GeneratorOutput
 
 __all__: list[str] = []
 
-ONE_FILE = 2**31
-"""Bytes from which a graph cannot be one file (the limit of protobuf)."""
+ONE_FILE = 3 * 2**29
+"""Bytes of tensors from which they lie in a file of their own beside the graph: protobuf ends at
+2**31, torch leaves some room."""
 OPSETS = range(18, 24)
 """The versions of ONNX's operators that torch writes; see :func:`write_graph`."""
 
@@ -155,20 +158,34 @@ def write_graph(
     assert program is not None
     program.model.metadata_props.update(metadata or {})
     with writing(path) as temporary, quiet():
-        program.save(temporary, external_data=size >= ONE_FILE)
+        if size < ONE_FILE:
+            program.save(temporary)
+        else:
+            import onnx_ir  # onnxscript needs it
+
+            data = f"{temporary.name}.{_name(generator, f'opset {opset}')[:16]}.data"
+            onnx_ir.save(program.model, temporary, external_data=data)
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
     """Do what :func:`~facke_core._files.replacing` does, make the folder, and tell users of errors.
 
+    Tensors beside the graph have a name that is never given to others, so that the graph and they
+    change in one step; those of the graph before go afterwards.
+
     Raises:
         WeightsError: it cannot be written.
     """
     try:
+        path = Path(os.path.realpath(path))
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             yield temporary
+            new = {file.name for file in temporary.parent.iterdir()}
+        for old in path.parent.glob(f"{glob.escape(path.name)}.{'[0-9a-f]' * 16}.data"):
+            if old.name not in new:
+                old.unlink(missing_ok=True)
     except OSError as error:
         raise WeightsError(
             f"{path} cannot be written: {error.strerror or error}. Check the free space and the "
@@ -211,9 +228,7 @@ def cached_graph(generator: nn.Module) -> Path:
     Raises:
         UnavailableError, CompatibilityError, WeightsError: see :func:`write_graph`.
     """
-    writers = {**versions("torch", "onnx", "onnxscript"), "facke": __version__}
-    text = f"{network_digest(generator)} {sorted(writers.items())}"
-    name = f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.onnx"
+    name = f"{_name(generator)[:32]}.onnx"
     with suppress(OSError, RuntimeError, WeightsError):  # a cache that cannot be used is none
         path = cache_folder() / "graphs" / name
         if not _cache.sound(path):
@@ -224,6 +239,13 @@ def cached_graph(generator: nn.Module) -> Path:
     if not (own := _own_folder() / name).is_file():
         write_graph(generator, own)
     return own
+
+
+def _name(generator: nn.Module, more: str = "") -> str:
+    """Return a digest of a network and of the versions of what writes graphs."""
+    writers = {**versions("torch", "onnx", "onnxscript"), "facke": __version__}
+    text = f"{network_digest(generator)} {sorted(writers.items())}{more}"
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @functools.cache

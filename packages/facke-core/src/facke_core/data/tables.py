@@ -19,7 +19,6 @@ from facke_core._files import check_regular
 from facke_core.errors import DataError
 
 __all__: list[str] = []
-
 _FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 """The beginning of a formula, the wide signs of East Asia included, or of one that is quoted."""
 
@@ -51,6 +50,8 @@ def _as_was(cell: Any) -> Any:
 
 MAX_LINES, MAX_CHARACTERS = 1_000_000, 100_000_000
 """Lines and characters of a list; it is held in memory."""
+MAX_COLUMNS = 256
+"""Most columns, and most characters of the name of one: messages list them."""
 MAX_VALUE = 10_000
 """Characters of a value; no path has so many."""
 
@@ -95,6 +96,11 @@ def read_csv(
             reader = csv.DictReader(_limited(stream), strict=strict)
             columns = list(reader.fieldnames or ())
             named = [column for column in columns if column]
+            if len(named) > MAX_COLUMNS or any(len(name) > MAX_COLUMNS for name in named):
+                raise csv.Error(
+                    f"its first line names more than {MAX_COLUMNS} columns, or one by more than "
+                    f"{MAX_COLUMNS} characters"
+                )
             if len(set(named)) < len(named):
                 raise csv.Error("two of its columns have one name")
             rows = []

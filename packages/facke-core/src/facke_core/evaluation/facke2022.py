@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from facke_core.errors import DataError, UsageError
-from facke_core.evaluation.rows import rounded
+from facke_core.evaluation.rows import check_batch, rounded
 from facke_core.evaluation.runner import Evaluator
 from facke_core.evaluation.session import EvaluationSession
 from facke_core.jobs.pairs import PairSet, SwapPair
@@ -147,9 +147,10 @@ def run_facke2022(
         on_progress: called after each batch.
 
     Raises:
-        UsageError: there is no judge or no training encoder.
+        UsageError: there is no judge or no training encoder, or a ``batch_size`` that is none.
         DataError: no pair can be swapped.
     """
+    check_batch(batch_size)
     for role, argument in (("judge", "judge"), ("trainer", "encoder")):
         if role not in evaluator.encoders:
             raise UsageError(

@@ -30,6 +30,8 @@ PAIRS = "pairs"
 """What may differ when an evaluation is resumed: a row is known by its own pair."""
 DIGITS = 9
 """Significant digits of a value."""
+MAX_BATCH = 65_536
+"""Most pairs in work at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +68,15 @@ class Row:
     """Skin tone of the source's picture, in degrees (:mod:`facke_core.evaluation.tones`)."""
     target_tone: Tone = None
     """That of the target's."""
+
+
+def check_batch(size: int) -> None:
+    """Raise UsageError unless so many pairs can be in work at a time."""
+    if not 1 <= size <= MAX_BATCH:
+        raise UsageError(
+            f"{size} pairs cannot be in work at a time. Give `batch_size` as a number from 1 to "
+            f"{MAX_BATCH}."
+        )
 
 
 def rounded(value: float) -> float | None:

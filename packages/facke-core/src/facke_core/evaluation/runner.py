@@ -32,7 +32,7 @@ from facke_core.evaluation.judges import (
 )
 from facke_core.evaluation.metrics import AnyMetric, SetMetric, SwappedPairs
 from facke_core.evaluation.report import EvaluationReport, MetricInfo, by_tone, summarise
-from facke_core.evaluation.rows import Row, RowFiles, rounded, unpack
+from facke_core.evaluation.rows import Row, RowFiles, check_batch, rounded, unpack
 from facke_core.evaluation.session import FACES, EvaluationSession
 from facke_core.evaluation.statistics import LEVEL, REPLICATES, Estimate
 from facke_core.evaluation.tones import facts
@@ -192,9 +192,11 @@ class Evaluator:
             on_progress: called now and then.
 
         Raises:
-            UsageError: ``out`` holds rows of another evaluation, or any without ``resume``.
+            UsageError: ``out`` holds rows of another evaluation, or any without ``resume``; or a
+                ``batch_size`` that is none.
             DataError: there are no pairs, or all are skipped, or another job is at work on ``out``.
         """
+        check_batch(batch_size)
         if not len(pairs):
             raise DataError("There are no pairs to evaluate.")
         with one_job(out) if out is not None else nullcontext():

@@ -33,7 +33,7 @@ from facke_core.evaluation.identities import (
 from facke_core.evaluation.judges import Recogniser
 from facke_core.evaluation.metrics import AnyMetric, Identities, Metric, SetMetric, SwappedPairs
 from facke_core.evaluation.pictures import Loaded, PictureStore, inputs_of, unpacked
-from facke_core.evaluation.rows import Row, pack, rounded, unpack
+from facke_core.evaluation.rows import Row, check_batch, pack, rounded, unpack
 from facke_core.jobs.pairs import PairSet, PictureRef, SwapPair, key_of, noise
 from facke_core.pipeline import SwapPipeline
 from facke_core.results import StageClock
@@ -98,6 +98,7 @@ class EvaluationSession:
 
         ``batch_size`` of them are in work at a time.
         """
+        check_batch(batch_size)
         rows: list[Row] = []
         remaining = iter(indices)
         while batch := list(islice(remaining, batch_size)):

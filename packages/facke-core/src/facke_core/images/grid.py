@@ -17,8 +17,8 @@ GAP = 4
 
 
 def face_matrix(
-    sources: Sequence[Tensor],
-    targets: Sequence[Tensor],
+    sources: Sequence[Tensor | None],
+    targets: Sequence[Tensor | None],
     cells: Sequence[Sequence[Tensor | None]],
     *,
     size: int = 192,
@@ -28,7 +28,8 @@ def face_matrix(
     """Draw one picture of all results, with the sources on the left and the targets on top.
 
     Args:
-        sources: pictures (3, H, W) in [0, 1] of any sizes, one per row.
+        sources: pictures (3, H, W) in [0, 1] of any sizes, one per row; None leaves the place
+            white.
         targets: likewise, one per column.
         cells: ``cells[i][j]`` is source i on target j; None leaves the place white.
         size: side of a cell in pixels; pictures are fitted into it, keeping their proportions.
@@ -55,8 +56,14 @@ def face_matrix(
             raise UsageError(
                 f"{len(labels)} {what}_labels for {len(pictures)} {what}s. Give one each, or none."
             )
-    top = [_labelled(_fit(x, size), text) for x, text in _with_labels(targets, target_labels)]
-    left = [_labelled(_fit(x, size), text) for x, text in _with_labels(sources, source_labels)]
+    white = torch.ones(3, size, size)
+    top, left = (
+        [
+            _labelled(white if picture is None else _fit(picture, size), text)
+            for picture, text in zip(pictures, labels or [""] * len(pictures), strict=True)
+        ]
+        for pictures, labels in ((targets, target_labels), (sources, source_labels))
+    )
     rows = [[None, *top], *([face, *row] for face, row in zip(left, cells, strict=True))]
     return picture_grid(rows, size=size)
 
@@ -93,10 +100,6 @@ def picture_grid(
             cell = _labelled(_fit(picture, size), labels[j] if labels and i == 0 else "")
             canvas[:, i * step : i * step + size, j * step : j * step + size] = cell
     return canvas
-
-
-def _with_labels(pictures: Sequence[Tensor], labels: Sequence[str]) -> list[tuple[Tensor, str]]:
-    return list(zip(pictures, labels or [""] * len(pictures), strict=True))
 
 
 def _fit(picture: Tensor, size: int) -> Tensor:

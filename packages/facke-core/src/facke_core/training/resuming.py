@@ -14,7 +14,7 @@ from facke_core.config import from_dict, override, to_dict
 from facke_core.errors import ConfigError, FackeWarning, TrainingError, UsageError
 from facke_core.plugins.registry import Registry
 from facke_core.training.recipe import Recipe, read_recipe
-from facke_core.weights.checkpoints import read_state
+from facke_core.weights.checkpoints import Checkpoint
 from facke_core.weights.tensors import some
 
 __all__: list[str] = []
@@ -39,7 +39,7 @@ def saved_recipe(state: Mapping[str, Any], where: Path) -> Recipe:
 
 
 def recipe_of(
-    name: str, overrides: Sequence[str], registry: Registry, checkpoint: Path | None
+    name: str, overrides: Sequence[str], registry: Registry, checkpoint: Checkpoint | None
 ) -> tuple[Recipe, Recipe]:
     """Read the recipe of a run, and the one that it names, without overrides.
 
@@ -61,10 +61,10 @@ def recipe_of(
     base = read_recipe(name, (), registry)
     if checkpoint is None:
         return read_recipe(name, overrides, registry), base
-    state = read_state(checkpoint)
-    saved = saved_recipe(state, checkpoint)
+    state, folder = checkpoint.state, checkpoint.folder
+    saved = saved_recipe(state, folder)
     begun = state.get("base")
-    if begun is None or _differences(saved_recipe({"recipe": begun}, checkpoint), base):
+    if begun is None or _differences(saved_recipe({"recipe": begun}, folder), base):
         recipe = read_recipe(name, overrides, registry)
     else:
         data = to_dict(saved)
@@ -72,7 +72,7 @@ def recipe_of(
             data["steps"] = max(saved.steps, base.steps)
         data = override(data, *overrides, schema=Recipe)
         recipe = from_dict(Recipe, data, where="recipe")
-    check_same_recipe(saved, recipe, checkpoint)
+    check_same_recipe(saved, recipe, folder)
     return recipe, base
 
 

@@ -27,7 +27,7 @@ from facke_core.training.recipe import Recipe
 from facke_core.training.resuming import check_same_run, recipe_of
 from facke_core.training.trainer import Trainer, make_accelerator
 from facke_core.weights import checkpoints
-from facke_core.weights.checkpoints import read_state
+from facke_core.weights.checkpoints import Checkpoint
 from facke_core.weights.layout import MODEL, WeightsConfig, fill, read_tensors
 from facke_core.weights.licenses import announce
 from facke_core.weights.sources import locate
@@ -140,7 +140,7 @@ def prepare(settings: TrainSettings, registry: Registry) -> Training:
         run=run,
     )
     if latest:
-        check_same_run(read_state(latest), run, latest)
+        check_same_run(latest.state, run, latest.folder)
         folder.restore(trainer.resume(latest))
     probe = None
     if recipe.probe.every and trainer.accelerator.is_main_process:
@@ -148,8 +148,8 @@ def prepare(settings: TrainSettings, registry: Registry) -> Training:
     return Training(recipe=recipe, trainer=trainer, folder=folder, probe=probe, registry=registry)
 
 
-def _latest(out: Path, resume: bool) -> Path | None:
-    latest = checkpoints.newest_sound(out) if resume else None
+def _latest(out: Path, resume: bool) -> Checkpoint | None:
+    latest = checkpoints.newest(out) if resume else None
     if resume and not latest:
         raise UsageError(f"{out} holds no checkpoint to resume. Start without `resume=True`.")
     if not resume and (saved := checkpoints.complete(out)):

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from facke_core.errors import TrainingError
@@ -44,8 +43,9 @@ def restore_optimizers(
             if owner != phase.trains:
                 continue
             like = parameters[int(index)]
-            if value.shape == like.shape:  # the fused kernel wants the parameter's layout
-                value = torch.empty_like(like).copy_(value)
+            # a copy, in the layout that the fused kernel wants; a view would keep the whole file
+            same = value.shape == like.shape
+            value = torch.empty_like(like).copy_(value) if same else value.clone()
             state.setdefault(int(index), {})[key] = value
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": state, "param_groups": groups})
@@ -65,22 +65,6 @@ def check_finite(states: Mapping[str, Mapping[str, Tensor]], folder: Path) -> No
                 "lower optimizer.lr or clip=1; its weights can be those of one of them: "
                 "`init=...`."
             )
-
-
-def loaded(file: Path) -> dict[str, Tensor]:
-    """Read tensors of a checkpoint.
-
-    Raises:
-        TrainingError: numbers in them are not finite.
-        OSError, SafetensorError: the file cannot be read.
-    """
-    tensors = load_file(file)
-    if bad := not_finite(tensors):
-        raise TrainingError(
-            f"{file} holds numbers that are not finite (NaN or infinite), in {bad}. Resume from an "
-            "earlier checkpoint."
-        )
-    return tensors
 
 
 def _flat(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

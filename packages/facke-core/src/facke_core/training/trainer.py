@@ -28,13 +28,12 @@ from facke_core.training.recipe import Recipe
 from facke_core.training.resuming import check_same_recipe, saved_recipe
 from facke_core.training.state import (
     check_finite,
-    loaded,
     optimizer_tensors,
     restore_optimizers,
     tensors_of,
 )
 from facke_core.types import FaceBatch, GeneratorOutput
-from facke_core.weights.checkpoints import STATE, read_state
+from facke_core.weights.checkpoints import STATE, Checkpoint, read_checkpoint
 
 __all__: list[str] = []
 
@@ -349,23 +348,27 @@ class Trainer:
                 "untouched. Free some space, then resume."
             ) from error
 
-    def resume(self, folder: Path) -> dict[str, Any]:
+    def resume(self, checkpoint: Path | Checkpoint) -> dict[str, Any]:
         """Continue from a checkpoint of :meth:`save`; returns its state.
 
+        Args:
+            checkpoint: its folder; or what was read of it, whose tensors are taken out.
+
         Raises:
-            TrainingError: the folder holds none, one of another network, or one with numbers that
-                are not finite.
+            TrainingError: the folder holds none, a damaged one, one of another network, or one with
+                numbers that are not finite.
             UsageError: it was made with a recipe that gives other numbers.
         """
-        state = read_state(folder)
+        if isinstance(checkpoint, Path):
+            checkpoint = read_checkpoint(checkpoint)
+        folder, state, tensors = checkpoint
         check_same_recipe(saved_recipe(state, folder), self.recipe, folder)
         try:
             for name, module in self._kept.items():
-                module.load_state_dict(loaded(folder / f"{name}.safetensors"))
-            self.ema.module.load_state_dict(loaded(folder / "ema.safetensors"))
-            optimizers = loaded(folder / "optimizers.safetensors")
-            restore_optimizers(self.objective.phases, self._optimizers, optimizers)
-        except (OSError, RuntimeError, SafetensorError) as error:
+                module.load_state_dict(tensors.pop(name))
+            self.ema.module.load_state_dict(tensors.pop("ema"))
+            restore_optimizers(self.objective.phases, self._optimizers, tensors.pop("optimizers"))
+        except (LookupError, RuntimeError, ValueError) as error:
             raise TrainingError(
                 f"{folder} does not fit this recipe: {error} Resume with the recipe it was "
                 "made with."

@@ -11,18 +11,33 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from facke_core import _tensors
 from facke_core._files import leftovers, sha256_of
 from facke_core.config import from_dict, read_json
 from facke_core.errors import ConfigError, FackeWarning, TrainingError, check_ranges
 from facke_core.weights.layout import GOLDEN, MODEL
-from facke_core.weights.tensors import file_not_finite
+from facke_core.weights.tensors import not_finite
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["complete", "newest_sound"]
 
 FOLDER = "checkpoints"
 STATE = "state.json"
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint that is what was written, in finite numbers."""
+
+    folder: Path
+    state: dict[str, Any]
+    """What :meth:`Trainer.save` wrote about it."""
+    tensors: dict[str, dict[str, Tensor]]
+    """Those that a training needs, by the name of their file without its end: of the very bytes
+    whose digest was compared."""
 
 
 def name(step: int) -> str:
@@ -48,17 +63,23 @@ def newest_sound(run: Path) -> Path | None:
     Warns:
         FackeWarning: a checkpoint was not finished, or is not sound, and an older one is taken.
     """
+    checkpoint = newest(run)
+    return checkpoint and checkpoint.folder
+
+
+def newest(run: Path) -> Checkpoint | None:
+    """Read the checkpoint that :func:`newest_sound` finds; errors and warnings are its own."""
     folders = complete(run)
     complaints = [f"{part} was not finished" for part in leftovers(run / FOLDER)]
-    for checkpoint in reversed(folders):
+    for folder in reversed(folders):
         try:
-            read_state(checkpoint, verify=True)
+            checkpoint = read_checkpoint(folder)
         except TrainingError as error:
             complaints.append(str(error))
             continue
         if complaints:
             warnings.warn(
-                f"{'; '.join(complaints)}. Continuing from {checkpoint}.",
+                f"{'; '.join(complaints)}. Continuing from {folder}.",
                 FackeWarning,
                 stacklevel=3,
             )
@@ -72,15 +93,39 @@ def newest_sound(run: Path) -> Path | None:
     return None
 
 
-def read_state(folder: Path, *, verify: bool = False) -> dict[str, Any]:
-    """Read what :meth:`Trainer.save` wrote about a checkpoint.
-
-    Args:
-        folder: the checkpoint.
-        verify: compare every file with its digest, too, and look for numbers that are not finite.
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Read a checkpoint, every file of it once, and compare all with their digests.
 
     Raises:
-        TrainingError: the folder holds none, or a damaged one.
+        TrainingError: the folder holds none, or a damaged one, or numbers that are not finite.
+    """
+    state, tensors = read_state(folder), {}
+    for name, written in state["files"].items():
+        file = folder / name
+        own: dict[str, Tensor] = {}
+        try:
+            if _is_needed(name):
+                own, _, sha256 = _tensors.read(file)
+                tensors[name.removesuffix(".safetensors")] = own
+            else:
+                sha256 = sha256_of(file)
+        except (OSError, ValueError) as error:
+            raise TrainingError(f"{file} is damaged: {error}.") from error
+        if sha256 != written:
+            raise TrainingError(f"{file} is damaged: it is not what was written.")
+        if bad := not_finite(own):
+            raise TrainingError(
+                f"{file} holds numbers that are not finite (NaN or infinite), in {bad}. Resume "
+                "from an earlier checkpoint."
+            )
+    return Checkpoint(folder, state, tensors)
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """Read what :meth:`Trainer.save` wrote about a checkpoint; its files are not looked at.
+
+    Raises:
+        TrainingError: the folder holds none, or one with a damaged ``state.json``.
     """
     if not (folder / STATE).is_file():
         raise TrainingError(f"{folder} is not a checkpoint: it has no {STATE}.")
@@ -89,14 +134,9 @@ def read_state(folder: Path, *, verify: bool = False) -> dict[str, Any]:
         known = {key: value for key, value in state.items() if key in _KNOWN}
         if known.get("best") == {}:  # no probe yet
             del known["best"]
-        files = from_dict(State, known, where=STATE).files
+        from_dict(State, known, where=STATE)
         if not isinstance(state.get("begun with", ""), str):
             raise ConfigError(f"{STATE}: 'begun with' is no text.")
-        for file, written in files.items() if verify else ():
-            if sha256_of(folder / file) != written:
-                raise TrainingError(f"{folder / file} is damaged: it is not what was written.")
-            if _is_needed(file):
-                _check_numbers(folder / file)
     except (OSError, ConfigError) as error:
         raise TrainingError(f"The checkpoint {folder} cannot be read ({error}).") from error
     return state
@@ -143,12 +183,3 @@ def _is_needed(file: str) -> bool:
     """Tell whether a training reads this file of a checkpoint: not the weights, which only follow
     from it."""
     return Path(file).suffix == ".safetensors" and file not in (MODEL, GOLDEN)
-
-
-def _check_numbers(file: Path) -> None:
-    try:
-        bad = file_not_finite(file)
-    except ValueError as error:
-        raise TrainingError(f"{file} is not a safetensors file ({error}).") from error
-    if bad:
-        raise TrainingError(f"{file} holds numbers that are not finite (NaN or infinite), in {bad}")

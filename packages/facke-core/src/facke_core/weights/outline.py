@@ -23,7 +23,7 @@ MAX_NUMBERS = 2**29
 """Numbers of a network without weights; SimSwap's largest has a fifth of them."""
 MAX_TENSORS = 20_000
 """Tensors of a network without weights."""
-_FEW, _SMALL = 2000, 2**24
+_FEW, _SMALL = 800, 2**24
 """Tensors, and numbers in them, that a network may have however small its file is. A message that
 names the missing ones is of use, and buffers that are not saved count, too."""
 _MODULES = 20

@@ -44,16 +44,6 @@ def not_finite(tensors: Mapping[str, Tensor]) -> str:
     return some([f"{name} ({n} of {tensors[name].numel()})" for name, n in bad.items() if n])
 
 
-def file_not_finite(path: Path) -> str:
-    """Do the same for a safetensors file.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is no safetensors file.
-    """
-    return not_finite(_tensors.mapped(path).tensors)
-
-
 def check_format(path: Path, dtype: str) -> None:
     """Raise VerificationError unless the floats in a file have the format that config.json says."""
     other = {
