@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from facke_core.config import from_dict, read_json, write_json
 from facke_core.errors import ConfigError, DataError
 from facke_core.evaluation.rows import Row, rounded
 from facke_core.evaluation.statistics import Estimate, estimate
 from facke_core.evaluation.tones import MARGINS, NAMES, Groups, group_of, warnings_of
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["EvaluationReport", "MetricInfo", "diff", "read_reports", "write_reports"]
 
@@ -139,6 +143,23 @@ def _rounded(value: Estimate) -> Estimate:
     numbers = {name: getattr(value, name) for name in ("value", "low", "high")}
     kept = {name: None if x is None else rounded(x) for name, x in numbers.items()}
     return Estimate(**kept, n=value.n, missing=value.missing)
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """The versions and the device for a report, by name."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    import torch
+
+    facts = {"python": platform.python_version(), "platform": platform.machine()}
+    for name in ("facke-core", "torch", "numpy", "kornia", "mediapipe"):
+        try:
+            facts[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    cuda = device.type == "cuda"
+    facts["device"] = torch.cuda.get_device_name(device) if cuda else str(device)
+    return facts
 
 
 # -- files -----------------------------------------------------------------------------------------

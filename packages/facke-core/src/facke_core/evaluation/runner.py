@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -31,7 +30,13 @@ from facke_core.evaluation.judges import (
     trainer_of,
 )
 from facke_core.evaluation.metrics import AnyMetric, SetMetric, SwappedPairs
-from facke_core.evaluation.report import EvaluationReport, MetricInfo, by_tone, summarise
+from facke_core.evaluation.report import (
+    EvaluationReport,
+    MetricInfo,
+    by_tone,
+    environment,
+    summarise,
+)
 from facke_core.evaluation.rows import Row, RowFiles, check_batch, rounded, unpack
 from facke_core.evaluation.session import FACES, EvaluationSession
 from facke_core.evaluation.statistics import LEVEL, REPLICATES, Estimate
@@ -385,18 +390,3 @@ def _computed(
     for part, answer in parts:
         seconds.update(answer["seconds"])
         yield part, [Row(**row) for row in answer["rows"]]
-
-
-def environment(device: torch.device) -> dict[str, str]:
-    """The versions and the device for a report, by name."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    facts = {"python": platform.python_version(), "platform": platform.machine()}
-    for name in ("facke-core", "torch", "numpy", "kornia", "mediapipe"):
-        try:
-            facts[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    cuda = device.type == "cuda"
-    facts["device"] = torch.cuda.get_device_name(device) if cuda else str(device)
-    return facts
