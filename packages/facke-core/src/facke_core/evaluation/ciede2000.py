@@ -29,7 +29,7 @@ def difference(a: Tensor, b: Tensor) -> Tensor:
     grey = c1 * c2 == 0
     # equations 8 to 11: differences
     turn = (h2 - h1 + 180) % 360 - 180
-    turn = torch.where((turn == -180) & (h2 > h1), 180, turn).masked_fill(grey, 0)
+    turn = torch.where((turn == -180) & (h2 > h1), 180, turn)
     dl, dc = l2 - l1, c2 - c1
     dh = 2 * (c1 * c2).sqrt() * torch.sin(torch.deg2rad(turn / 2))
     # equations 12 to 14: means
