@@ -182,7 +182,8 @@ def test_the_tensors_of_a_graph_too_large_for_one_file_lie_beside_it(
     generator = simswap()
     with graphs.writing(tmp_path / "g.onnx") as temporary:  # as `facke weights export` does
         graphs.write_graph(generator, temporary)
-    assert {path.name for path in tmp_path.iterdir()} == {"g.onnx", "g.onnx.data"}
+    graph, tensors = sorted(path.name for path in tmp_path.iterdir())
+    assert (graph, tensors[:7], tensors[-5:]) == ("g.onnx", "g.onnx.", ".data")
     inputs = probe_inputs(generator, 2)
     found = OnnxRuntimeSession(tmp_path / "g.onnx").run(inputs)
     assert max_error(found, run_torch(generator, inputs)) < 1e-4
