@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 SECONDS, MEGABYTES = 5.0, 500
-"""Bounds of a case: of processor time, which other programs do not lengthen, and of memory. One that
-waits for something is ended after six times as long."""
+"""Bounds of a case: of processor time, which other programs do not lengthen, and of memory. One
+that waits for something is ended after six times as long."""
 
 
 class Kind(NamedTuple):
