@@ -33,7 +33,7 @@ CLASSES = (
 """Classes, and the angle above which each begins."""
 NAMES = (*(name for name, _ in CLASSES), GREY, "unknown")
 """Names of the groups, in the order of reports."""
-MARGINS = {"id-gain": 0.05, "artefacts": 0.5}
+MARGINS = {"id-gain": 0.05}
 """Metric -> by how much a class may be worse than the best one without a warning."""
 ENOUGH = 20
 """Pairs of which a class has to have a value before anything is said about it."""
