@@ -288,9 +288,9 @@ class WarpSampler:
 
         output = generator(
             inputs.target,
-            inputs.source,
-            inputs.source_mesh,
-            inputs.target_mesh,
+            source=inputs.source,
+            source_mesh=inputs.source_mesh,
+            target_mesh=inputs.target_mesh,
             pull=self.pull,
             eyes=self.eyes,
             behind=None if self.fallback == "none" else behind,

@@ -29,7 +29,7 @@ class Canvas:
         self.paint = Image.new("RGB", (self.side, self.side))
         self.alpha = Image.new("L", (self.side, self.side))
         self.extent = Image.new("L", (self.side, self.side))
-        """Where the thing is; as much as ``alpha``, or more where one sees through it."""
+        """The place of the thing: as much as ``alpha``, or more where one sees through it."""
         (x0, y0), (x1, y1) = (self.points[i] for i in _IRISES)
         self.unit = max(math.hypot(x1 - x0, y1 - y0), self.side / 20)
         """Distance of the irises."""

@@ -191,7 +191,9 @@ def _clear(canvas: Canvas, rng: random.Random, frame: Frame) -> None:
     rims = _lines(canvas, frame, _width(canvas, 0.05, 0.07, 0.09, 0.12))
     canvas.put(rims, colour, rng.uniform(0.2, 0.75), whole=True)
     core = rims.filter(ImageFilter.MinFilter(3))
-    edge = varied(colour, rng, 30) if rng.random() < 0.5 else rng.choice([(60, 40, 30), (250, 250, 250)])
+    edge = rng.choice([(60, 40, 30), (250, 250, 250)])
+    if rng.random() < 0.5:
+        edge = varied(colour, rng, 30)
     canvas.put(ImageChops.subtract(rims, core), edge, rng.uniform(0.2, 0.8), whole=True)
     if rng.random() < 0.6:
         _shine(canvas, rng, rims, (230, 226, 220), 2)

@@ -25,9 +25,9 @@ from facke_core.pipeline import SwapPipeline
 
 __all__: list[str] = []
 
-THINGS = {"glasses": 4, "hair": 7, "hand": 5, "mask": 4, "thing": 6}
-"""The things by the kind of drawing, each with its seed: dark rims, a fringe, fingers on a cheek, a
-blue mask, a microphone."""
+THINGS = {"glasses": 4, "hair": 2, "hand": 5, "mask": 4, "thing": 6}
+"""The things by the kind of drawing, each with its seed: dark rims, a black fringe, fingers on a
+cheek, a blue mask, a microphone."""
 SIZE = 384
 """Side in pixels of the drawings."""
 ROOM = 2.0
