@@ -118,7 +118,7 @@ def test_what_is_drawn_before_a_real_face_is_seen(samples: dict[str, tuple[Tenso
             either += float(((found | label) & hull).sum())
         bare += float((seen(photo, face, "simswap_frontal", SIZE) > 0.5)[hull].float().mean())
     assert both / either > 0.5
-    assert bare / len(samples) < 0.1
+    assert bare / len(samples) < 0.2  # a fringe, and glasses
 
 
 def _moved(points: Tensor, aligned: AlignedFace) -> Tensor:

@@ -37,8 +37,9 @@ DARKEST = 0.04
 """What is added to a picture before logarithms are taken."""
 PULL = 0.5
 """Share of the shape of the source's face that a result has."""
-MISSING = 0.01
-"""Least share of a face that the source does not show for another method to be asked."""
+MISSING = 0.3
+"""Least share of a face that the source does not show for another method to be asked; of less, such
+as what lies below a fringe, the target's own is sharper."""
 BANDS = 4
 """Bands in which source and target are blended."""
 
@@ -257,8 +258,8 @@ class WarpSampler:
     pull: float = PULL
     """Share of the shape of the source's face that the result has, 0 to 1."""
     fallback: str = "simswap"
-    """Method that makes what the source does not show, as :func:`facke_core.load` takes it;
-    ``none``: the target's own face stays there."""
+    """Method that makes what the source does not show where that is much, as of a head in profile,
+    as :func:`facke_core.load` takes it; ``none``: the target's own face stays there."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.pull <= 1:

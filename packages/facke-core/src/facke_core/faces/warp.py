@@ -191,7 +191,7 @@ def _shares(
             places = raster.carry(mesh * (occlusion.shape[-1] / source.shape[-1]))
             covered = read(occlusion, places, mode="bilinear").clamp(0, 1)
             # whatever is near to a thing has its shadow
-            share = share * (1 - F.max_pool2d(covered, 3, 1, 1))
+            share = share * (1 - F.max_pool2d(covered, 7, 1, 3))
         narrow = blurred(-F.max_pool2d(-share, 3, 1, 1), 0.012 * small)
         yield F.interpolate(narrow, (size, size), mode="bilinear") if small < size else narrow
 
