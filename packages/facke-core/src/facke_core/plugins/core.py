@@ -97,6 +97,12 @@ def facke_metrics() -> list[MetricSpec]:
         metric("expression-error", "distance of eyes, brows and lips, without the pose"),
         metric("background", "mean absolute change outside of the face"),
         metric("frechet", "Fréchet distance of results and pictures, in the judge's vectors"),
+        MetricSpec(
+            name="artefacts",
+            summary="how much a face looks swapped, by a small frozen network",
+            build="facke_core.evaluation.artefacts:artefacts",
+            higher_is_better=False,
+        ),
     ]
 
 
