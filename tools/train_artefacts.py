@@ -4,12 +4,12 @@
     ./dev python benchmarks/sets.py SETS --dataset DATASET
     ./dev python tools/train_artefacts.py DATASET --without SETS/people.txt --out runs/artefacts
 
-DATASET holds ordinary portraits of 128 pixels in the SimSwap frontal template. The network tells
-them from composites, drawn anew in each step (data/composite.py), and from swaps by two methods,
-which are made once and kept in --out; others are for the test alone. Each fake is seen beside
-the portrait that it was made of, and both lose sharpness, colours and quality of JPEG alike, so
-nothing but the swap tells them apart. One person in 20 is held out, and the figures at the end are
-theirs; --without names people whose pictures will be measured.
+DATASET holds ordinary portraits of 128 pixels in the SimSwap frontal template, with meshes. The
+network tells them from fakes: composites (data/composite.py) and swaps, which are made once, pasted
+into their targets as the pipeline does, and kept in --out. Each fake is seen beside the portrait
+that it was made of, and both lose sharpness, light and quality of JPEG alike, so nothing but the
+swap tells them apart. One person in 20 is held out, and the figures at the end are theirs;
+--without names people whose pictures will be measured.
 """
 
 from __future__ import annotations
@@ -38,14 +38,17 @@ from facke_core.images.io import resize, to_pil
 from facke_core.nn.artefacts import ArtefactNet
 from facke_core.types import AlignedFace, Face
 from facke_core.weights.tensors import to_bytes
+from facke_gan.warp import Warp, WarpConfig
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "packages/facke-core/src/facke_core/evaluation"
-SWAPS = {"simswap": 160, "cvae-gan": 160}
-"""Method -> how many swaps are made of it for the training."""
-HELD_OUT = {"simswap": 80, "cvae-gan": 80, "warp": 40, "ilvr": 24}
-"""The same of people who are held out; the network never sees one by the last two methods."""
-HALF = 8
-"""Composites of a step, and swaps; each with the portrait that it was made of."""
+FAKES = {"composite": 2400, "simswap": 384, "cvae-gan": 256, "warp": 384}
+"""Kind of fake -> how many are made for the training; a step has as many of each."""
+HELD_OUT = {"composite": 256, "simswap": 96, "cvae-gan": 96, "warp": 96, "ilvr": 24}
+"""The same of people who are held out; the network never sees one by the last method."""
+BATCH = 16
+"""Fakes of a step, each with the portrait that it was made of."""
+Pictures = dict[str, tuple[Tensor, Tensor]]
+"""Kind -> portraits and the fakes made of them, (N, 3, 128, 128) uint8."""
 
 
 def face_of(crops: CropSet, row: int, size: int) -> AlignedFace:
@@ -61,72 +64,94 @@ def face_of(crops: CropSet, row: int, size: int) -> AlignedFace:
     return AlignedFace(crop[0], torch.eye(2, 3), Face(box, points, 1.0, mesh=mesh))
 
 
-def swap(swapper: SwapPipeline, crops: CropSet, pairs: list[tuple[int, int]], seed: int) -> Tensor:
-    """Pictures (B, 3, 128, 128) uint8 of pairs (source, target) of rows, pasted into the target."""
+@torch.inference_mode()
+def swap(
+    swapper: SwapPipeline, crops: CropSet, source: Tensor, target: Tensor, seed: int, *, warp: bool
+) -> Tensor:
+    """Pictures (B, 3, 128, 128) uint8 of pairs of rows (B,), pasted into the target: swapped by a
+    pipeline, or by ``warp``, in crops as small as the pictures are."""
     size = swapper.alignment.size
-    sources = [face_of(crops, a, size) for a, _ in pairs]
-    targets = [face_of(crops, b, size) for _, b in pairs]
-    identity = crops.embeddings[[a for a, _ in pairs], 0]
+    sources = [face_of(crops, row, size) for row in source.tolist()]
+    targets = [face_of(crops, row, size) for row in target.tolist()]
+    identity = crops.embeddings[source, 0]
     if swapper.identity_encoder is None:
         identity = identity[:, :0]
-    rng = torch.Generator().manual_seed(seed)
-    made = swapper.sample(swapper.inputs(sources, targets, identity), rng=rng)
+    inputs = swapper.inputs(sources, targets, identity)
+    if warp:
+        assert inputs.source_mesh is not None
+        assert inputs.target_mesh is not None
+        bend = Warp(WarpConfig(image_size=size))
+        made = bend(inputs.target, inputs.source, inputs.source_mesh, inputs.target_mesh).image
+    else:
+        made = swapper.sample(inputs, rng=torch.Generator().manual_seed(seed))
     pictures = []
-    for result, target in zip(made, targets, strict=True):
-        image = swapper.paste(target.crop, result, target).image[None]
+    for result, face in zip(made, targets, strict=True):
+        image = swapper.paste(face.crop, result, face).image[None]
         small = image if size == 128 else resize(image, (128, 128))
         pictures.append((small[0].clamp(0, 1) * 255).round().byte())
     return torch.stack(pictures)
 
 
-def swaps(file: Path, crops: CropSet, counts: Mapping[str, int]) -> dict[str, Tensor]:
-    """Fakes (N, 3, 128, 128) uint8 by method, and the rows (N,) of their targets: made, or read."""
-    if file.is_file():
-        return load_file(file)
-    found: dict[str, Tensor] = {}
-    for method, n in counts.items():
-        rng = torch.Generator().manual_seed(len(method))
-        target = torch.randperm(len(crops), generator=rng).repeat(n // len(crops) + 1)[:n]
-        source = torch.randint(len(crops), (n,), generator=rng)
-        with load(method) as swapper:
-            made = []
-            for part_of in torch.arange(n).split(8):
-                pairs = list(zip(source[part_of].tolist(), target[part_of].tolist(), strict=True))
-                made.append(swap(swapper, crops, pairs, int(part_of[0])))
-        found |= {method: torch.cat(made), f"{method} rows": target}
-        print(method, n, flush=True)
-    save_file(found, file)
-    return found
+def swaps(method: str, crops: CropSet, n: int) -> tuple[Tensor, Tensor]:
+    rng = torch.Generator().manual_seed(len(method))
+    target = torch.randperm(len(crops), generator=rng)[:n]
+    source = torch.randint(len(crops), (n,), generator=rng)
+    warp = method == "warp"
+    with load("simswap" if warp else method) as swapper:
+        made = [
+            swap(swapper, crops, source[at], target[at], int(at[0]), warp=warp)
+            for at in torch.arange(n).split(32)
+        ]
+    return crops.images[target], torch.cat(made)
 
 
-def worn(a: Tensor, b: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Portraits and fakes (B, 3, S, S), made worse alike: size, blur, noise, light, JPEG."""
-    size, n = a.shape[-1], len(a)
-    draw = torch.rand(n, 9, generator=rng)
+def composites(crops: CropSet, n: int) -> tuple[Tensor, Tensor]:
+    config = BatchConfig(composite=1.0, intra=0.0, colour_jitter=0)
+    drawn = SwapBatches(crops, batch_size=32, config=config, seed=1)
+    batches = [drawn.read(step) for step in range(n // 32)]
+    real, fake = (torch.cat([getattr(b, s) for b in batches]) for s in ("reference", "target"))
+    return real.mul(255).round().byte(), fake.mul(255).round().byte()
+
+
+def fakes(file: Path, crops: CropSet, counts: Mapping[str, int]) -> Pictures:
+    """Portraits and fakes by kind: made, or read."""
+    found = load_file(file) if file.is_file() else {}
+    for kind, n in counts.items():
+        if kind not in found:
+            real, fake = composites(crops, n) if kind == "composite" else swaps(kind, crops, n)
+            found |= {kind: fake, f"{kind} real": real}
+            save_file(found, file)
+            print(kind, n, flush=True)
+    return {kind: (found[f"{kind} real"], found[kind]) for kind in counts}
+
+
+def worn(real: Tensor, fake: Tensor, rng: torch.Generator) -> Tensor:
+    """Portraits and fakes (B, 3, S, S) uint8, made worse alike: (2 B, 3, S, S) in [0, 1].
+
+    They are mirrored, moved, darkened, blurred by a change of size, and compressed.
+    """
+    n, size = len(real), real.shape[-1]
+    draw = torch.rand(n, 8, generator=rng)
     theta = torch.zeros(n, 2, 3)
-    theta[:, 0, 0] = theta[:, 1, 1] = 1 + 0.08 * (2 * draw[:, 0] - 1)
-    theta[:, :, 2] = 0.04 * (2 * draw[:, 1:3] - 1)
-    grid = F.affine_grid(theta, list(a.shape), align_corners=False)
-    noise = torch.randn(a.shape, generator=rng) * (0.04 * draw[:, 3, None, None, None] ** 2)
+    theta[:, 0, 0] = theta[:, 1, 1] = 1 + 0.06 * (2 * draw[:, 0] - 1)
+    theta[:, 0, 0] *= torch.where(draw[:, 1] < 0.5, -1, 1)
+    theta[:, :, 2] = 0.04 * (2 * draw[:, 2:4] - 1)
+    grid = F.affine_grid(theta, list(real.shape), align_corners=False)
     both = []
-    for x in (a, b):
-        x = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
-        x = x * (0.75 + 0.5 * draw[:, 4, None, None, None])
-        rows = []
-        for picture, noisy, (*_, small, soft, grey, jpeg) in zip(
-            x, noise, draw.tolist(), strict=True
-        ):
-            if small < 0.5:
-                side = int(40 + 2 * small * 88)
-                picture = F.interpolate(picture[None], (side, side), mode="area")
-                mode = "bicubic" if soft < 0.5 else "bilinear"
-                picture = F.interpolate(picture, (size, size), mode=mode)[0]
-            picture = (picture + noisy).clamp(0, 1)
-            if grey < 0.15:
-                picture = picture.mean(0, keepdim=True).expand(3, -1, -1)
-            rows.append(compressed(picture, int(30 + jpeg * 100)) if jpeg < 0.65 else picture)
-        both.append(torch.stack(rows))
-    return both[0], both[1]
+    for pictures in (real, fake):
+        x = pictures.float() / 255 * (0.8 + 0.4 * draw[:, 4, None, None, None])
+        x = F.grid_sample(x, grid, padding_mode="border", align_corners=False).clamp(0, 1)
+        for row, (small, grey, jpeg) in enumerate(draw[:, 5:].tolist()):
+            one = x[row]
+            if small < 0.3:
+                side = int(size * (0.5 + small / 0.6))
+                one = F.interpolate(one[None], (side, side), mode="area")
+                one = F.interpolate(one, (size, size), mode="bilinear")[0]
+            if grey < 0.1:
+                one = one.mean(0, keepdim=True).expand(3, -1, -1)
+            x[row] = compressed(one, int(60 + jpeg * 70)) if jpeg < 0.5 else one
+        both.append(x)
+    return torch.cat(both)
 
 
 def compressed(picture: Tensor, quality: int) -> Tensor:
@@ -137,63 +162,59 @@ def compressed(picture: Tensor, quality: int) -> Tensor:
     return torch.frombuffer(pixels, dtype=torch.uint8).view(size, size, 3).permute(2, 0, 1) / 255
 
 
-def train(
-    crops: CropSet, fakes: Mapping[str, Tensor], *, seconds: float, steps: int
-) -> ArtefactNet:
+def train(pictures: Pictures, test: Pictures, *, seconds: float, steps: int) -> ArtefactNet:
     torch.manual_seed(0)
-    net = ArtefactNet()
-    optimizer = torch.optim.AdamW(net.parameters(), 2e-3, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, steps)
-    drawn = SwapBatches(crops, batch_size=HALF, config=config(), seed=1)
-    rng, methods = torch.Generator().manual_seed(2), list(SWAPS)
+    net = ArtefactNet().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(net.parameters(), 2e-3, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, steps)
+    rng = torch.Generator().manual_seed(2)
+    share = BATCH // len(pictures)
+    label = torch.arange(2 * BATCH).ge(BATCH).float()
     started, mean = time.monotonic(), 0.0
     for step in range(steps):
-        batch = drawn.read(step)
-        real, fake = [batch.reference], [batch.target]
-        for method in methods:
-            index = torch.randint(len(fakes[method]), (HALF // len(methods),), generator=rng)
-            flip = bool(torch.rand((), generator=rng) < 0.5)
-            pair = [crops.images[fakes[f"{method} rows"][index]], fakes[method][index]]
-            x, y = (p.float().div(255).flip(-1) if flip else p.float().div(255) for p in pair)
-            real.append(x)
-            fake.append(y)
-        pictures = torch.cat(worn(torch.cat(real), torch.cat(fake), rng))
-        label = torch.arange(len(pictures)).ge(len(pictures) // 2).float()
-        loss = F.binary_cross_entropy_with_logits(net(pictures), label)
+        real, fake = [], []
+        for portraits, made in pictures.values():
+            index = torch.randint(len(made), (share,), generator=rng)
+            real.append(portraits[index])
+            fake.append(made[index])
+        seen = worn(torch.cat(real), torch.cat(fake), rng)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = net(seen.to(memory_format=torch.channels_last))
+        loss = F.binary_cross_entropy_with_logits(logits.float(), label)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
         mean += (float(loss.detach()) - mean) / min(step + 1, 100)
-        if step % 50 == 49:
-            print(json.dumps({"step": step + 1, "loss": round(mean, 4)}), flush=True)
-        if time.monotonic() - started > seconds:
+        passed = time.monotonic() - started
+        if step % 100 == 99:
+            print(
+                json.dumps({"step": step + 1, "loss": round(mean, 4), "s": int(passed)}), flush=True
+            )
+        if step % 500 == 499:
+            print(json.dumps(judged(net.eval(), test)), flush=True)
+            net.train()
+        if passed > seconds:
             raise SystemExit(f"Not done after {seconds} s. Take fewer --steps.")
     return net.eval()
 
 
 @torch.inference_mode()
-def judged(net: ArtefactNet, crops: CropSet, fakes: Mapping[str, Tensor]) -> dict[str, float]:
+def judged(net: ArtefactNet, pictures: Pictures) -> dict[str, float]:
     """The area under the curve of each kind of fake against the portraits that they were made of,
-    as they are and worn."""
-    drawn = SwapBatches(crops, batch_size=64, config=config(), seed=991)
-    batches = [drawn.read(step) for step in range(3)]
-    kinds = {"composite": [torch.cat([getattr(b, side) for b in batches])
-                           for side in ("reference", "target")]}  # fmt: skip
-    for method in HELD_OUT:
-        rows = fakes[f"{method} rows"]
-        kinds[method] = [crops.images[rows].float() / 255, fakes[method].float() / 255]
-    found = {}
-    for kind, (real, fake) in kinds.items():
-        rng = torch.Generator().manual_seed(5)
-        for name, (a, b) in (("", (real, fake)), (" worn", worn(real, fake, rng))):
-            area = verification_auc(net(b).tolist(), net(a).tolist())
-            found[kind + name] = round(area or 0.0, 4)
-    return found
+    as they are and worn; and of all kinds together."""
+    found, logits = {}, []
+    for kind, (real, fake) in pictures.items():
+        plain = net(torch.cat([real, fake]).float() / 255)
+        rough = net(worn(real, fake, torch.Generator().manual_seed(5)))
+        logits.append(plain.view(2, -1))
+        for name, values in ((kind, plain), (f"{kind} worn", rough)):
+            found[name] = area(values[: len(real)], values[len(real) :])
+    return {"all": area(*torch.cat(logits, 1)), **found}
 
 
-def config() -> BatchConfig:
-    return BatchConfig(composite=1.0, intra=0.0, colour_jitter=0.2)
+def area(real: Tensor, fake: Tensor) -> float:
+    return round(verification_auc(fake.tolist(), real.tolist()) or 0.0, 4)
 
 
 def main() -> None:
@@ -201,8 +222,8 @@ def main() -> None:
     parser.add_argument("data", type=Path, metavar="DATASET")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--without", type=Path, help="a file of people, one a line")
-    parser.add_argument("--steps", type=int, default=500, help="of 32 crops")
-    parser.add_argument("--seconds", type=float, default=1800, help="at most")
+    parser.add_argument("--steps", type=int, default=2800, help="of 32 crops")
+    parser.add_argument("--seconds", type=float, default=900, help="at most")
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -211,15 +232,15 @@ def main() -> None:
     unwanted = set(args.without.read_text("utf-8").split("\n")) if args.without else set[str]()
     named = torch.tensor([name in unwanted for name in crops.info["people"]])[crops.people]
     used, others = part(crops, ~out & ~named), part(crops, out & ~named)
-    test = swaps(args.out / "held-out.safetensors", others, HELD_OUT)
-    fakes = swaps(args.out / "swaps.safetensors", used, SWAPS)
-    net = train(used, fakes, seconds=args.seconds, steps=args.steps)
-    print(
-        json.dumps({"people": len(set(others.people.tolist())), "auc": judged(net, others, test)})
-    )
+    test = fakes(args.out / "held-out.safetensors", others, HELD_OUT)
+    made = fakes(args.out / "fakes.safetensors", used, FAKES)
+    net = train(made, test, seconds=args.seconds, steps=args.steps)
     tensors = {
         name: t.half() if t.is_floating_point() else t for name, t in net.state_dict().items()
     }
+    net.load_state_dict(tensors)  # the figures are of what is kept
+    people = len(set(others.people.tolist()))
+    print(json.dumps({"people": people, "auc": judged(net, test)}))
     file = WEIGHTS / "artefacts.safetensors"
     file.write_bytes(to_bytes(tensors, {"license": "Apache-2.0"}))
     print(f"evaluation/artefacts.py: DIGEST = {hashlib.sha256(file.read_bytes()).hexdigest()!r}")

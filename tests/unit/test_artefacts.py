@@ -30,15 +30,13 @@ from facke_core.images.io import read_image, to_pil
 from facke_core.jobs.pairs import pairs_of_dataset
 from facke_core.types import AlignedFace, Face
 
-PEOPLE = ("L002", "L025", "L031", "L034", "L043", "L069", "L083", "L092", "L100", "L119", "L126")
-
 
 @pytest.fixture(scope="module")
 def faces(shared: Path) -> list[AlignedFace]:
     """Faces of the London set, none of whom the network has seen, in crops with their meshes."""
     detector, found = build_mediapipe(), []
-    for who in PEOPLE:
-        path = shared / "faces" / "images" / "open" / "london" / who / "neutral.jpg"
+    london = shared / "faces" / "images" / "open" / "london"
+    for path in sorted(london.glob("*/neutral.jpg"))[::2]:
         photo = read_image(path).image
         seen = align(photo, detector(photo)[0], FRAMING)
         assert seen.face.mesh is not None
@@ -93,8 +91,8 @@ def test_composites_look_more_swapped_than_photographs(
     real, fake = scores(faces, change), scores(composites(faces), change)
     area = verification_auc(fake, real)
     assert area is not None
-    assert area > 0.8
-    assert sum(fake) / len(fake) > sum(real) / len(real) + 0.5
+    assert area > 0.75
+    assert sum(fake) / len(fake) > sum(real) / len(real) + 1
 
 
 def test_the_score_of_a_face_depends_on_nothing_else(faces: list[AlignedFace]) -> None:
