@@ -13,7 +13,7 @@ LAYERS = ((24, 1), (32, 2), (32, 1), (56, 2), (56, 1), (72, 2), (72, 1))
 
 
 class ArtefactNet(nn.Module):
-    """Seven convolutions with 146,000 parameters, for crops of 128 pixels in the SimSwap frontal
+    """Seven convolutions with 147,000 parameters, for crops of 128 pixels in the SimSwap frontal
     template; where it looks is fixed, as faces of that template are always at one place."""
 
     def __init__(self) -> None:
