@@ -33,8 +33,9 @@ CLASSES = (
 """Classes, and the angle above which each begins."""
 NAMES = (*(name for name, _ in CLASSES), GREY, "unknown")
 """Names of the groups, in the order of reports."""
-MARGINS = {"id-gain": 0.05}
-"""Metric -> by how much a class may be worse than the best one without a warning."""
+MARGINS = {"id-gain": 0.05, "artefacts": 1.5}
+"""Metric -> by how much a class may be worse than the best one without a warning. Photographs of
+classes differ by up to 1.2 in ``artefacts``."""
 ENOUGH = 20
 """Pairs of which a class has to have a value before anything is said about it."""
 Groups = Mapping[str, Mapping[str, Mapping[str, Estimate]]]

@@ -89,6 +89,7 @@ appearance  seam              lower   difference in colour along the edge of the
 appearance  occluders         higher  PSNR in dB of things drawn before the target's face
 metrics     frechet           lower   Fréchet distance of results and pictures, by the judge
 metrics     kid               lower   kernel distance of result crops and real crops
+artefacts   artefacts         lower   how much a face looks swapped, by a small frozen network
 clips       flicker           lower   movement over the frames of a clip, of the target's; 1 is best
 """
 """Module, name, better direction and summary of each metric."""
