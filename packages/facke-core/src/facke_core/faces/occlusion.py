@@ -28,7 +28,7 @@ __all__: list[str] = []
 FRAMING = Alignment(template="simswap_frontal", size=128)
 """The framing in which the network looks at faces."""
 WEIGHTS = "occlusion.safetensors"
-DIGEST = "0dc398c407970d052cdcbe3d05b9098b86a0839016bcd2399dd2a6223c7d4085"
+DIGEST = "bedd2da3133cfa538b10a13314a10b9678e7905b0a0fa82e33e435a724c3fcf4"
 """SHA-256 of the bundled weights."""
 HINT = 0.006
 """What the network sees below the eyes where there are glasses."""
