@@ -61,7 +61,7 @@ class Rims(NamedTuple):
     contrast: float
     """Mean contrast of the outline to both of its sides."""
     light: bool
-    """Whether it is lighter than its sides."""
+    """True where it is lighter than its sides."""
 
 
 def enlarged(crop: Tensor) -> Tensor:
@@ -112,16 +112,16 @@ def contrast(grey: Tensor, lines: Tensor) -> Tensor:
     """How much darker (N, 0), and lighter (N, 1), outlines (N, 2, K, 2) are than both of their
     sides; what lies below the eye counts three times, because brows and lids are above."""
     v = across(grey, lines, torch.arange(-9, 10, 3).float())
-    found = []
+    sides = []
     for sign in (1, -1):
         w = sign * v
         thin = torch.minimum(w[..., 1], w[..., 5]) - w[..., 3]
         thick = torch.minimum(w[..., 0], w[..., 6]) - w[..., 2:5].mean(-1)
-        found.append(torch.maximum(thin, thick).clamp(-0.05, 0.12))
+        sides.append(torch.maximum(thin, thick).clamp(-0.05, 0.12))
     k = lines.shape[-2]
     weight = torch.where(torch.arange(k) <= k // 2, 1.5, 0.5)
     weight = weight / weight.sum()
-    return torch.stack([(x * weight).sum(-1).mean(-1) for x in found], -1)
+    return torch.stack([(x * weight).sum(-1).mean(-1) for x in sides], -1)
 
 
 def fitted(grey: Tensor, axes: Axes, *, tries: int = 2500, seed: int = 0) -> Rims:
