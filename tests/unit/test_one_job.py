@@ -14,6 +14,8 @@ import pytest
 
 from facke_core._files import one_job, owners
 from facke_core.errors import DataError
+from facke_core.evaluation.rows import RowFiles
+from facke_core.jobs.swapping import _begin
 
 HOLD = """
 import sys
@@ -194,3 +196,24 @@ def test_a_folder_that_may_not_be_written_is_said_so(
     os.mknod(tmp_path / ".facke-lock")  # of another user, whose job is over
     with one_job(tmp_path):
         pass
+
+
+def dead_writer(folder: Path) -> None:
+    """Leave in a folder what a writer leaves that was killed once its file had its name."""
+    code = "from facke_core._files.owners import owner_name; print(owner_name())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    (folder / f"{owners.HIDDEN}0123456789abcdef" / done.stdout.strip()).mkdir(parents=True)
+
+
+def test_the_next_evaluation_clears_up_among_its_rows(tmp_path: Path) -> None:
+    RowFiles(tmp_path, {"pairs": 1}, resume=False)
+    dead_writer(tmp_path)
+    RowFiles(tmp_path, {"pairs": 1}, resume=True)
+    assert os.listdir(tmp_path) == ["run.json"]
+
+
+def test_the_next_call_clears_up_among_what_is_done(tmp_path: Path) -> None:
+    done = _begin(tmp_path, {"pairs": 1}, resume=False)
+    dead_writer(done)
+    assert _begin(tmp_path, {"pairs": 1}, resume=True) == done
+    assert os.listdir(done) == []

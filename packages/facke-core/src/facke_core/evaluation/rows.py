@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from facke_core import _json
+from facke_core._files import leftovers
 from facke_core.config import from_dict, read_json, write_json, write_text
 from facke_core.errors import ConfigError, DataError, UsageError
 from facke_core.evaluation.tones import Tone
@@ -112,6 +113,7 @@ class RowFiles:
         run = json.loads(json.dumps(run))  # tuples become lists
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            leftovers(folder, remove=True)
         except OSError as error:
             raise DataError(f"{folder} cannot be made ({error}). Choose another.") from error
         self._run, self._old = run, run

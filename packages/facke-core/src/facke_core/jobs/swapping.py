@@ -249,6 +249,7 @@ def _begin(folder: Path, run: Mapping[str, Any], *, resume: bool) -> Path:
     done = folder / "done"
     try:
         done.mkdir(exist_ok=True)
+        leftovers(done, remove=True)
     except OSError as error:
         raise DataError(f"{done} cannot be made ({error}). Make room and resume.") from error
     return done
