@@ -17,6 +17,8 @@ if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # before torch count
 # commands that tests start would inherit that nohup ignores it, and rightly ignore it as well
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in the background of a script
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

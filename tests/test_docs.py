@@ -34,6 +34,7 @@ LINKED = [*PAGES, *sorted(ROOT.glob("[!R]*.md")), *sorted(ROOT.glob("packages/*/
 LINKED.append(ROOT / "RESPONSIBLE_USE.md")
 REASONS = {
     "needs PyPI",
+    "uses the network",
     "takes hours",
     "needs several machines",
     "starts Ray",
@@ -234,7 +235,7 @@ def test_json_and_toml_can_be_parsed() -> None:
 
 def test_the_readme_has_the_two_commands_of_a_newcomer() -> None:
     lines = (ROOT / "README.md").read_text("utf-8").splitlines()
-    assert "./dev facke swap --method simswap sample:collins sample:hopper -o out.png" in lines
+    assert "./dev facke swap --method warp sample:collins sample:hopper -o out.png" in lines
     assert "./dev pytest" in lines
 
 

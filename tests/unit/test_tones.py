@@ -145,8 +145,9 @@ def test_people_of_the_london_set_are_of_the_classes_that_one_sees(shared: Path)
     assert len(numbers) == len(seen)
     for who in ("L002", "L004", "L127", "L143"):
         assert abs(numbers[who, "neutral"] - numbers[who, "smiling"]) < 18
-    assert min(numbers["L002", "neutral"], numbers["L004", "neutral"]) > 55
-    assert max(numbers["L127", "neutral"], numbers["L143", "neutral"]) < 45
+    for light in ("L002", "L004", "L143"):  # the last below a dark fringe
+        assert numbers[light, "neutral"] > 55
+    assert numbers["L127", "neutral"] < 45
 
 
 # -- in evaluations --------------------------------------------------------------------------------

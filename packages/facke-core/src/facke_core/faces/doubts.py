@@ -18,7 +18,7 @@ MOST_AWAY = 0.38
 """Largest :func:`turned_away` of a face that methods are made for: about 50 degrees of yaw."""
 DARK = 0.5
 """Lightness of the eyes, relative to the cheeks, below which nobody can see them."""
-TINY = 10.0
+TINY = 9.0
 """Distance of the eyes in pixels below which a face is too small to look like somebody."""
 WIDTH = 2.3
 """Width of a face in distances of its eyes."""
