@@ -42,7 +42,7 @@ REASONS = {
     "quoted from facke_core.protocols",
 }
 """Why a block is not run; the last kind is compared instead."""
-MAX_NOT_RUN = 7
+MAX_NOT_RUN = 8
 """Blocks that are neither run nor compared. Think twice before you raise it."""
 
 _BLOCK = re.compile(
