@@ -9,6 +9,7 @@ from typing import NamedTuple
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from facke_core.data.canvas import Canvas, Colour, Point, any_colour, line, varied
+from facke_core.faces.rims import CORNERS, TEMPLES
 
 __all__: list[str] = []
 
@@ -16,8 +17,6 @@ STYLES = {"plastic": 40, "metal": 20, "clear": 18, "brow": 13, "rimless": 9}
 """How often each kind of rims is drawn, of 100 times."""
 _METAL = [(196, 164, 96), (186, 188, 194), (110, 112, 118), (60, 58, 58), (150, 104, 84)]
 _CLEAR = [(196, 140, 84), (214, 176, 140), (226, 214, 206), (176, 112, 92), (150, 150, 156)]
-_CORNERS = ((33, 133), (362, 263))
-_TEMPLES = (127, 356)
 
 
 class Frame(NamedTuple):
@@ -54,7 +53,7 @@ def _frame(canvas: Canvas, rng: random.Random) -> Frame:
     inner: list[Point] = []
     outer: list[Point] = []
     pads: list[Point] = []
-    for side, (left, right) in enumerate(_CORNERS):
+    for side, (left, right) in enumerate(CORNERS):
         (x0, y0), (x1, y1) = canvas.points[left], canvas.points[right]
         # an eye that is turned away is narrower, and so is its lens
         width = half_width * max(
@@ -81,7 +80,7 @@ def _frame(canvas: Canvas, rng: random.Random) -> Frame:
     middle = ((inner[0][0] + inner[1][0]) / 2, (inner[0][1] + inner[1][1]) / 2)
     bridge = line(inner[0], canvas.at(0, -lift, middle), inner[1])
     temples = []
-    for place, index in zip(outer, _TEMPLES, strict=True):
+    for place, index in zip(outer, TEMPLES, strict=True):
         x, y = canvas.points[index]
         temples.append([place, (x + 0.25 * (x - place[0]), y + 0.25 * (y - place[1]))])
     return Frame(lenses, bridge, temples, pads)
