@@ -24,8 +24,8 @@ CONDITIONS = ("timestep", "kernels")
 """Those of shipped methods and examples that are no business of core's."""
 
 
-ORDINARY = {"warp"}
-"""Methods whose name is an ordinary word of image processing as well."""
+ORDINARY = {"warp", "fuse"}
+"""Methods whose name is an ordinary word as well, or part of one."""
 
 
 def words(code: str) -> Iterator[str]:

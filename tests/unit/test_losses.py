@@ -66,6 +66,8 @@ LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
     "l2-weighted": lambda i: L.reconstruction_l2(
         images()[i], images(seed=1)[i], weight=images(seed=2)[i, :1]
     ),
+    "edges": lambda i: L.edges_l1(images()[i], images(seed=1)[i]),
+    "structure": lambda i: L.structural_difference(images()[i], images(seed=1)[i]),
     "kl": lambda i: L.kl_divergence(images()[i], images(seed=1)[i]),
     "gp": lambda i: L.gradient_penalty(
         discriminator(),
@@ -253,6 +255,34 @@ def test_reconstruction_weights_choose_pixels() -> None:
         L.reconstruction_l1(a, b, weight=weight), L.reconstruction_l1(a[..., :8], b[..., :8])
     )
     assert L.reconstruction_l1(a, b, weight=torch.zeros(1, 1, 16, 16)).tolist() == [0.0] * 4
+
+
+def test_edges_equal_a_float64_reference_at_each_scale() -> None:
+    result, reference = images().double(), images(seed=1).double()
+    wanted, off = [], result - reference
+    for _ in range(3):
+        across = (off[..., 1:] - off[..., :-1]).abs().mean((1, 2, 3))
+        down = (off[..., 1:, :] - off[..., :-1, :]).abs().mean((1, 2, 3))
+        wanted.append((across + down) / 2)
+        off = off.unfold(2, 2, 2).unfold(3, 2, 2).mean((4, 5))
+    expected = torch.stack(wanted).mean(0)
+    torch.testing.assert_close(L.edges_l1(result, reference), expected)
+    torch.testing.assert_close(L.edges_l1(result.float(), reference.float()), expected.float())
+
+
+def test_a_constant_is_no_edge() -> None:
+    assert float(L.edges_l1(images() + 0.2, images()).abs().max()) < 1e-6
+
+
+def test_structural_difference_equals_kornias() -> None:
+    from kornia.metrics import ssim
+
+    x, y = images(size=24), images(size=24, seed=1)
+    grey = [image.mean(1, keepdim=True).double() for image in (x, y)]
+    inner = ssim(*grey, 11, eps=0.0)[..., 5:-5, 5:-5]  # kornia's pads
+    expected = 1 - inner.mean((1, 2, 3))
+    torch.testing.assert_close(L.structural_difference(x, y).double(), expected, atol=1e-4, rtol=0)
+    assert float(L.structural_difference(x, x).abs().max()) < 1e-6
 
 
 def test_kl_equals_torch_distributions() -> None:

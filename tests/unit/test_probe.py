@@ -78,6 +78,7 @@ def faces(people: int = 5, pictures: int = 2, contrast: float = 0.6) -> Any:
     return SimpleNamespace(
         images=images,
         embeddings=torch.stack([embeddings, embeddings], 1),
+        mesh=None,
         people=torch.arange(people).repeat_interleave(pictures),
         weights=torch.ones(people * pictures),
     )
@@ -320,3 +321,22 @@ def test_reports_compare_without_their_pictures() -> None:
     one, two = (ProbeReport(step=1, preview=torch.rand(3, 2, 2), **numbers) for _ in range(2))
     assert one == two
     assert one.score == 0.75
+
+
+def test_samplers_get_the_meshes_of_the_panel() -> None:
+    known = faces()
+    known.mesh = torch.rand(len(known.people), 478, 2)
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def sample(generator: Any, inputs: SwapInputs, *, rng: torch.Generator | None = None) -> Tensor:
+        assert inputs.source_mesh is not None
+        assert inputs.target_mesh is not None
+        seen.append((inputs.source_mesh, inputs.target_mesh))
+        return inputs.target
+
+    probe = SwapProbe(known, config=ProbeConfig(faces=3), sampler=sample, encoder=encoder())  # type: ignore[arg-type]
+    probe(COPY, 1)
+    sources, targets = (torch.cat(meshes) for meshes in zip(*seen, strict=True))
+    panel = known.mesh[probe.panel]
+    torch.testing.assert_close(sources, panel.repeat_interleave(3, 0))
+    torch.testing.assert_close(targets, panel.repeat(3, 1, 1))

@@ -50,6 +50,8 @@ class FaceBatch(NamedTuple):
     occlusion: Tensor | None = None
     """The share (B, 1, S, S) in [0, 1] of each pixel that something drawn before the face covers,
     in ``target`` and ``reference`` alike; None where nothing is drawn."""
+    source_occlusion: Tensor | None = None
+    """The same of ``source``."""
 
     def each(self, change: Callable[[Tensor], Tensor]) -> FaceBatch:
         """The batch with every tensor changed by a function; what is None stays None."""

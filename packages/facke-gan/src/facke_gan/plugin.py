@@ -22,11 +22,22 @@ RECIPES = (
     "simswap-mini-start",
     "simswap-mini",
 )
+FUSE = ("fuse-128", "fuse-192", "fuse-256")
 
 NETWORK = {"image_size": 96, "identity_dim": 8, "channels": [4, 8, 8], "num_id_blocks": 1}
 SMALL = ("discriminator.width=4", "batch_size=4", "precision=float32")
 CONFORMANCE: dict[str, dict[str, Any]] = {
     "simswap": {"tiny": NETWORK, "training": SMALL},
+    "fuse": {
+        "tiny": {
+            "image_size": 64,
+            "network_size": 32,
+            "identity_dim": 8,
+            "channels": [8, 8, 8],
+            "num_blocks": 2,
+        },
+        "training": ("batch_size=4", "precision=float32"),
+    },
     "warp": {"tiny": {"image_size": 64}, "settings": {"fallback": "none"}},
 }
 """Small sizes in which ``facke plugins check`` checks the methods."""
@@ -34,7 +45,7 @@ CONFORMANCE: dict[str, dict[str, Any]] = {
 
 @hookimpl
 def facke_methods() -> list[MethodSpec]:
-    """The methods SimSwap and warp."""
+    """The methods SimSwap, fuse and warp."""
     return [
         MethodSpec(
             name="simswap",
@@ -45,6 +56,15 @@ def facke_methods() -> list[MethodSpec]:
             recipes={name: f"facke_gan:recipes/{name}.json" for name in RECIPES},
             weights={"mini": Bundled("facke_gan:weights/simswap-mini")},
             paper="arXiv:2106.06340",
+            license="Apache-2.0",
+        ),
+        MethodSpec(
+            name="fuse",
+            summary="the source's own pixels, and a network that makes them fit",
+            config="facke_gan.fuse:FuseConfig",
+            build="facke_gan.fuse:build",
+            objective="facke_gan.fuse:objective",
+            recipes={name: f"facke_gan:recipes/{name}.json" for name in FUSE},
             license="Apache-2.0",
         ),
         MethodSpec(

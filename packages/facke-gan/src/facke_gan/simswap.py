@@ -8,13 +8,12 @@ Weights converted from the original systems stay under their own, non-commercial
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facke_core import GeneratorOutput, GeneratorSpec, Method, SinglePass
-from facke_core.errors import ConfigError, did_you_mean
 from facke_core.nn.normalize import Normalize
 from facke_core.nn.stages import (
     Doublings,
@@ -127,27 +126,6 @@ def objective(method: Method, encoder: IdentityEncoder, recipe: Recipe) -> Objec
     Raises:
         ConfigError: an unknown kind or argument of the discriminator, or an unknown term.
     """
-    from facke_core.config import arguments
-    from facke_core.nn.discriminators import MultiScalePatchDiscriminator
-    from facke_core.training.recipe import terms
-    from facke_core.training.swapping import SwapObjective
-    from facke_gan.projected import ProjectedDiscriminator
+    from facke_gan.objectives import adversarial
 
-    modules: dict[str, Any] = {"generator": method.generator, "identity_encoder": encoder}
-    if recipe.discriminator_loss:
-        kinds = {"patch": MultiScalePatchDiscriminator, "projected": ProjectedDiscriminator}
-        settings = {"kind": "patch", **recipe.discriminator}
-        kind = settings.pop("kind")
-        build = kinds.get(kind) if isinstance(kind, str) else None
-        if build is None:
-            raise ConfigError(
-                f"discriminator.kind: expected one of {', '.join(map(repr, kinds))}, got {kind!r}."
-                f"{did_you_mean(str(kind), kinds)}"
-            )
-        modules["discriminator"] = build(**arguments(build, settings, where="discriminator"))
-    return SwapObjective(
-        modules,
-        generator_terms=terms(recipe.loss),
-        discriminator_terms=terms(recipe.discriminator_loss, where="discriminator_loss"),
-        discriminator_every=recipe.discriminator_every,
-    )
+    return adversarial(method, encoder, recipe)

@@ -141,7 +141,7 @@ def _swapped(
     size = x.shape[-1]
     bent = bend(source, source_mesh, target_mesh, size, pull=pull, occlusion=source_occlusion)
     face = (bent.raster.triangle >= 0)[:, None]
-    inner = _narrowed(face.float(), size // 32)
+    inner = narrowed(face.float(), size // 32)
     unseen = ((bent.confidence < 0.5) * inner).flatten(1).sum(1)
     missing = unseen / inner.flatten(1).sum(1).clamp(min=1)
     # the target, whose features stand where the result's shall
@@ -152,14 +152,14 @@ def _swapped(
     if target_occlusion is not None:  # whose colours are not the face's
         covered = F.interpolate(target_occlusion, (size, size), mode="bilinear")
         seen = seen * (covered < 0.1)
-    warped = relit(_toned(bent.image, x, face), moved, seen)
+    warped = relit(toned(bent.image, x, face), moved, seen)
     result = blended(base, warped, bent.confidence)
     keep = torch.stack([openings(mesh, size, eyes=eyes) for mesh in bent.mesh])
     result = torch.lerp(result, moved, blurred(keep, size / 250)).clamp(0, 1)
     return GeneratorOutput(result, {"confidence": bent.confidence, "missing": missing})
 
 
-def _narrowed(mask: Tensor, by: int) -> Tensor:
+def narrowed(mask: Tensor, by: int) -> Tensor:
     """A mask (B, 1, S, S) without what lies within ``by`` pixels of its edge, rows and columns."""
     across = -F.max_pool2d(-mask, (1, 2 * by + 1), 1, (0, by))
     return -F.max_pool2d(-across, (2 * by + 1, 1), 1, (by, 0))
@@ -237,7 +237,7 @@ def blended(base: Tensor, image: Tensor, mask: Tensor) -> Tensor:
     return result
 
 
-def _toned(image: Tensor, target: Tensor, face: Tensor) -> Tensor:
+def toned(image: Tensor, target: Tensor, face: Tensor) -> Tensor:
     """Take the colours from sources whose target has none in its face (B, 1, S, S)."""
     spread = (target.amax(1, keepdim=True) - target.amin(1, keepdim=True)) * face
     grey = spread.flatten(1).amax(1) < 2 / 255

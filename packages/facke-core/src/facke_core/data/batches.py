@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from PIL import Image
@@ -21,11 +21,12 @@ from torch.utils.data import DataLoader, Dataset
 from facke_core.data.composite import composite
 from facke_core.data.crops import CropSet
 from facke_core.data.occluders import draw
-from facke_core.data.pairs import PairConfig, PairSampler, People
+from facke_core.data.pairs import CropPair, PairConfig, PairSampler, People
 from facke_core.data.sending import received, shared_memory, to_send
+from facke_core.data.views import in_other_light, turned
 from facke_core.environment import short_temporary_folder
 from facke_core.errors import DataError, check_ranges, first_line
-from facke_core.faces.areas import polygon
+from facke_core.faces.areas import openings, polygon
 from facke_core.faces.mesh import OVAL_RING, POINTS, face_mesh
 from facke_core.images.io import to_pil
 from facke_core.types import FaceBatch
@@ -55,6 +56,15 @@ class BatchConfig(PairConfig):
     """Mirror half of the pairs."""
     occluders: float = 0.0
     """Share of targets before whose face something is drawn (:mod:`facke_core.data.occluders`)."""
+    source_occluders: float = 0.0
+    """The same of sources."""
+    natural: bool = False
+    """Give composites the light of the photograph and its eyes and mouth, so that they tell a
+    method that keeps these the truth."""
+    views: float = 0.0
+    """Share of the pairs of one person whose source is another view: another picture of the person
+    or, where there is none, and for half of the others, the same with the head turned
+    (:mod:`facke_core.data.views`); always in another light."""
 
     def __post_init__(self) -> None:
         PairConfig.__post_init__(self)  # slots: no super()
@@ -66,7 +76,18 @@ class BatchConfig(PairConfig):
             max_geometry=(0, 1),
             colour_jitter=(0, 1),
             occluders=(0, 1),
+            source_occluders=(0, 1),
+            views=(0, 1),
         )
+
+
+class _View(NamedTuple):
+    """What the source of a pair shows: a picture, and how it is changed."""
+
+    picture: int
+    rng: random.Random | None = None
+    """Draws turn and light; None: the picture as it is."""
+    turn: bool = False
 
 
 class Batches(Protocol):
@@ -93,15 +114,16 @@ class SwapBatches:
     def __init__(self, crops: CropSet, *, batch_size: int, config: BatchConfig, seed: int) -> None:
         self.crops, self.config, self.seed = crops, config, seed
         self._composites = min(round(config.composite * batch_size), batch_size)
-        for key in ("composite", "occluders"):
+        for key in ("composite", "occluders", "source_occluders", "views"):
             if getattr(config, key) and crops.mesh is None:
                 raise DataError(
                     f"data.{key} is {getattr(config, key)}, and this crop set has no face meshes "
                     "to draw by. Make it from photographs, not from aligned crops, or train with "
                     f"`overrides=['data.{key}=0']`."
                 )
+        self._people = People(crops.people.tolist(), crops.weights.tolist())
         self.pairs = PairSampler(
-            People(crops.people.tolist(), crops.weights.tolist()),
+            self._people,
             config=config,
             batch_size=batch_size,
             composites=self._composites,
@@ -125,14 +147,17 @@ class SwapBatches:
         colours = torch.rand(b, 6, generator=rng)
 
         chosen = torch.arange(b)[rows]
-        source_index = torch.tensor([pairs[i].source for i in chosen.tolist()])
         target_index = torch.tensor([pairs[i].target for i in chosen.tolist()])
         same = torch.tensor([pairs[i].same_identity for i in chosen.tolist()])
         mirrored = mirrored[chosen]
+        seeds = [f"{self.seed}/{step}/{row}" for row in chosen.tolist()]
+        views = [self._view(pairs[i], f"{self.seed}/{step}/{i}") for i in chosen.tolist()]
+        source_index = torch.tensor([view.picture for view in views])
         reference = self._images(target_index, mirrored)
         source = self._images(source_index, mirrored)
         identity = self.crops.embeddings[source_index, mirrored.long()]
         source_mesh, mesh = self._mesh(source_index, mirrored), self._mesh(target_index, mirrored)
+        source, source_mesh = self._seen_otherwise(source, source_mesh, views)
         target, made = reference, chosen < composites
         if made.any():
             assert mesh is not None
@@ -150,12 +175,43 @@ class SwapBatches:
         if self.config.colour_jitter:
             draws = self.config.colour_jitter * (2 * colours[chosen] - 1)
             target, reference = _jitter(target, draws), _jitter(reference, draws)
-        occlusion = None
+        occlusion = hidden = None
         if self.config.occluders:
             assert mesh is not None
-            seeds = [f"{self.seed}/{step}/{row}" for row in chosen.tolist()]
-            target, reference, occlusion = self._occluded(target, reference, mesh, seeds)
-        return FaceBatch(source, target, identity, same, reference, source_mesh, mesh, occlusion)
+            share = self.config.occluders
+            (target, reference), occlusion = self._occluded([target, reference], mesh, seeds, share)
+        if self.config.source_occluders:
+            assert source_mesh is not None
+            share, seeds = self.config.source_occluders, [f"{seed}/source" for seed in seeds]
+            (source,), hidden = self._occluded([source], source_mesh, seeds, share)
+        return FaceBatch(
+            source, target, identity, same, reference, source_mesh, mesh, occlusion, hidden
+        )
+
+    def _view(self, pair: CropPair, seed: str) -> _View:
+        """What the source of a pair shows."""
+        rng = random.Random(f"{seed}/view")
+        if not pair.same_identity or rng.random() >= self.config.views:
+            return _View(pair.source)
+        several = len(self._people.pictures[self._people.person[pair.target]]) > 1
+        picture = self._people.another_of(pair.target, rng) if several else pair.target
+        return _View(picture, rng, turn=not several or rng.random() < 0.5)
+
+    def _seen_otherwise(
+        self, source: Tensor, mesh: Tensor | None, views: Sequence[_View]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Sources and their meshes with the heads turned, and the light changed, where asked."""
+        if mesh is None or not any(view.rng for view in views):
+            return source, mesh
+        source, mesh = source.clone(), mesh.clone()
+        for row, view in enumerate(views):
+            if view.rng is None:
+                continue
+            if view.turn:
+                image, points = turned(source[row, None], mesh[row, None], view.rng)
+                source[row], mesh[row] = image[0], points[0]
+            source[row] = in_other_light(source[row, None], view.rng)[0]
+        return source, mesh
 
     def _images(self, index: Tensor, mirrored: Tensor) -> Tensor:
         image = self.crops.images[index].float() / 255
@@ -191,24 +247,30 @@ class SwapBatches:
             donor_mesh[:, list(POINTS)],
             geometry=geometry,
             softness=softness,
+            light=self.config.natural,
+            keep=torch.stack([openings(face, size, eyes=True) for face in mesh])
+            if self.config.natural
+            else None,
         )
 
     def _occluded(
-        self, target: Tensor, reference: Tensor, mesh: Tensor, seeds: list[str]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Targets and references with the same things before them, and what these cover."""
-        target, reference = target.clone(), reference.clone()
-        size = target.shape[-1]
-        occlusion = target.new_zeros(len(target), 1, size, size)
+        self, pictures: list[Tensor], mesh: Tensor, seeds: list[str], share: float
+    ) -> tuple[list[Tensor], Tensor]:
+        """Pictures of the same faces with the same things before a share of them, and what these
+        cover."""
+        pictures = [picture.clone() for picture in pictures]
+        size = pictures[0].shape[-1]
+        occlusion = pictures[0].new_zeros(len(mesh), 1, size, size)
         for row, seed in enumerate(seeds):
             rng = random.Random(seed)
-            if rng.random() >= self.config.occluders:
+            if rng.random() >= share:
                 continue
-            hair = partial(self._hair, target[row], mesh[row])
+            hair = partial(self._hair, pictures[0][row], mesh[row])
             thing = draw(mesh[row], size, rng, self._texture, hair)
-            target[row], reference[row] = thing.over(target[row]), thing.over(reference[row])
+            for picture in pictures:
+                picture[row] = thing.over(picture[row])
             occlusion[row] = thing.extent
-        return target, reference, occlusion
+        return pictures, occlusion
 
     def _hair(self, own: Tensor, mesh: Tensor, rng: random.Random) -> Image.Image:
         """What is above the forehead of this crop (3, S, S), or of some other one."""

@@ -14,11 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from facke_core.faces.mesh import REGIONS
+from facke_core.faces.smooth import blurred
 
 __all__ = ["composite"]
 
 EXPRESSION = 0.35
 """Share of the donor's geometry that eyes and lips take, as their shape is expression as well."""
+LIGHT = 0.08
+"""Standard deviation of the low-pass filter that tells light from features, in sides of a crop."""
 
 
 def thin_plate_grid(points: Tensor, values: Tensor, size: int, coarse: int = 16) -> Tensor:
@@ -67,6 +70,8 @@ def composite(
     *,
     geometry: Tensor,
     softness: int,
+    light: bool = False,
+    keep: Tensor | None = None,
 ) -> Tensor:
     """Put the donor's inner face into the photo, in the photo's colours.
 
@@ -81,6 +86,8 @@ def composite(
             features where the donor has them (eyes and lips go :data:`EXPRESSION` of the way, the
             outline always stays the photo's).
         softness: width of the blend in pixels, odd.
+        light: give the donor's face the low frequencies of the photo's as well.
+        keep: the share (B, 1, S, S) of each pixel that stays the photo's.
 
     Returns:
         (B, 3, S, S) in [0, 1].
@@ -98,7 +105,13 @@ def composite(
     for _ in range(3):  # three box filters are close to a Gaussian
         mask = F.avg_pool2d(mask, softness, stride=1, padding=softness // 2)
     mask = (2 * mask - 1).clamp(0, 1)  # inside the oval only
-    return torch.lerp(photo, match_contrast(warped, photo, mask), mask).clamp(0, 1)
+    face = match_contrast(warped, photo, mask)
+    if light:
+        difference = blurred((photo - face) * mask, LIGHT * size)
+        face = face + difference / blurred(mask, LIGHT * size).clamp_min(1e-3)
+    if keep is not None:
+        mask = mask * (1 - keep)
+    return torch.lerp(photo, face, mask).clamp(0, 1)
 
 
 def match_contrast(image: Tensor, reference: Tensor, mask: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from facke_core.faces.mesh import EYE_RINGS, MOUTH_RING, OVAL_RING
 
-__all__ = ["openings"]
+__all__ = ["inside", "openings"]
 
 LIPS_RING = (
     61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 375, 321, 405, 314, 17, 84, 181, 91, 146,

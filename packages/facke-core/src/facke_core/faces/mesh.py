@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["POINTS"]
+__all__ = ["OVAL_RING", "POINTS", "face_mesh"]
 
 SIZE = 478
 """Points of a mesh."""

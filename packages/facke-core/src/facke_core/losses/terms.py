@@ -17,12 +17,14 @@ from facke_core.protocols import Loss
 from facke_core.types import Step
 
 __all__ = [
+    "EdgeLoss",
     "FeatureMatchingLoss",
     "GanLoss",
     "GradientPenalty",
     "IdentityLoss",
     "LowPassLoss",
     "ReconstructionLoss",
+    "StructureLoss",
     "face_weight",
 ]
 
@@ -124,6 +126,28 @@ def face_weight(size: int, focus: float) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EdgeLoss:
+    """The mean absolute difference between the edges of the result and of the reference
+    (:func:`~facke_core.losses.functional.edges_l1`): a blurred result has none."""
+
+    name: str = "edges"
+
+    def __call__(self, step: Step) -> Tensor:
+        return L.edges_l1(step.output.image, step.batch.reference)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StructureLoss:
+    """One minus the structural similarity of result and reference
+    (:func:`~facke_core.losses.functional.structural_difference`)."""
+
+    name: str = "structure"
+
+    def __call__(self, step: Step) -> Tensor:
+        return L.structural_difference(step.output.image, step.batch.reference)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LowPassLoss:
     """The mean absolute difference between result and *target* after averaging blocks of
     ``factor`` x ``factor`` pixels: light and colour must stay, detail may change."""
@@ -185,6 +209,8 @@ class GradientPenalty:
 TERMS: dict[str, Callable[..., Loss]] = {
     "identity": IdentityLoss,
     "reconstruction": ReconstructionLoss,
+    "edges": EdgeLoss,
+    "structure": StructureLoss,
     "low-pass": LowPassLoss,
     "gan": partial(GanLoss, name="gan"),
     "feature-matching": FeatureMatchingLoss,

@@ -80,6 +80,8 @@ class Faces(Protocol):
     @property
     def embeddings(self) -> Tensor: ...
     @property
+    def mesh(self) -> Tensor | None: ...
+    @property
     def people(self) -> Tensor: ...
     @property
     def weights(self) -> Tensor: ...
@@ -158,6 +160,7 @@ class SwapProbe:
         self.panel = choose_panel(faces.people, faces.weights, config.faces)
         self._images = faces.images[self.panel].float() / 255
         self._identity = faces.embeddings[self.panel, 0].float()
+        self._mesh = None if faces.mesh is None else faces.mesh[self.panel].float()
         self._only_reconstructs = False
 
     def __call__(self, generator: Generator, step: int) -> ProbeReport:
@@ -196,7 +199,7 @@ class SwapProbe:
     def _swap(self, generator: Generator) -> Tensor:
         """Return the results (n * n, 3, S, S) on the CPU; number ``i * n + j`` is face i on j."""
         n, device = len(self.panel), _device(generator)
-        rng = torch.Generator().manual_seed(self.seed)
+        rng, mesh = torch.Generator().manual_seed(self.seed), self._mesh
         pairs = torch.cartesian_prod(torch.arange(n), torch.arange(n))
         results = []
         for source, target in (x.T for x in torch.split(pairs, BATCH)):
@@ -204,6 +207,8 @@ class SwapProbe:
                 source=self._images[source].to(device),
                 target=self._images[target].to(device),
                 identity=self._identity[source].to(device),
+                source_mesh=None if mesh is None else mesh[source].to(device),
+                target_mesh=None if mesh is None else mesh[target].to(device),
             )
             results.append(self.sampler(generator, inputs, rng=rng).float().cpu())
         return torch.cat(results)
