@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from train_occlusion import held_out, part
+from train_occlusion import held_out
 
 from facke_core import SwapPipeline, load
 from facke_core.data.batches import BatchConfig, SwapBatches
@@ -231,7 +231,7 @@ def main() -> None:
     out = held_out(crops)
     unwanted = set(args.without.read_text("utf-8").split("\n")) if args.without else set[str]()
     named = torch.tensor([name in unwanted for name in crops.info["people"]])[crops.people]
-    used, others = part(crops, ~out & ~named), part(crops, out & ~named)
+    used, others = crops.only(~out & ~named), crops.only(out & ~named)
     test = fakes(args.out / "held-out.safetensors", others, HELD_OUT)
     made = fakes(args.out / "fakes.safetensors", used, FAKES)
     net = train(made, test, seconds=args.seconds, steps=args.steps)

@@ -21,7 +21,6 @@ import hashlib
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,21 +147,6 @@ def held_out(crops: CropSet) -> Tensor:
     return held_out_people(crops)[crops.people]
 
 
-def part(crops: CropSet, rows: Tensor) -> CropSet:
-    """The crops where ``rows`` (N,) is true, in memory."""
-    index = rows.nonzero()[:, 0]
-    mesh = crops.mesh[index] if crops.mesh is not None else None
-    return replace(
-        crops,
-        images=crops.images[index],
-        mesh=mesh,
-        embeddings=crops.embeddings[index],
-        people=crops.people[index],
-        weights=crops.weights[index],
-        keys=None,
-    )
-
-
 @torch.inference_mode()
 def seen(net: OcclusionNet, crops: CropSet) -> Tensor:
     """The share (N,) of each face on which the network sees something."""
@@ -265,17 +249,15 @@ def main() -> None:
         unseen = {name: tensor[theirs] for name, tensor in found.items()}
         found = {name: tensor[~theirs] for name, tensor in found.items()}
         print(f"{len(theirs)} portraits with real glasses or hair", flush=True)
-        crops = part(crops, bare)
+        crops = crops.only(bare)
     if args.without:
-        unwanted = set(args.without.read_text("utf-8").split("\n"))
-        named = torch.tensor([name in unwanted for name in crops.info["people"]])
-        crops = part(crops, ~named[crops.people])
+        crops = crops.without(args.without)
     out = held_out(crops)
-    train = part(crops, ~out)
+    train = crops.only(~out)
     if args.clean:
         clean = seen(trained(args.clean), train) <= args.most
         print(f"{int(clean.sum())} of {len(clean)} portraits stay", flush=True)
-        train = part(train, clean)
+        train = train.only(clean)
     torch.manual_seed(recipe.seed)
     net = OcclusionNet().to(memory_format=torch.channels_last)
     if args.clean:
@@ -294,7 +276,7 @@ def main() -> None:
         if report.step % recipe.save_every == 0 or report.step == recipe.steps:
             trainer.save(args.out / checkpoints.FOLDER / checkpoints.name(report.step))
     net = trained(args.out)
-    figures = judged(net, part(crops, out))
+    figures = judged(net, crops.only(out))
     if unseen is not None:
         figures |= real_found(net, unseen)
     print(json.dumps(figures))

@@ -88,6 +88,46 @@ def test_saving_refuses_keys_that_are_out_of_order(tmp_path: Path) -> None:
         replace(crop_set(), keys=keys).save(tmp_path / "set")
 
 
+def named() -> CropSet:
+    return replace(crop_set(), info={"people": ["ada", "bob", "cyd", "dee", "eva", "fay"]})
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_people_whom_a_file_names_are_left_out(stored: bool, tmp_path: Path) -> None:
+    crops = named()
+    if stored:
+        crops.save(tmp_path / "set")
+        crops = CropSet.load(tmp_path / "set")
+    (tmp_path / "people.txt").write_text("bob\nfay\nzoe\n")
+    left = crops.without(tmp_path / "people.txt")
+    rows = torch.tensor([0, 1, 4, 5, 6, 7, 8, 9])
+    assert len(left) == len(left.images) == 8
+    for name in ("mesh", "embeddings", "people", "weights"):
+        assert torch.equal(getattr(left, name), getattr(crops, name)[rows]), name
+    assert torch.equal(left.images[torch.tensor([2, 7])], named().images[torch.tensor([4, 9])])
+    assert torch.equal(left.images[:3], named().images[rows[:3]])
+    assert left.digest() != crops.digest()
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        ("zoe\n", "names nobody of the 6 people"),
+        ("ada\nbob\ncyd\ndee\neva\nfay\n", "names everybody"),
+        (None, "cannot be read"),
+        (b"\xff\xfe\x00", "cannot be read"),
+    ],
+)
+def test_a_file_that_leaves_out_nobody_or_everybody_is_refused(
+    names: str | bytes | None, says: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "people.txt"
+    if names is not None:
+        file.write_bytes(names.encode() if isinstance(names, str) else names)
+    with pytest.raises(DataError, match=says):
+        named().without(file)
+
+
 def break_info(folder: Path, **changes: Any) -> None:
     info = json.loads((folder / "dataset.json").read_text())
     info = {key: value for key, value in (info | changes).items() if value is not None}

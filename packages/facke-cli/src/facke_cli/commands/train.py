@@ -45,6 +45,10 @@ def train(
     workers: Annotated[
         int, typer.Option(min=0, help="Processes that read batches ahead; 0: none.")
     ] = 0,
+    without: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Leave out the people whom a file names, one a line."),
+    ] = None,
     panel: Annotated[
         Path | None,
         typer.Option(help="Another dataset, whose faces are swapped for the probe and previews."),
@@ -68,6 +72,7 @@ def train(
         overrides=[*(overrides or ()), *([f"steps={steps}"] if steps else ())],
         device=device,
         workers=workers,
+        without=without,
         panel=panel,
     )
     with _progress(quiet) as (on_step, on_probe):

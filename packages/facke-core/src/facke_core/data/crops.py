@@ -18,7 +18,7 @@ import json
 import os
 import tarfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,6 +30,7 @@ from facke_core.data.info import FORMAT, INFO, Store, read_info
 from facke_core.data.shards import (
     CropSource,
     Shard,
+    SomePictures,
     StoredPictures,
     TarShard,
     TensorShard,
@@ -114,6 +115,40 @@ class CropSet:
         for table in tables:
             digest.update(table.contiguous().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
+
+    def only(self, rows: Tensor) -> CropSet:
+        """The crops where ``rows`` (N,), bool, is true; their pictures are read as before."""
+        index = rows.nonzero()[:, 0]
+        return replace(
+            self,
+            images=SomePictures(self.images, index),
+            mesh=None if self.mesh is None else self.mesh[index],
+            embeddings=self.embeddings[index],
+            people=self.people[index],
+            weights=self.weights[index],
+            keys=None if self.keys is None else self.keys[index],
+        )
+
+    def without(self, file: Path) -> CropSet:
+        """The crops without those of the people whom a file names, one a line, as
+        ``info["people"]`` does.
+
+        Raises:
+            DataError: the file cannot be read, names nobody who is here, or everybody.
+        """
+        try:
+            unwanted = {*file.read_text("utf-8").splitlines()}
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{file} cannot be read ({error}). Give a text file.") from error
+        named = torch.tensor([name in unwanted for name in self.info.get("people", ())] or [False])
+        rows = ~named[self.people.clamp(max=len(named) - 1)]
+        if rows.all() or not rows.any():
+            whom = "nobody" if rows.all() else "everybody"
+            raise DataError(
+                f"{file} names {whom} of the {len(named)} people of this dataset. Name them as its "
+                f"{INFO} does, one a line."
+            )
+        return self.only(rows)
 
     def save(self, folder: Path) -> None:
         """Write crops that did not come from ``facke prepare``. Rows without keys are numbered.

@@ -48,6 +48,19 @@ class CropSource(Protocol):
         ...
 
 
+class SomePictures:
+    """Some pictures of a source, by their rows (N,) there."""
+
+    def __init__(self, source: CropSource | Tensor, rows: Tensor) -> None:
+        self.source, self.rows = source, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Tensor | slice, /) -> Tensor:
+        return self.source[self.rows[index]]
+
+
 def digits_for(count: int) -> int:
     """The number of hexadecimal digits that name a shard in a set of ``count`` pictures."""
     digits = 1

@@ -72,7 +72,7 @@ def in_other_light(image: Tensor, rng: random.Random) -> Tensor:
         change = (slopes[:, None, None] * shape).sum(0)[None] + rng.uniform(-LIGHT, LIGHT / 2)
         change = change + torch.tensor([rng.uniform(-TINT, TINT) for _ in range(3)])[:, None, None]
         if rng.random() < 0.2:
-            angle, width = rng.uniform(0, 2 * math.pi), rng.uniform(0.03, 0.3)
+            angle, width = rng.uniform(0, 2 * math.pi), rng.uniform(0.02, 0.25)
             side = x * math.cos(angle) + y * math.sin(angle) - rng.uniform(-0.3, 0.3)
             change = change - rng.uniform(0.2, SHADOW) * torch.sigmoid(side / width)
         gamma = math.exp(rng.uniform(-0.25, 0.25))

@@ -61,6 +61,9 @@ class TrainSettings:
     """The device, as for :func:`facke_core.load`."""
     workers: int = 0
     """Processes that read batches ahead; 0: this one reads."""
+    without: Path | None = None
+    """A file of people of ``data``, one a line, from whose pictures nothing is learned, such as
+    those on whom the weights are going to be measured."""
     panel: Path | None = None
     """Another crop set, whose faces the probe swaps; default: ``test`` beside ``train`` in ``data``
     if there is one, else ``data`` itself."""
@@ -99,6 +102,8 @@ def prepare(settings: TrainSettings, registry: Registry) -> Training:
     recipe, base = recipe_of(settings.recipe, settings.overrides, registry, latest)
     place = resolve_device(settings.device)
     crops = CropSet.load(settings.data)
+    if settings.without:
+        crops = crops.without(settings.without)
     encoder = load_encoder(recipe.identity_encoder, registry=registry)
     _check_framing(encoder, recipe)
     _check_dataset(crops, recipe, encoder, settings.data)
