@@ -66,6 +66,8 @@ LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
     "l2-weighted": lambda i: L.reconstruction_l2(
         images()[i], images(seed=1)[i], weight=images(seed=2)[i, :1]
     ),
+    "relativistic": lambda i: L.relativistic([x[i] for x in maps()], [x[i] for x in maps(seed=1)]),
+    "r1": lambda i: L.r1_penalty(discriminator(), images()[i]),
     "edges": lambda i: L.edges_l1(images()[i], images(seed=1)[i]),
     "structure": lambda i: L.structural_difference(images()[i], images(seed=1)[i]),
     "kl": lambda i: L.kl_divergence(images()[i], images(seed=1)[i]),
@@ -268,6 +270,46 @@ def test_edges_equal_a_float64_reference_at_each_scale() -> None:
     expected = torch.stack(wanted).mean(0)
     torch.testing.assert_close(L.edges_l1(result, reference), expected)
     torch.testing.assert_close(L.edges_l1(result.float(), reference.float()), expected.float())
+
+
+def test_the_relativistic_loss_by_hand() -> None:
+    real = [torch.tensor([1.0, 3.0]).view(2, 1, 1, 1), torch.tensor([0.0, 2.0]).view(2, 1, 1, 1)]
+    fake = [torch.tensor([2.0, 0.0]).view(2, 1, 1, 1), torch.tensor([0.0, 1.0]).view(2, 1, 1, 1)]
+    critic = [
+        (math.log1p(math.exp(1.0)) + math.log(2)) / 2,
+        (math.log1p(math.exp(-3.0)) + math.log1p(math.exp(-1.0))) / 2,
+    ]
+    torch.testing.assert_close(L.relativistic(real, fake), torch.tensor(critic))
+    assert bool((L.relativistic(fake, real) != L.relativistic(real, fake)).all())
+
+
+def test_the_r1_penalty_equals_a_float64_reference_and_trains_the_discriminator() -> None:
+    net = discriminator().double()
+    x = images().double().requires_grad_()
+    expected = []
+    for row in range(len(x)):
+        total = sum(logits[row].mean() for logits in net(x).logits)
+        (slope,) = torch.autograd.grad(total, x)
+        expected.append(slope.square().sum())
+    penalty = L.r1_penalty(net, images().double())
+    torch.testing.assert_close(penalty, torch.stack(expected))
+    penalty.sum().backward()
+    assert any(p.grad is not None and bool(p.grad.any()) for p in net.parameters())
+
+
+def test_the_generator_does_not_pay_through_the_reference() -> None:
+    from facke_core.losses.terms import RelativisticLoss
+    from facke_core.testing.fakes import face_batch
+    from facke_core.types import GeneratorOutput, Step
+
+    net, batch = discriminator(), face_batch(2, 16, None)
+    batch = batch._replace(reference=batch.reference.clone().requires_grad_())
+    image = batch.target.clone().requires_grad_()
+    step = Step(batch, GeneratorOutput(image, {}), {"discriminator": net})
+    RelativisticLoss(name="relativistic")(step).sum().backward()
+    assert image.grad is not None
+    assert bool(image.grad.any())
+    assert batch.reference.grad is None
 
 
 def test_a_constant_is_no_edge() -> None:

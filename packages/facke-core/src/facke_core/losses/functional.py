@@ -31,8 +31,10 @@ __all__ = [
     "gradient_penalty",
     "identity_loss",
     "kl_divergence",
+    "r1_penalty",
     "reconstruction_l1",
     "reconstruction_l2",
+    "relativistic",
     "structural_difference",
 ]
 
@@ -118,6 +120,33 @@ def gan_generator(logits: Sequence[Tensor], mode: GanMode = "hinge") -> Tensor:
     if mode == "hinge":
         return _adversarial(logits, torch.neg)
     return gan_real(logits, mode)
+
+
+def relativistic(better: Sequence[Tensor], worse: Sequence[Tensor]) -> Tensor:
+    """The relativistic pairing loss (B,), ``softplus(D(worse) - D(better))`` (Jolicoeur-Martineau,
+    arXiv:1807.00734; R3GAN, arXiv:2501.05441, Eq. (2)): for the discriminator real pictures are to
+    be better than the fakes beside them, for the generator the reverse.
+
+    Args:
+        better: D of the pictures that are to look more real, per scale (B, 1, h, w).
+        worse: D of those beside them.
+
+    Raises:
+        CompatibilityError: there are no logits.
+    """
+    margins = [_full(a) - _full(b) for a, b in zip(better, worse, strict=True)]
+    return _adversarial(margins, lambda x: F.softplus(-x))
+
+
+def r1_penalty(discriminator: Discriminator, real: Tensor) -> Tensor:
+    """The penalty ``||d sum(D(x)) / dx||^2`` (B,) of the discriminator's slope at real images
+    (B, 3, S, S) in [0, 1], summed over the scales, D being the mean over the patches (R1 of
+    Mescheder et al., arXiv:1801.04406, without its gamma / 2). It runs in float32."""
+    with torch.autocast(real.device.type, enabled=False), torch.enable_grad():
+        x = _full(real.detach()).requires_grad_()
+        total = torch.stack([_per_sample(logits).sum() for logits in discriminator(x).logits]).sum()
+        (slope,) = torch.autograd.grad(total, x, create_graph=True)
+    return slope.flatten(1).square().sum(dim=1)
 
 
 @runtime_checkable

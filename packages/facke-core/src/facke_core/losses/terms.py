@@ -23,7 +23,9 @@ __all__ = [
     "GradientPenalty",
     "IdentityLoss",
     "LowPassLoss",
+    "R1Penalty",
     "ReconstructionLoss",
+    "RelativisticLoss",
     "StructureLoss",
     "face_weight",
 ]
@@ -176,6 +178,33 @@ class GanLoss:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RelativisticLoss:
+    """The relativistic pairing loss: what the generator pays where the reference looks more real
+    than the result (``relativistic``), or the discriminator for the reverse
+    (``relativistic-critic``, :func:`~facke_core.losses.functional.relativistic`)."""
+
+    name: Literal["relativistic", "relativistic-critic"]
+
+    def __call__(self, step: Step) -> Tensor:
+        if self.name == "relativistic":
+            with torch.no_grad():
+                real = step.real.logits
+            return L.relativistic(step.fake.logits, real)
+        return L.relativistic(step.real.logits, step.fake.logits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class R1Penalty:
+    """The penalty of the discriminator's slope at the references
+    (:func:`~facke_core.losses.functional.r1_penalty`)."""
+
+    name: str = "r1"
+
+    def __call__(self, step: Step) -> Tensor:
+        return L.r1_penalty(step.modules["discriminator"], step.batch.reference)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureMatchingLoss:
     """Feature matching between the result and the reference, by default over the layers of
     SimSwap's weak one (:func:`~facke_core.losses.functional.feature_matching`)."""
@@ -217,5 +246,8 @@ TERMS: dict[str, Callable[..., Loss]] = {
     "real": partial(GanLoss, name="real"),
     "fake": partial(GanLoss, name="fake"),
     "gradient-penalty": GradientPenalty,
+    "relativistic": partial(RelativisticLoss, name="relativistic"),
+    "relativistic-critic": partial(RelativisticLoss, name="relativistic-critic"),
+    "r1": R1Penalty,
 }
 """The terms that a recipe can name: name -> what makes the loss of the recipe's arguments."""
