@@ -22,7 +22,7 @@ RECIPES = (
     "simswap-mini-start",
     "simswap-mini",
 )
-FUSE = ("fuse-128", "fuse-192", "fuse-256")
+FUSE = ("fuse-128", "fuse-128-gan", "fuse-192", "fuse-256")
 
 NETWORK = {"image_size": 96, "identity_dim": 8, "channels": [4, 8, 8], "num_id_blocks": 1}
 SMALL = ("discriminator.width=4", "batch_size=4", "precision=float32")
