@@ -10,6 +10,7 @@ from facke_core.errors import ConfigError, did_you_mean
 from facke_core.nn.discriminators import MultiScalePatchDiscriminator
 from facke_core.training import recipe as recipes
 from facke_core.training.swapping import SwapObjective
+from facke_gan.perceptual import Lite0, PerceptualLoss
 from facke_gan.projected import ProjectedDiscriminator
 
 if TYPE_CHECKING:
@@ -54,9 +55,12 @@ def adversarial(
                 f"{did_you_mean(str(kind), kinds)}"
             )
         modules["discriminator"] = build(**arguments(build, settings, where="discriminator"))
+    if "perceptual" in recipe.loss:
+        modules["perceptual"] = Lite0()
+    own = {"perceptual": PerceptualLoss, **(terms or {})}
     return SwapObjective(
         modules,
-        generator_terms=recipes.terms(recipe.loss, terms),
+        generator_terms=recipes.terms(recipe.loss, own),
         discriminator_terms=recipes.terms(recipe.discriminator_loss, where="discriminator_loss"),
         discriminator_every=recipe.discriminator_every,
         **({"forward": forward} if forward else {}),

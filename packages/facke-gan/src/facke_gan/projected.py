@@ -7,6 +7,7 @@ layers and constants. Backbone: timm (Apache-2.0); its ImageNet weights have the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -46,7 +47,7 @@ class ProjectedDiscriminator(nn.Module):
         super().__init__()
         self.batch_statistics = batch_statistics
         self.normalize = Normalize()
-        self.backbone = _backbone(pretrained=pretrained).requires_grad_(False)
+        self.backbone = backbone(pretrained=pretrained).requires_grad_(False)
         self.ccm = _mixers(_BACKBONE_CHANNELS, _LATERAL_CHANNELS).requires_grad_(False)
         self.csm = _mixers(_LATERAL_CHANNELS, _MIXED_CHANNELS).requires_grad_(False)
         self.heads = nn.ModuleList(_head(ladder) for ladder in _LADDERS)
@@ -102,12 +103,20 @@ def _head(ladder: tuple[int, ...]) -> nn.Sequential:
     return head.append(spectral_norm(nn.Conv2d(ladder[-1], 1, 4, bias=False)))
 
 
-def _backbone(*, pretrained: bool) -> nn.ModuleList:
+def backbone(
+    *, pretrained: bool = False, state: Mapping[str, Tensor] | None = None
+) -> nn.ModuleList:
+    """The four stages of EfficientNet-Lite0, with random weights, with those of the Hub, or with
+    the tensors of ``state``, which are in timm's order under other names.
+
+    Raises:
+        UnavailableError: timm is missing, or the weights cannot be fetched.
+    """
     try:
         import timm
     except ImportError as error:
         raise UnavailableError(
-            f"The projected discriminator needs timm, which cannot be imported here: {error}. "
+            f"{_BACKBONE} needs timm, which cannot be imported here: {error}. "
             "Run `pip install timm`."
         ) from error
     try:
@@ -118,6 +127,8 @@ def _backbone(*, pretrained: bool) -> nn.ModuleList:
             "network, or do without the ImageNet weights: "
             "`overrides=['discriminator.pretrained=false']`."
         ) from error
+    if state is not None:
+        net.load_state_dict(dict(zip(net.state_dict(), state.values(), strict=True)))
     blocks = net.blocks
     # timm's bn1 contains the activation that the original's names count separately, as number 2.
     stem = (net.conv_stem, net.bn1, nn.Identity(), blocks[0], blocks[1])
