@@ -95,7 +95,10 @@ def _bent(inputs: SwapInputs, covered: Tensor, pull: float, eyes: bool) -> Geome
     warped = relit(toned(bent.image, x, face), moved, bent.confidence * (covered < 0.1))
     open_ = torch.stack([openings(mesh, size, eyes=eyes) for mesh in bent.mesh])
     keep = torch.maximum(blurred(open_, size / 250), covered)
-    return Geometry(moved, warped * face, bent.confidence, _edged(face.float()), keep)
+    closed = _closed(face.float())
+    hole = (closed > 0.5) & ~face  # behind a nose no triangle is seen
+    warped = torch.where(hole, moved, warped * face)
+    return Geometry(moved, warped, bent.confidence * ~hole, _edged(closed), keep)
 
 
 def _unknown(inputs: SwapInputs, covered: Tensor) -> Geometry:
@@ -117,13 +120,17 @@ def _mean_mesh(template: str, size: int) -> Tensor:
     return points @ turn + eyes.mean(0)
 
 
-def _edged(face: Tensor) -> Tensor:
-    """A mask (B, 1, S, S) of faces without holes, with a soft edge inside their outline."""
-    size = face.shape[-1]
-    hole = round(HOLE * size)
+def _closed(face: Tensor) -> Tensor:
+    """Masks (B, 1, S, S) of faces without their holes."""
+    hole = round(HOLE * face.shape[-1])
     wide = F.max_pool2d(F.pad(face, (2 * hole,) * 4), 2 * hole + 1, 1)
-    closed = -F.max_pool2d(-wide, 2 * hole + 1, 1)
-    return blurred(narrowed(closed, round(EDGE * size)), EDGE * size)
+    return -F.max_pool2d(-wide, 2 * hole + 1, 1)
+
+
+def _edged(face: Tensor) -> Tensor:
+    """Masks (B, 1, S, S) of faces, with a soft edge inside their outline."""
+    size = face.shape[-1]
+    return blurred(narrowed(face, round(EDGE * size)), EDGE * size)
 
 
 def without(made: Geometry, inputs: SwapInputs, rows: Tensor) -> Geometry:
