@@ -85,9 +85,11 @@ def test_a_hole_of_the_mesh_shows_the_target_and_is_not_trusted() -> None:
     assert int((raster.triangle[:, 50:76, 45:83] < 0).sum()) > 0
     grey = torch.full((1, 3, side, side), 0.5)
     made = geometry(inputs(source=grey, target=grey, source_mesh=mesh, target_mesh=mesh), pull=0.0)
-    middle = (slice(None), slice(None), slice(50, 76), slice(45, 83))
-    torch.testing.assert_close(made.warped[middle], grey[middle], atol=0.02, rtol=0)
-    assert float(made.trust[middle][(raster.triangle < 0)[:, None][middle]].max()) == 0
+    face = made.mask > 0.9
+    hole = face & (raster.triangle < 0)[:, None]
+    assert hole.any()
+    assert float((made.warped - grey).abs()[face.expand_as(grey)].max()) < 0.02
+    assert float(made.trust[hole].max()) == 0
 
 
 def test_eyes_and_what_lies_before_the_face_are_kept() -> None:
