@@ -33,6 +33,7 @@ def facke_methods() -> list[MethodSpec]:
             weights={"mini": Bundled("facke_diffusion:weights/ddpm-mini")},
             paper="arXiv:2108.02938",
             license="Apache-2.0",
+            rank=5,
         )
     ]
 

@@ -57,6 +57,7 @@ def facke_methods() -> list[MethodSpec]:
             weights={"mini": Bundled("facke_gan:weights/simswap-mini")},
             paper="arXiv:2106.06340",
             license="Apache-2.0",
+            rank=20,
         ),
         MethodSpec(
             name="fuse",

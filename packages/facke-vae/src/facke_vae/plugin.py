@@ -40,6 +40,7 @@ def facke_methods() -> list[MethodSpec]:
             recipes=_recipes("cvae-gan", "cvae-gan-ig", "cvae-gan-c", "cvae-gan-mini"),
             weights={"mini": Bundled("facke_vae:weights/cvae-gan-mini")},
             license="Apache-2.0",
+            rank=10,
             **network,
         ),
     ]

@@ -31,8 +31,7 @@ class _Named:
 class MethodSpec(_Named):
     """A face-swapping method; ``paper`` is empty or where it is published: ``arXiv:2106.06340``."""
 
-    summary: str
-    """A line for ``facke methods``."""
+    summary: str  # a line for ``facke methods``
     config: str
     """Target of a frozen dataclass, e.g. ``"facke_gan.simswap:SimSwapConfig"``."""
     build: str
@@ -48,8 +47,9 @@ class MethodSpec(_Named):
     default_config: Mapping[str, Any] | None = None
     """Generator configuration of a method that works without weights."""
     paper: str = ""
-    license: str = ""
-    """SPDX identifier of the default weights' licence."""
+    license: str = ""  # SPDX, of the default weights
+    rank: int = 0
+    """Who asks for no method gets the highest of those that need no network; 0: never this one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from facke_core.errors import FackeError
+from facke_core.errors import FackeError, UnavailableError
 from facke_core.plugins.registry import Registry, default_registry
 from facke_core.plugins.specs import MethodSpec
 from facke_core.references import Bundled, HubRef, resource
@@ -16,7 +16,7 @@ from facke_core.weights.layout import WeightsConfig, read_weights_config
 from facke_core.weights.licenses import Part
 from facke_core.weights.sources import locate
 
-__all__ = ["KnownWeights", "known_weights"]
+__all__ = ["KnownWeights", "best_method", "known_weights"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +45,29 @@ class KnownWeights:
     def kind(self) -> str:
         """The class (:data:`facke_core.weights.licenses.CLASSES`) of the weights themselves."""
         return self.parts[0].kind
+
+
+def best_method(*, registry: Registry | None = None) -> str:
+    """The name of the method with the highest rank, as plugins state it, of those that need no
+    network; of equals the first.
+
+    Raises:
+        UnavailableError: there is none.
+    """
+    methods = (registry or default_registry()).methods
+    ready = [spec for spec in methods.values() if spec.rank > 0 and _is_here(spec)]
+    if not ready:
+        raise UnavailableError(
+            "No method that swaps faces is installed. Run `pip install facke-gan`, or name one of "
+            f"those that are: {', '.join(methods) or 'none'}."
+        )
+    return max(ready, key=lambda spec: spec.rank).name
+
+
+def _is_here(spec: MethodSpec) -> bool:
+    """Tell whether the method needs no weights, or its default ones came with it."""
+    default = next(iter(spec.weights.values()), None)
+    return isinstance(default, Bundled) or (default is None and spec.default_config is not None)
 
 
 def known_weights(
