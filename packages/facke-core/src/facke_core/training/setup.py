@@ -16,7 +16,7 @@ from facke_core.building import build_method, load_encoder
 from facke_core.config import arguments, to_dict
 from facke_core.data.batches import SwapBatches
 from facke_core.data.crops import CropSet, check_encoder, prepare_call
-from facke_core.environment import MAX_WORKERS, resolve_device
+from facke_core.environment import check_workers, resolve_device
 from facke_core.errors import ConfigError, DataError, UsageError, did_you_mean
 from facke_core.objective import Objective
 from facke_core.plugins.registry import Registry
@@ -40,7 +40,7 @@ class TrainSettings:
     """What to train, on what, where, and from where on.
 
     Raises:
-        UsageError: a number of workers below 0 or above 1024.
+        UsageError: a number of workers below 0, or more than this machine can have.
     """
 
     recipe: str
@@ -66,11 +66,7 @@ class TrainSettings:
     if there is one, else ``data`` itself."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.workers <= MAX_WORKERS:
-            raise UsageError(
-                f"{self.workers} workers are no number from 0 to {MAX_WORKERS}. Give as many as "
-                "there are cores, or 0 for none."
-            )
+        check_workers(self.workers, least=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
