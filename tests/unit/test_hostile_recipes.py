@@ -98,7 +98,7 @@ def _evaluated(workers: int, _: Path) -> object:
 def test_more_workers_than_a_machine_can_have_are_not_started(
     work: Callable[[int, Path], object], tmp_path: Path
 ) -> None:
-    for workers in (-1, 17 + 4 * (os.cpu_count() or 1), 10**9):
+    for workers in (-1, 9 + 2 * (os.cpu_count() or 1), 10**9):
         with pytest.raises(UsageError, match=f"^{workers} workers"):
             work(workers, tmp_path)
     assert not list(tmp_path.iterdir())

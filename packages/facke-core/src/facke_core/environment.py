@@ -26,9 +26,9 @@ def check_workers(workers: int, *, least: int = 1) -> None:
     """Refuse a number of processes or threads at which this machine could not work any more.
 
     Raises:
-        UsageError: fewer than ``least``, or more than 16 and four per core.
+        UsageError: fewer than ``least``, or more than 8 and two per core.
     """
-    most = 16 + 4 * (os.cpu_count() or 1)
+    most = 8 + 2 * (os.cpu_count() or 1)
     if not least <= workers <= most:
         none = ", or 0 for none" if least == 0 else ""
         raise UsageError(
