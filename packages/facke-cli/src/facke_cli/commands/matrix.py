@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from facke_cli.commands.swap import DEFAULT_METHOD, find
-from facke_cli.console import emit, progress, say, write
+from facke_cli.console import count, emit, progress, say, write
 from facke_cli.options import AsJson, Device, Force, Quiet, command, settings
 from facke_cli.samples import sample_or_path
 from facke_core.errors import ImageError, UsageError
@@ -284,7 +284,7 @@ def _report(
     elif not options.quiet:
         height, width = figure.image.shape[1:]
         write(
-            f"{options.output}: {width} x {height} pixels, {figure.made} swaps by "
+            f"{options.output}: {width} x {height} pixels, {count(figure.made, 'swap')} by "
             f"{', '.join(columns)} in {seconds:.1f} s"
         )
     if figure.missing and not options.quiet:
