@@ -40,7 +40,8 @@ class TrainSettings:
     """What to train, on what, where, and from where on.
 
     Raises:
-        UsageError: a number of workers below 0, or more than this machine can have.
+        UsageError: a number of workers below 0, or more than this machine can have; the dataset
+            is to be the run folder.
     """
 
     recipe: str
@@ -67,6 +68,11 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         check_workers(self.workers, least=0)
+        if self.out.exists() and self.data.exists() and self.out.samefile(self.data):
+            raise UsageError(
+                f"{self.out} is the dataset, and a run is no part of it. Choose another folder: "
+                "`out=...`."
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
