@@ -23,7 +23,7 @@ __all__ = ["OptimizerConfig", "TermConfig", "read_recipe", "terms"]
 
 MAX_STEPS = 10**9
 MAX_SEED = 2**32
-"""With step, phase and part it still makes a seed of 64 bits."""
+"""The largest seed that, with step, phase and part, still makes one of 64 bits."""
 MAX_BASES = 16
 """Recipes that a recipe can differ from, one upon another."""
 
