@@ -107,8 +107,38 @@ def test_an_input_is_never_overwritten(facke: Facke, tmp_path: Path) -> None:
         for out in ("me.jpg", "./me.jpg", "link.jpg"):
             run = facke("swap", "--method", "pyramid", "--force", source, target, "-o", out)
             assert run.code == 2
-            assert "one of the input pictures" in run.err
+            assert "one of the inputs" in run.err
     assert (tmp_path / "me.jpg").read_bytes() == HOPPER.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("swap me.jpg you.jpg -o out.png --mask link.jpg --force", "--mask link.jpg is one of the"),
+        ("swap me.jpg you.jpg -o out.png --mask out.png --force", "OUT and --mask are one file"),
+        ("swap me.jpg you.jpg -o out.png --mask ./out.png", "OUT and --mask are one file"),
+        ("faces me.jpg -o hard.jpg --force", "OUT hard.jpg is one of the inputs"),
+        ("matrix --sources me.jpg --targets you.jpg -o me.jpg --force", "OUT me.jpg is one of"),
+        ("evaluate simswap --pairs list.csv --json list.csv", "--json list.csv is one of the"),
+        ("evaluate simswap --pairs list.csv --json x --html x", "--html and --json are one file"),
+        ("evaluate simswap --pairs list.csv --calibrate me.jpg --html me.jpg", "--html me.jpg is"),
+        ("evaluate scan run --pairs list.csv --judge x --json list.csv", "--json list.csv is one"),
+        ("evaluate diff me.jpg list.csv --json list.csv", "--json list.csv is one of the inputs"),
+    ],
+)
+def test_no_output_replaces_an_input_or_another_output(
+    words: str, said: str, facke: Facke, tmp_path: Path
+) -> None:
+    for name in ("me.jpg", "you.jpg"):
+        (tmp_path / name).write_bytes(HOPPER.read_bytes())
+    (tmp_path / "hard.jpg").hardlink_to(tmp_path / "me.jpg")
+    (tmp_path / "link.jpg").symlink_to("me.jpg")
+    (tmp_path / "list.csv").write_text("source,target\nme.jpg,you.jpg\n")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    run = facke(*words.split())
+    assert run.code == 2
+    assert said in run.err
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_an_unwritable_folder_is_explained(facke: Facke, monkeypatch: pytest.MonkeyPatch) -> None:

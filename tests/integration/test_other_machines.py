@@ -213,12 +213,14 @@ def test_messages_of_an_error_name_the_place_and_not_the_hidden_one(tmp_path: Pa
         (PermissionError(errno.EACCES, "Permission denied", "/x/y"), 2, "/x/y cannot be used: Per"),
         (OSError(errno.ENOSPC, "No space left on device"), 2, "A file cannot be used: No space"),
         (OSError(errno.EROFS, "Read-only file system", b"/x"), 2, "/x cannot be used: Read-only"),
+        (MemoryError(), 4, "This needs more memory than this process can get (MemoryError). Take"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: x"), 4, "This needs more mem"),
         (OSError(errno.EPIPE, "Broken pipe"), 1, "unexpected BrokenPipeError"),
         (OSError("of a decoder"), 1, "unexpected OSError"),
         (ValueError("x"), 1, "unexpected ValueError"),
     ],
 )
-def test_what_a_disk_refuses_is_no_fault_of_facke(
+def test_what_memory_or_a_disk_refuses_is_no_fault_of_facke(
     error: Exception,
     code: int,
     said: str,

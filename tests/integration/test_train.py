@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -284,6 +285,38 @@ def test_another_dataset_is_not_resumed(
     for name in ("people", "vectors"):
         with pytest.raises(UsageError, match="was trained on the dataset 'renamed'"):
             train(recipe, tmp_path / name, run, device="cpu", resume=True)
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "closed", "closed/below"])
+def test_a_run_folder_that_cannot_be_is_no_fault_of_facke(
+    place: str, recipe: str, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "closed").mkdir()
+
+    def refusing(call: Any) -> Any:
+        def refused(path: Any, *arguments: Any, **named: Any) -> Any:
+            if "closed/" in str(path):  # as for a user without rights, whom root is not
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return call(path, *arguments, **named)
+
+        return refused
+
+    for name in ("open", "mkdir"):
+        monkeypatch.setattr(os, name, refusing(getattr(os, name)))
+    with pytest.raises(DataError, match=rf"{place} cannot be written: .*Choose another place"):
+        train(recipe, dataset, tmp_path / place, device="cpu")
+    assert (tmp_path / "file").read_text() == "mine"
+    assert not os.listdir(tmp_path / "closed")
+
+
+def test_a_dataset_is_no_run_folder(recipe: str, dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(dataset)
+    before = sorted(dataset.iterdir())
+    for out in (dataset, tmp_path / "link"):
+        with pytest.raises(UsageError, match="is the dataset"):
+            train(recipe, dataset, out, device="cpu")
+    assert sorted(dataset.iterdir()) == before
 
 
 def test_another_beginning_is_not_resumed(

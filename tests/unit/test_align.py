@@ -192,6 +192,17 @@ def test_landmarks_that_coincide_are_refused() -> None:
         align(torch.zeros(3, 9, 9), face_at(torch.ones(5, 2)), Alignment(template="ffhq", size=8))
 
 
+@pytest.mark.parametrize(
+    "mesh", [torch.ones(478, 2), torch.full((478, 2), torch.nan), torch.rand(468, 2)]
+)
+def test_a_mesh_that_is_none_is_refused(mesh: Tensor) -> None:
+    framing = Alignment(template="ffhq", size=64)
+    face = face_at(template_points("ffhq", 64))._replace(mesh=torch.rand(478, 2))
+    assert align(torch.zeros(3, 64, 64), face, framing).face is face
+    with pytest.raises(NoFaceError, match=r"A mesh of shape \(4\d8, 2\) cannot be aligned"):
+        align(torch.zeros(3, 64, 64), face._replace(mesh=mesh), framing)
+
+
 def test_crops_change_their_template() -> None:
     photo = smooth_photo(500, 500)
     face = face_at(template_points("ffhq", 400) + 40)

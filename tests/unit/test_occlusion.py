@@ -153,6 +153,16 @@ def test_what_lies_outside_of_the_photo_is_covered(
     assert (half[..., : SIZE // 4] == whole[..., : SIZE // 4]).float().mean() > 0.9
 
 
+def test_eyes_that_coincide_have_no_glasses_and_are_no_fault(
+    samples: dict[str, tuple[Tensor, Face]],
+) -> None:
+    photo, face = samples["hopper"]
+    assert face.mesh is not None
+    mesh = face.mesh.clone()
+    mesh[468:] = mesh[468]
+    assert seen(photo, face._replace(mesh=mesh), "ffhq", 64).isfinite().all()
+
+
 def test_damaged_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "DIGEST", "0" * 64)
     module._network.cache_clear()

@@ -309,7 +309,7 @@ def test_the_config_is_read_from_a_recipe() -> None:
     settings: dict[str, Any] = {"every": 500, "faces": 4, "encoder": {"name": "dlib-resnet29"}}
     config = from_dict(ProbeConfig, settings, where="recipe.probe")
     assert (config.every, config.faces, config.patience) == (500, 4, 1000)
-    with pytest.raises(ConfigError, match=r"probe\.faces: 1 is too few"):
+    with pytest.raises(ConfigError, match=r"probe\.faces: 1 is not from 2"):
         from_dict(ProbeConfig, settings | {"faces": 1}, where="recipe.probe")
     with pytest.raises(ConfigError, match=r"probe\.every: -1"):
         from_dict(ProbeConfig, settings | {"every": -1}, where="recipe.probe")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 import zlib
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 
 import pictures as made
+from facke_cli.main import main
 from facke_core.errors import ImageError
 from facke_core.images.io import write_image
 from facke_core.images.provenance import (
@@ -211,3 +213,13 @@ def test_lists_of_types_and_old_names_are_understood() -> None:
         )
         said = parse_packet(text.encode())
         assert said["digital_source_type"] == URI.format("compositeSynthetic")
+
+
+@pytest.mark.parametrize("seed", ["--5", "9" * 5000, "²"])
+def test_a_seed_that_is_no_number_is_told_as_none(
+    seed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    packet = disclosure(REQUEST).replace(b'seed="7"', f'seed="{seed}"'.encode())
+    write_image(tmp_path / "a.png", torch.rand(3, 16, 16), xmp=packet)
+    assert main(["inspect", "--json", str(tmp_path / "a.png")]) == 0
+    assert json.loads(capsys.readouterr().out)["seed"] is None

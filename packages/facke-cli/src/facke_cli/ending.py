@@ -18,6 +18,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
+from facke_core.errors import (
+    FackeError,
+    OutOfMemoryError,
+    UsageError,
+    first_line,
+    lacks_memory,
+)
+
 if TYPE_CHECKING:
     from types import FrameType
 
@@ -142,14 +150,20 @@ def go_on(words: Sequence[str]) -> str:
     return f" Go on with: {shlex.join(['facke', *words, *more])}"
 
 
-def of_the_machine(error: Exception) -> str:
-    """Say what a file or disk refused, where nothing between it and here said so; else empty."""
+def of_the_machine(error: Exception) -> FackeError | None:
+    """Say what memory, a file or a disk refused, where nothing between it and here said so."""
+    if lacks_memory(error):
+        return OutOfMemoryError(
+            f"This needs more memory than this process can get ({first_line(error)}). Take smaller "
+            "pictures or batches, close other programs, or raise the limit (`ulimit -v`, a "
+            "container's)."
+        )
     if not isinstance(error, OSError) or error.errno not in _OF_FILES:
-        return ""
+        return None
     if error.filename is None and error.errno not in _OF_DISKS:
-        return ""
+        return None
     what = "A file" if error.filename is None else os.fsdecode(error.filename)
-    return (
+    return UsageError(
         f"{what} cannot be used: {error.strerror}. Check the path, its rights and the room on its "
         "disk, or choose another place."
     )

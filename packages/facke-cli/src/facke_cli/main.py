@@ -126,9 +126,9 @@ def main(arguments: Sequence[str]) -> int:
             if not error.quiet:
                 say(f"facke: {error}")
             return error.exit_code
-        if reason := of_the_machine(error):
-            say(f"facke: {reason}")
-            return FackeError.exit_code
+        if known := of_the_machine(error):
+            say(f"facke: {known}")
+            return known.exit_code
         say(
             f"facke: unexpected {type(error).__name__}: {error}. "
             "This is a fault of facke or of a plugin; repeat with --debug to see where."

@@ -21,11 +21,14 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
+
+from facke_core.errors import UsageError
 
 __all__ = ["AsJson", "Device", "Force", "JsonFile", "Quiet", "command", "settings"]
 
@@ -74,3 +77,37 @@ def settings(assignments: Sequence[str] | None) -> Mapping[str, Any]:
     from facke_core.config import override
 
     return override({}, *(assignments or ()), schema=Mapping, where="sampler")
+
+
+def check_apart(outputs: Mapping[str, Path | None], inputs: Iterable[Path | None]) -> None:
+    """Refuse to write into an input, by whatever name, or into one place twice.
+
+    Args:
+        outputs: what is written, by option; None is not.
+        inputs: what is read; None is not.
+
+    Raises:
+        UsageError: two of them are one file.
+    """
+    written = {name: path for name, path in outputs.items() if path is not None}
+    before: dict[str, Path] = {}
+    for name, path in written.items():
+        if any(_same(path, each) for each in inputs if each is not None):
+            raise UsageError(
+                f"{name} {path} is one of the inputs, and those are never changed. Choose another "
+                "name."
+            )
+        for other, there in before.items():
+            if _same(path, there):
+                raise UsageError(
+                    f"{other} and {name} are one file, {path}, and one would replace the other. "
+                    "Choose another name."
+                )
+        before[name] = path
+
+
+def _same(a: Path, b: Path) -> bool:
+    try:
+        return a.samefile(b)
+    except OSError:  # one is not there
+        return os.path.realpath(a) == os.path.realpath(b)

@@ -11,8 +11,8 @@ import dataclasses
 import functools
 import inspect
 import json
-import math
 import os
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -262,7 +262,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             raise _wrong_type(where, hint, value)
         of = args[1] if args else Any
         return {key: _convert(of, item, f"{where}.{key[:60]}") for key, item in value.items()}
-    if hint is float and type(value) in (int, float) and math.isfinite(value):
+    if hint is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
         return float(value)
     if hint is None:
         hint = type(None)

@@ -22,8 +22,19 @@ if TYPE_CHECKING:
 __all__ = ["available_devices", "cache_folder", "resolve_device"]
 
 
-MAX_WORKERS = 1024
-"""Most processes that anything starts."""
+def check_workers(workers: int, *, least: int = 1) -> None:
+    """Refuse a number of processes or threads at which this machine could not work any more.
+
+    Raises:
+        UsageError: fewer than ``least``, or more than 8 and two per core.
+    """
+    most = 8 + 2 * (os.cpu_count() or 1)
+    if not least <= workers <= most:
+        none = ", or 0 for none" if least == 0 else ""
+        raise UsageError(
+            f"{workers} workers are no number from {least} to {most}, which is the most for the "
+            f"{os.cpu_count()} cores of this machine. Give as many as there are cores{none}."
+        )
 
 
 def available_devices() -> list[str]:

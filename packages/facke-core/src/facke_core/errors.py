@@ -6,6 +6,7 @@ line prints the message alone and exits with ``exit_code``; a traceback means a 
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 
 __all__ = [
@@ -125,6 +126,17 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, without the full stop; its class without one."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Tell whether an allocation failed; torch and OpenCV say so in words only."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    said = str(error).lower()
+    return any(
+        words in said
+        for words in ("not enough memory", "allocate memory", "out of memory", "insufficient mem")
+    )
 
 
 def check_choice(what: str, value: str, known: Iterable[str]) -> None:

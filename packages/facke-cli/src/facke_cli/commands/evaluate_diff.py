@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from facke_cli.console import put, write
-from facke_cli.options import JsonFile, Quiet, command
+from facke_cli.options import JsonFile, Quiet, check_apart, command
 from facke_core.errors import DataError, VerificationError
 
 __all__ = ["DiffOptions", "evaluate_diff"]
@@ -35,6 +35,7 @@ def evaluate_diff(options: DiffOptions) -> None:
 
     Every number of every pair is compared, and the protocol. Versions, devices and times are not.
     """
+    check_apart({"--json": options.json_file}, [options.a, options.b])
     from facke_core.evaluation.report import diff, read_reports
 
     try:

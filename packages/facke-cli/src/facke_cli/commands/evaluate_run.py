@@ -13,7 +13,7 @@ import typer
 from facke_cli.console import progress, say
 from facke_cli.engines import Backend, Name, RayActors, RayAddress, engine
 from facke_cli.measuring import MeasuringOptions, Names, check_output, report
-from facke_cli.options import JsonFile, Quiet, command, settings
+from facke_cli.options import JsonFile, Quiet, check_apart, command, settings
 from facke_cli.tables import facke2022_text, reports_text
 from facke_core.errors import UsageError
 from facke_core.plugins.registry import Registry, default_registry
@@ -108,6 +108,7 @@ class RunOptions(MeasuringOptions):
             registry.metrics[name]
         for file in (self.html, self.json_file):
             check_output(file)
+        check_apart({"--html": self.html, "--json": self.json_file}, [self.pairs, self.calibrate])
         return [locate(name, registry=registry) for name in self.weights]
 
     def _check_protocol(self) -> None:

@@ -11,7 +11,7 @@ import typer
 
 from facke_cli.console import progress
 from facke_cli.measuring import MeasuringOptions, check_output, report
-from facke_cli.options import JsonFile, Quiet, command, settings
+from facke_cli.options import JsonFile, Quiet, check_apart, command, settings
 from facke_cli.tables import scan_text
 from facke_core.errors import UsageError
 
@@ -47,6 +47,7 @@ class ScanOptions(MeasuringOptions):
             raise UsageError("A scan chooses by ID Retrieval and needs --judge NAME.")
         self.check_pairs()
         check_output(self.json_file)
+        check_apart({"--json": self.json_file}, [self.pairs])
 
 
 @command(ScanOptions)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from facke_cli.console import count, emit, table, write
-from facke_cli.options import AsJson, Force
+from facke_cli.options import AsJson, Force, check_apart
 from facke_cli.samples import sample_or_path
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def faces(
 
     path = sample_or_path(photo)
     if output is not None:
+        check_apart({"OUT": output}, [path])
         check_output(output, overwrite=overwrite)
     check_input(path)
     from facke_core.building import LazyDetector

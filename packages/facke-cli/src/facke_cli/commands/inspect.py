@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -30,7 +31,7 @@ def inspect(
     meaning = "" if kind is None else kind.meaning
     if as_json:
         seed = disclosure.get("seed", "")
-        number = {"seed": int(seed) if seed.lstrip("-").isdecimal() else None}
+        number = {"seed": int(seed) if re.fullmatch(r"-?\d{1,20}", seed) else None}
         told = {"synthetic": synthetic or None, "meaning": meaning or None}
         emit({"file": str(file), **told, **disclosure, **number})
         return

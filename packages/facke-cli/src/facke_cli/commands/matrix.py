@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from facke_cli.commands.swap import DEFAULT_METHOD, find
-from facke_cli.console import emit, progress, say, write
-from facke_cli.options import AsJson, Device, Force, Quiet, command, settings
+from facke_cli.console import count, emit, progress, say, write
+from facke_cli.options import AsJson, Device, Force, Quiet, check_apart, command, settings
 from facke_cli.samples import sample_or_path
 from facke_core.errors import ImageError, UsageError
 from facke_core.plugins.registry import Registry, default_registry
@@ -199,15 +199,11 @@ def _check_files(inputs: set[Path], options: MatrixOptions, size: tuple[int, int
     """
     from facke_core.images.files import check_input, check_output
 
+    check_apart({"OUT": options.output}, inputs)
     check_output(options.output, overwrite=options.force, size=size)
     for picture in sorted(inputs):
         if not picture.is_file():  # a slip; one that is damaged costs its cells only
             check_input(picture)
-        if options.output.exists() and options.output.samefile(picture):
-            raise UsageError(
-                f"OUT {options.output} is one of the pictures that are shown, and those are never "
-                "changed. Choose another name."
-            )
 
 
 def _load(
@@ -284,7 +280,7 @@ def _report(
     elif not options.quiet:
         height, width = figure.image.shape[1:]
         write(
-            f"{options.output}: {width} x {height} pixels, {figure.made} swaps by "
+            f"{options.output}: {width} x {height} pixels, {count(figure.made, 'swap')} by "
             f"{', '.join(columns)} in {seconds:.1f} s"
         )
     if figure.missing and not options.quiet:

@@ -13,7 +13,7 @@ from facke_cli.commands.faces import about
 from facke_cli.console import count, emit, say, write
 from facke_cli.engines import Backend, Name, RayActors, RayAddress, engine
 from facke_cli.many import swap_many
-from facke_cli.options import AsJson, Device, Force, Quiet, settings
+from facke_cli.options import AsJson, Device, Force, Quiet, check_apart, settings
 from facke_cli.samples import sample_or_path
 from facke_cli.watching import check_previews, watching
 from facke_core.errors import UsageError
@@ -238,17 +238,13 @@ def _check_files(
     """Raise what can be known to fail about files before torch is imported."""
     from facke_core.images.files import check_input, check_output
 
+    check_apart({"OUT": output, "--mask": mask}, pictures)
     check_output(output, overwrite=overwrite)
     if mask:
         check_output(mask, overwrite=overwrite)
     size = None
     for picture in pictures:
         size = check_input(picture)
-        if output.exists() and output.samefile(picture):
-            raise UsageError(
-                f"OUT {output} is one of the input pictures, and those are never changed. "
-                "Choose another name."
-            )
     check_output(output, overwrite=overwrite, size=size)  # as large as the target, the last
 
 

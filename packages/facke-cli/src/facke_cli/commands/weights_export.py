@@ -73,6 +73,8 @@ def weights_export(
     path = output or Path(f"{name}.onnx")
     if path.suffix.lower() != ".onnx":
         raise UsageError(f"{path} does not end in .onnx. Choose such a name.")
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder. Give the name of a file.")
     if path.exists() and not force:
         raise UsageError(f"{path} exists already. Choose another name, or overwrite it by --force.")
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from torch import Tensor
 
 from facke_core.errors import FackeWarning, ImageError
-from facke_core.evaluation.clock import alone
+from facke_core.evaluation.clock import pool
 from facke_core.evaluation.judges import Recogniser
 from facke_core.evaluation.rows import rounded
 from facke_core.evaluation.statistics import verification_auc
@@ -62,8 +61,8 @@ def calibrate(
         }
 
     seen: dict[str, dict[str, Tensor]] = {}
-    with ThreadPoolExecutor(workers, initializer=alone) as pool:
-        for key, vectors in zip(pictures, pool.map(look, pictures.values()), strict=True):
+    with pool(workers) as threads:
+        for key, vectors in zip(pictures, threads.map(look, pictures.values()), strict=True):
             seen[key] = vectors
             if on_progress:
                 on_progress("calibration", len(seen), len(pictures))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from facke_core.environment import check_workers
 
 __all__: list[str] = []
 
@@ -20,6 +24,17 @@ def alone() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+def pool(workers: int | None) -> ThreadPoolExecutor:
+    """Threads that compute :func:`alone`, by default one per core.
+
+    Raises:
+        UsageError: this machine cannot have so many.
+    """
+    workers = workers or os.cpu_count() or 1
+    check_workers(workers)
+    return ThreadPoolExecutor(workers, initializer=alone)
 
 
 def encoder_share(seconds: Mapping[str, float]) -> float:

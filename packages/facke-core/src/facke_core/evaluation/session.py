@@ -7,9 +7,7 @@ follows. So a row depends on its pair, on the set of sources and on the seed, an
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import islice
@@ -20,7 +18,7 @@ from torch import Tensor
 
 from facke_core.errors import ImageError, PluginError
 from facke_core.evaluation.clips import frame_of
-from facke_core.evaluation.clock import STAGES, alone
+from facke_core.evaluation.clock import STAGES, pool
 from facke_core.evaluation.covered import covered
 from facke_core.evaluation.finishing import finished
 from facke_core.evaluation.identities import (
@@ -83,7 +81,7 @@ class EvaluationSession:
         self.clock = StageClock(STAGES)
         self.pictures = PictureStore(pipeline, self.clock, crops=pairs.crops)
         self._rebuilt: dict[str, dict[str, float]] = {}
-        self._pool = ThreadPoolExecutor(workers or os.cpu_count(), initializer=alone)
+        self._pool = pool(workers)
         self._on_progress = on_progress
         self._people: Gallery | None = None
 

@@ -171,13 +171,18 @@ def align(photo: Tensor, face: Face, alignment: Alignment) -> AlignedFace:
     """Bring a face of a photo (3, H, W) to a template: crop (3, S, S) and map (2, 3).
 
     Raises:
-        NoFaceError: the landmarks coincide or are not finite.
+        NoFaceError: the landmarks coincide or are not finite, or the mesh is none.
     """
     matrix = alignment_matrix(face.landmarks[None].float(), alignment.template, alignment.size)
     if not bool(torch.isfinite(matrix).all()):
         raise NoFaceError(
             f"The landmarks {face.landmarks.tolist()} cannot be aligned: the five points coincide "
             "or are not finite. Check the face detector, or give other landmarks."
+        )
+    if face.mesh is not None and not _is_mesh(face.mesh):
+        raise NoFaceError(
+            f"A mesh of shape {tuple(face.mesh.shape)} cannot be aligned: it has not 478 points, "
+            "or they coincide or are not finite. Check the face detector, or give `mesh=None`."
         )
     crop = warp(
         photo[None],
@@ -187,3 +192,9 @@ def align(photo: Tensor, face: Face, alignment: Alignment) -> AlignedFace:
         antialias=alignment.antialias,
     )
     return AlignedFace(crop[0], matrix[0], face)
+
+
+def _is_mesh(mesh: Tensor) -> bool:
+    if mesh.shape != (478, 2) or not bool(torch.isfinite(mesh).all()):
+        return False
+    return bool((mesh != mesh[0]).any())

@@ -86,7 +86,7 @@ def _covered(face: AlignedFace) -> Tensor:
     net = _network()
     seen = net(crop, hull).maximum(net(crop.flip(3), hull.flip(3)).flip(3)).sigmoid()[0]
     points = meshes([face])
-    if points is None:
+    if points is None or torch.equal(points[0, 468], points[0, 473]):  # eyes without a distance
         return seen.clone()
     axes, grey = Axes.of(points[0].cpu()), enlarged(crop[0])
     rims = fitted(grey, axes, tries=TRIES)

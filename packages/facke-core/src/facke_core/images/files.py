@@ -6,7 +6,6 @@ enormous picture costs neither seconds nor memory.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import stat
@@ -19,7 +18,7 @@ from pathlib import Path
 import PIL.Image
 
 from facke_core._files import one_job
-from facke_core.errors import FackeError, ImageError, OutOfMemoryError
+from facke_core.errors import FackeError, ImageError, OutOfMemoryError, lacks_memory
 from facke_core.images.metadata import open_picture
 
 __all__: list[str] = []
@@ -167,23 +166,12 @@ def explaining_memory(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, FackeError) or not _lacks_memory(error):
+        if isinstance(error, FackeError) or not lacks_memory(error):
             raise
         raise OutOfMemoryError(
             f"{name} needs more memory than this process can get. It may be a good picture: make "
             "it smaller, close other programs, or raise the limit (`ulimit -v`, a container's)."
         ) from error
-
-
-def _lacks_memory(error: Exception) -> bool:
-    """Tell whether an allocation failed; torch and OpenCV say so in words only."""
-    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
-        return True
-    said = str(error).lower()
-    return any(
-        words in said
-        for words in ("not enough memory", "allocate memory", "out of memory", "insufficient mem")
-    )
 
 
 def check_pixels(picture: PIL.Image.Image, name: str, file_size: int | None = None) -> None:

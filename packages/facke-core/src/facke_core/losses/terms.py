@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from facke_core.errors import check_choice
+from facke_core.errors import check_choice, check_ranges
 from facke_core.losses import functional as L
 from facke_core.protocols import Loss
 from facke_core.types import Step
@@ -158,6 +158,8 @@ class LowPassLoss:
     name: str = "low-pass"
 
     def __call__(self, step: Step) -> Tensor:
+        side = step.output.image.shape[-1]
+        check_ranges(self, "loss.low-pass.options", factor=(1, side))
         result = F.avg_pool2d(step.output.image.float(), self.factor)
         return L.reconstruction_l1(result, F.avg_pool2d(step.batch.target, self.factor))
 

@@ -16,8 +16,8 @@ from facke_core.building import DEFAULT_ENCODER, encoder_settings, load_encoder
 from facke_core.data.crops import UNFINISHED
 from facke_core.data.info import FORMAT, INFO, Store, read_info
 from facke_core.data.shards import SUFFIX
-from facke_core.environment import MAX_WORKERS
-from facke_core.errors import ConfigError, DataError, UsageError, check_choice
+from facke_core.environment import check_workers
+from facke_core.errors import ConfigError, DataError, check_choice
 from facke_core.faces.templates import Alignment
 from facke_core.identity.digest import encoder_digest
 from facke_core.images.files import is_hidden
@@ -95,8 +95,8 @@ def prepare(
     Warns:
         FackeWarning: everything shows one person.
     """
-    if workers is not None and not 1 <= workers <= MAX_WORKERS:
-        raise UsageError(f"{workers} workers cannot work. Give 1 to {MAX_WORKERS}.")
+    if workers is not None:
+        check_workers(workers)
     if store is not None:
         check_choice("store", store, SUFFIX)
     photos, dataset = Path(photos), Path(dataset)

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from facke_core.errors import ConfigError, DataError, check_ranges
+from facke_core.errors import DataError, check_ranges
 from facke_core.images.grid import face_matrix
 from facke_core.losses.functional import reconstruction_l1
 from facke_core.protocols import Generator, IdentityEncoder, Sampler
@@ -58,16 +58,7 @@ class ProbeConfig:
     """Make the picture of all results."""
 
     def __post_init__(self) -> None:
-        check_ranges(
-            self, "probe", faces=(-(2**31), 64), every=(-(2**31), 10**9), patience=(0, 10**9)
-        )
-        if self.faces < 2:
-            raise ConfigError(
-                f"probe.faces: {self.faces} is too few; a swap needs a source and a target. "
-                "Give 2 or more."
-            )
-        if self.every < 0:
-            raise ConfigError(f"probe.every: {self.every} is below 0. Give steps, or 0 for never.")
+        check_ranges(self, "probe", faces=(2, 64), every=(0, 10**9), patience=(0, 10**9))
 
 
 class Faces(Protocol):

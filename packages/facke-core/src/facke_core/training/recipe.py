@@ -22,6 +22,8 @@ __all__ = ["OptimizerConfig", "TermConfig", "read_recipe", "terms"]
 
 
 MAX_STEPS = 10**9
+MAX_SEED = 2**32
+"""The largest seed that, with step, phase and part, still makes one of 64 bits."""
 MAX_BASES = 16
 """Recipes that a recipe can differ from, one upon another."""
 
@@ -154,7 +156,7 @@ class Recipe:
             save_every=(1, MAX_STEPS),
             ema=(0, 1),
             clip=(0, math.inf),
-            seed=(-(2**40), 2**40),
+            seed=(-MAX_SEED, MAX_SEED),
         )
 
 

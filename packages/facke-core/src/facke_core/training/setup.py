@@ -16,7 +16,7 @@ from facke_core.building import build_method, load_encoder
 from facke_core.config import arguments, to_dict
 from facke_core.data.batches import SwapBatches
 from facke_core.data.crops import CropSet, check_encoder, prepare_call
-from facke_core.environment import MAX_WORKERS, resolve_device
+from facke_core.environment import check_workers, resolve_device
 from facke_core.errors import ConfigError, DataError, UsageError, did_you_mean
 from facke_core.objective import Objective
 from facke_core.plugins.registry import Registry
@@ -40,7 +40,8 @@ class TrainSettings:
     """What to train, on what, where, and from where on.
 
     Raises:
-        UsageError: a number of workers below 0 or above 1024.
+        UsageError: a number of workers below 0, or more than this machine can have; the dataset
+            is to be the run folder.
     """
 
     recipe: str
@@ -69,10 +70,11 @@ class TrainSettings:
     if there is one, else ``data`` itself."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.workers <= MAX_WORKERS:
+        check_workers(self.workers, least=0)
+        if self.out.exists() and self.data.exists() and self.out.samefile(self.data):
             raise UsageError(
-                f"{self.workers} workers are no number from 0 to {MAX_WORKERS}. Give as many as "
-                "there are cores, or 0 for none."
+                f"{self.out} is the dataset, and a run is no part of it. Choose another folder: "
+                "`out=...`."
             )
 
 

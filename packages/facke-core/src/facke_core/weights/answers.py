@@ -176,7 +176,7 @@ def _of_status(status: int, response: Any, location: _Place, *, token: bool) -> 
     """Return what a status says, and what to do about it."""
     hub = _hub()
     make_one = (
-        f"Make one at {hub}/settings/tokens; publishing needs the right to write to "
+        f"Make a token at {hub}/settings/tokens; publishing needs the right to write to "
         f"{location.repo_id.partition('/')[0]}."
     )
     if status == 401 and token:
