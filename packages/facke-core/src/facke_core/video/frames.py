@@ -9,7 +9,8 @@ does which segment, in which order, or how often the work was interrupted.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +21,8 @@ MARGIN = 24
 """Most frames before and after a segment that are looked at with it."""
 
 
-class Frame(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Frame:
     """A frame of a clip, upright."""
 
     index: int
@@ -29,9 +31,13 @@ class Frame(NamedTuple):
     """When it is shown."""
     image: Tensor
     """Colours (3, H, W) float32 RGB in [0, 1], on the CPU."""
+    inside: bool = True
+    """True in the segment itself. The frames of its margins are there to be looked at; they need
+    not be changed."""
 
 
-class Changed(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Changed:
     """What became of a frame."""
 
     index: int
@@ -44,6 +50,5 @@ class Changed(NamedTuple):
 
 
 Change = Callable[[Iterator[Frame]], Iterator[Changed]]
-"""A function that changes the frames of one segment and its margins, in order, and gives as many
-back in the same order. It reads ahead as far as it likes; what it gives back for frames of the
-margins is dropped."""
+"""A function that changes the frames of one segment, in order. It reads ahead as far as it likes;
+what it gives back for frames of the margins is dropped."""
