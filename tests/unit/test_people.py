@@ -27,17 +27,17 @@ def london(shared: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def swapper() -> SwapPipeline:
-    return load("simswap")
+    return load("simswap", blend={"occlusion": False})
 
 
 @pytest.fixture(scope="session")
 def bending() -> SwapPipeline:
-    return load("warp", sampler={"fallback": "none"})
+    return load("warp", sampler={"fallback": "none"}, blend={"occlusion": False})
 
 
 def photo(london: Path, who: str, mood: str = "neutral") -> Tensor:
     image = read_image(london / who / f"{mood}.jpg").image
-    return resize(image[None, :, 150:850, 200:840], (350, 320))[0]
+    return resize(image[None, :, 150:850, 200:840], (196, 180))[0]
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +48,7 @@ def group(london: Path) -> Tensor:
 
 def changed(result: Tensor, group: Tensor) -> list[bool]:
     return [
-        bool((result - group)[:, :, 320 * place : 320 * (place + 1)].abs().max() > 0.02)
+        bool((result - group)[:, :, 180 * place : 180 * (place + 1)].abs().max() > 0.02)
         for place in range(3)
     ]
 
@@ -79,7 +79,7 @@ def test_a_reference_has_one_face_at_most_and_the_likest() -> None:
 def test_faces_are_chosen_by_their_place(
     swapper: SwapPipeline, london: Path, group: Tensor, choice: Any, places: list[int]
 ) -> None:
-    result = swapper(photo(london, "L011"), group, face=choice)
+    result = swapper(photo(london, "L009"), group, face=choice)
     assert [i for i, is_new in enumerate(changed(result.image, group)) if is_new] == places
 
 
@@ -89,20 +89,19 @@ def test_faces_are_chosen_by_their_place(
 def test_each_person_of_a_cast_becomes_who_they_shall(
     swapper: SwapPipeline, london: Path, group: Tensor
 ) -> None:
-    one, two = photo(london, "L011"), photo(london, "L013")
+    one, two = photo(london, "L009"), photo(london, "L012")
     cast = Cast([(photo(london, "L006"), one), (photo(london, "L002"), two)])
     result = swapper(cast, group)
     assert changed(result.image, group) == [True, False, True]
-    assert torch.equal(result.image[:, :, :320], swapper(two, group, face="left").image[:, :, :320])
-    assert torch.equal(
-        result.image[:, :, 640:], swapper(one, group, face="right").image[:, :, 640:]
-    )
+    left, right = swapper(two, group, face="left").image, swapper(one, group, face="right").image
+    assert torch.allclose(result.image[:, :, :180], left[:, :, :180], atol=0.01)
+    assert torch.allclose(result.image[:, :, 360:], right[:, :, 360:], atol=0.01)
 
 
 def test_who_is_kept_is_no_face_to_choose_from(
     swapper: SwapPipeline, london: Path, group: Tensor
 ) -> None:
-    cast = Cast([(photo(london, "L002"), None)], others=photo(london, "L011"))
+    cast = Cast([(photo(london, "L002"), None)], others=photo(london, "L009"))
     assert changed(swapper(cast, group, face="left").image, group) == [False, True, False]
     assert changed(swapper(cast, group, face="all").image, group) == [False, True, True]
 
@@ -111,7 +110,7 @@ def test_a_cast_of_which_nobody_is_there_changes_nothing(
     swapper: SwapPipeline, london: Path, group: Tensor
 ) -> None:
     with pytest.raises(NoFaceError, match=r"like none of 1 .* and 0.5 is one person"):
-        swapper(Cast([(photo(london, "L014"), photo(london, "L011"))]), group)
+        swapper(Cast([(photo(london, "L013"), photo(london, "L009"))]), group)
     with pytest.raises(UsageError, match="changes nothing"):
         Cast([])
 

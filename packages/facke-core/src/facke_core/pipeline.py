@@ -15,7 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from facke_core.backends.choice import Choice
-from facke_core.building import DEFAULT_ENCODER, close_detector, encoder_settings, every_face
+from facke_core.building import (
+    DEFAULT_ENCODER,
+    close_detector,
+    encoder_settings,
+    every_face,
+    glanced,
+)
 from facke_core.environment import ForkSafeLock
 from facke_core.errors import (
     CompatibilityError,
@@ -272,11 +278,22 @@ class SwapPipeline:
         return _Looked(photo, ready, givers, seen, covers)
 
     def given(
-        self, targets: Sequence[AlignedFace], givers: Sequence[Giver], covers: Tensor | None
+        self,
+        targets: Sequence[AlignedFace],
+        givers: Sequence[Giver],
+        covers: Tensor | None,
+        *,
+        numbers: Sequence[int] | None = None,
     ) -> tuple[SwapInputs, list[AlignedFace]]:
-        """What :meth:`sample` takes, of B faces that :meth:`align` made, the source of each and
-        what covers them (B, 1, M, M), and the photographs that were chosen of the sources."""
-        numbers = [
+        """What :meth:`sample` takes, and the photographs that were chosen of the sources.
+
+        Args:
+            targets: B faces that :meth:`align` made.
+            givers: the source of each.
+            covers: what covers each (B, 1, M, M); None: nobody looked.
+            numbers: of the photographs of each source; default: those that are nearest.
+        """
+        numbers = numbers or [
             giver.nearest(head_pose(target.face))
             for giver, target in zip(givers, targets, strict=True)
         ]
@@ -295,7 +312,7 @@ class SwapPipeline:
         self, looked: Sequence[_Looked], seed: int | None, clock: StageClock
     ) -> Iterator[SwapResult]:
         with clock.stage("generate"):
-            sampler, (rng, start) = self.sampler(seed), _random(seed)
+            sampler, (rng, start) = self.sampler(seed), noise(seed)
             everyone = [face for each in looked for face in each.faces]
             givers = [giver for each in looked for giver in each.givers]
             known = [each.covers for each in looked if each.covers is not None]
@@ -313,7 +330,7 @@ class SwapPipeline:
                     share = share * (1 - own) + own
                 images.append(image)
                 shares.append(share)
-        request = self._request(sampler, seed, rng, start)
+        request = self.request(sampler, seed, rng, start)
         seconds = {stage: value / len(looked) for stage, value in clock.seconds(total=True).items()}
         starts = itertools.accumulate((len(each.faces) for each in looked), initial=0)
         firsts = [sources[start] for start in itertools.islice(starts, len(looked))]
@@ -474,20 +491,24 @@ class SwapPipeline:
         with clock.stage("encode"):
             identity = self.encode(crops[0])
         with clock.stage("generate"):
-            sampler, (rng, start) = self.sampler(seed), _random(seed)
+            sampler, (rng, start) = self.sampler(seed), noise(seed)
             image = self.swap_crops(*crops, identity=identity, rng=rng, sampler=sampler)[0]
-        request = self._request(sampler, seed, rng, start)
+        request = self.request(sampler, seed, rng, start)
         return SwapResult(image=image, faces=(), seconds=clock.seconds(total=True), request=request)
 
-    def detect(self, photo: Tensor, *, every: bool = False) -> list[Face]:
+    def detect(self, photo: Tensor, *, every: bool = False, quick: bool = False) -> list[Face]:
         """The faces of a photo (3, H, W), largest first.
 
         The detector may stop at the first faces that it finds; with ``every``, one that can looks
-        on, for small faces beside larger ones and for heads that lie or stand on their heads.
-        Threads wait for each other here.
+        on, for small faces beside larger ones and for heads that lie or stand on their heads. With
+        ``quick``, one that can looks once, for faces that are neither. Threads wait for each other
+        here.
         """
         with self._detecting:
-            faces = every_face(self.detector, photo) if every else self.detector(photo)
+            if quick:
+                faces = glanced(self.detector, photo)
+            else:
+                faces = every_face(self.detector, photo) if every else self.detector(photo)
         return [looked_over(face, photo) for face in faces]
 
     def align(self, photo: Tensor, face: Face) -> AlignedFace:
@@ -663,7 +684,7 @@ class SwapPipeline:
             return sampler.seeded()
         return sampler
 
-    def _request(
+    def request(
         self, sampler: Sampler[Any], seed: int | None, rng: torch.Generator, start: Tensor
     ) -> SwapRequest:
         """The record for results; it names a seed that was drawn here only if noise was drawn."""
@@ -679,7 +700,7 @@ class SwapPipeline:
         )
 
 
-def _random(seed: int | None) -> tuple[torch.Generator, Tensor]:
+def noise(seed: int | None) -> tuple[torch.Generator, Tensor]:
     """A random generator of its own on the CPU, and its state before anything was drawn."""
     if seed is not None and not 0 <= seed < 2**63:
         raise UsageError(f"seed={seed} is not possible. Use a number from 0 to 2**63 - 1.")

@@ -126,6 +126,11 @@ class MediaPipeDetector:
                     )
         return []
 
+    def glance(self, photo: Tensor) -> list[Face]:
+        """The upright faces of a photo (3, H, W) in [0, 1] that are not small, largest first: one
+        look at the whole, for the frames of clips."""
+        return self._finished(self._faces(_pixels(photo), 1, ()))
+
     def all_faces(self, photo: Tensor) -> list[Face]:
         """The faces of a photo (3, H, W) in [0, 1], largest first: those of the whole photo, of all
         its tiles, and of the photo on its sides and on its head. Takes ten times as long."""

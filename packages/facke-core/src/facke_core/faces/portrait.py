@@ -38,6 +38,8 @@ MOST = 64
 """Most photographs of one person."""
 COVERED = 100.0
 """Degrees of turning that count as much as a face that is wholly covered."""
+CLEARLY = 15.0
+"""Degrees by which another photograph has to be nearer to take the place of one in a clip."""
 
 
 class View(NamedTuple):
@@ -219,9 +221,14 @@ class Giver(NamedTuple):
     """Identity (1, D), unit norm."""
     poses: Sequence[Pose]
 
-    def nearest(self, target: Pose) -> int:
+    def nearest(self, target: Pose, before: int | None = None) -> int:
         """The number of the view whose head is turned most like the target's, and that is least
-        covered."""
+        covered.
+
+        Args:
+            target: the pose of the target.
+            before: the view of the frame before, which stays unless another is clearly nearer.
+        """
         if len(self.views) == 1:
             return 0
         costs = [angle_between(pose, target) for pose in self.poses]
@@ -229,6 +236,8 @@ class Giver(NamedTuple):
             for number, (view, hidden) in enumerate(zip(self.views, self.hidden, strict=True)):
                 hull = face_hull(view, hidden.shape[-1])
                 costs[number] += COVERED * float((hidden * hull).sum() / hull.sum().clamp(min=1))
+        if before is not None:
+            costs[before] -= CLEARLY
         return costs.index(min(costs))
 
 
