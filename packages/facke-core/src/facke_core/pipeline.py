@@ -6,6 +6,7 @@ import copy
 import itertools
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from os import PathLike
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
@@ -305,6 +306,15 @@ class SwapPipeline:
                 alpha=photo.alpha,
             )
             yield self.registry.apply_result(result, request)
+
+    def video(
+        self, source: ImageLike, clip: str | PathLike[str], out: str | PathLike[str], **options: Any
+    ) -> Any:
+        """Swap the faces of a clip: :func:`facke_core.video.swapping.swap_video`, which says what
+        ``options`` there are, and what it returns and raises."""
+        # named, not imported: clips are made of pipelines, and not the other way round
+        swap_video = self.registry.resolve("facke_core.video.swapping:swap_video")
+        return swap_video(self, source, clip, out, **options)
 
     def swap_files(
         self, source: ImageLike, target: ImageLike, *, seed: int | None = None
