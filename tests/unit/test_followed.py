@@ -353,7 +353,7 @@ def test_two_people_who_cross_keep_their_own_faces(heads: tuple[Head, Head, Tens
 def test_a_person_is_swapped_at_the_times_of_a_plan_only(heads: tuple[Head, Head, Tensor]) -> None:
     one, _, references = heads
     pipeline = colours(make_detector())
-    players = Players(references[:1], [painter(pipeline, RED)], None)
+    players = Players(references[:1], [painter(pipeline, RED)], None, during=[[(0.1, 0.2)]])
     frames = [put(backdrop(150, 160), one, 30, 20)] * 10
-    result = run(pipeline, frames, players=players, during=[[(0.1, 0.2)]])
+    result = run(pipeline, frames, players=players)
     assert [each.mask is not None for each in result] == [0.1 <= i / 25 <= 0.2 for i in range(10)]

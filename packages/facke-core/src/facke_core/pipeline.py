@@ -387,16 +387,20 @@ class SwapPipeline:
             return Players(torch.zeros(0, DIM), [], self._giver(source, source_face, clock))
         references, givers = [], []
         for reference, own in source.people:
-            with clock.stage("detect"):
-                views = self._views(reference, None)
-            known = torch.cat([seen_as(photo.image, [face]) for photo, face in views])
-            references.append(torch.nn.functional.normalize(known.mean(0), dim=0))
+            if isinstance(reference, Tensor) and reference.shape == (DIM,):
+                references.append(reference)
+            else:
+                with clock.stage("detect"):
+                    views = self._views(reference, None)
+                known = torch.cat([seen_as(photo.image, [face]) for photo, face in views])
+                references.append(torch.nn.functional.normalize(known.mean(0), dim=0))
             givers.append(None if own is None else self._giver(own, source_face, clock))
         others = source.others
         return Players(
             torch.stack(references) if references else torch.zeros(0, DIM),
             givers,
             None if others is None else self._giver(others, source_face, clock),
+            source.during,
         )
 
     def _giver(self, source: SourceLike, source_face: int | None, clock: StageClock) -> Giver:
@@ -474,6 +478,19 @@ class SwapPipeline:
         config = self.source.config.identity_encoder if self.source else None
         own = {"name": self.identity_encoder.spec.name} if self.source is None else DEFAULT_ENCODER
         return encoder_digest(self.identity_encoder, encoder_settings(config or own))
+
+    def video(
+        self,
+        source: SourceLike | Cast,
+        clip: str | os.PathLike[str],
+        out: str | os.PathLike[str],
+        **options: Any,
+    ) -> Any:
+        """Swap the faces of a clip: :func:`facke_core.video.swapping.swap_video`, which says what
+        ``options`` there are, and what it returns and raises."""
+        # named, not imported: clips are made of pipelines, and not the other way round
+        swap_video = self.registry.resolve("facke_core.video.swapping:swap_video")
+        return swap_video(self, source, clip, out, **options)
 
     def swap_files(
         self, source: ImageLike, target: ImageLike, *, seed: int | None = None

@@ -53,10 +53,14 @@ class Cast:
 
     people: Sequence[tuple[Any, Any]]
     """Pairs of a reference, a photograph that shows a person of the target, and the source for that
-    person, or None: that person is kept. Both are given as a source is."""
+    person, or None: that person is kept. Both are given as a source is. A reference may also be an
+    embedding (128,), as a plan has it."""
     others: Any = None
     """The source for people without a reference; None: they are kept. The choice of faces is made
     among them."""
+    during: Sequence[Sequence[tuple[float, float]] | None] = ()
+    """For each reference the times of a clip, in seconds from and to, at which the person is
+    swapped; None, or nothing: always."""
 
     def __post_init__(self) -> None:
         if not self.people and self.others is None:
@@ -112,6 +116,13 @@ class Players(NamedTuple):
     """R sources; None keeps the person."""
     others: Giver | None
     """The source for everybody else; None keeps them."""
+    during: Sequence[Sequence[tuple[float, float]] | None] = ()
+    """When in a clip each of the people is swapped; None, or nothing: always."""
+
+    def swaps(self, person: int, seconds: float) -> bool:
+        """Tell whether a person of a reference is swapped at a time of a clip."""
+        times = self.during[person] if person < len(self.during) else None
+        return times is None or any(start <= seconds <= end for start, end in times)
 
     def among(
         self, photo: Photo, faces: Sequence[Face], choice: FaceChoice

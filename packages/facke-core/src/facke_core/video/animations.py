@@ -104,7 +104,7 @@ def write(
     Args:
         path: where to.
         form: Pillow's name of the format.
-        frames: frames of PyAV; taken one at a time.
+        frames: frames of PyAV. Those of a GIF are taken one at a time; Pillow keeps all of others.
         delays: how long each is shown, in milliseconds.
         loop: how often all are shown; 0 for ever, None: nothing is said.
         xmp: the disclosure.
@@ -124,7 +124,8 @@ def write(
         path,
         format=form,
         save_all=True,
-        append_images=pictures,
+        # others go through them several times
+        append_images=pictures if form == "GIF" else list(pictures),
         duration=list(delays) if len(delays) > 1 else delays[0],
         **options,
     )

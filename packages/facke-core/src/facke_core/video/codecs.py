@@ -159,7 +159,7 @@ def _pix_fmt(clip: Clip, codec: str, out: Path) -> tuple[str, list[str]]:
     if codec == "vp9":
         deep = ("yuv420p", "yuv422p", "yuv444p")  # which the list of libvpx leaves out
         formats += [f"{name}{bits}le" for name in deep for bits in (10, 12)]
-        formats = [each for each in formats if "a" not in each.removeprefix("gbrap")]
+        formats = [each for each in formats if "a" not in each]  # kept in a stream of its own
     if codec == "hevc":
         formats = [each for each in formats if not each.startswith("yuva")]
     usable = [each for each in formats if _takes_size(each, codec, clip.size)]
@@ -171,8 +171,8 @@ def _pix_fmt(clip: Clip, codec: str, out: Path) -> tuple[str, list[str]]:
         )
     if own in usable:
         return own, []
-    chosen = min(usable, key=lambda name: (*_losses(own, name), usable.index(name)))
-    alpha, bits, chroma, kind, *_ = _losses(own, chosen)
+    chosen = min(usable, key=lambda name: (*losses(own, name), usable.index(name)))
+    alpha, bits, chroma, kind, *_ = losses(own, chosen)
     if alpha and clip.alpha:
         raise ImageError(
             f"{out} cannot be written: the clip is transparent in places, and {codec} keeps no "
@@ -201,8 +201,9 @@ def _sharing(name: str) -> tuple[int, int]:
     return 64 // last[0].width, 64 // last[0].height
 
 
-def _losses(own: str, other: str) -> tuple[bool, bool, bool, bool, int, int, int]:
-    """What is lost from one format to another, the worst first; then what is added for nothing."""
+def losses(own: str, other: str) -> tuple[bool, bool, bool, bool, int, int, int]:
+    """What is lost from one format to another: transparency, bits, detail of colour, RGB; then how
+    much is added for nothing."""
     av = require("av")
     a, b = av.VideoFormat(own), av.VideoFormat(other)
 

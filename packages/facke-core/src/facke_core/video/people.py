@@ -57,7 +57,6 @@ def followed(
     *,
     face: FaceChoice = "largest",
     seed: int | None = None,
-    during: Sequence[Sequence[tuple[float, float]] | None] = (),
     steadily: bool = True,
 ) -> Change:
     """Make the change of a clip.
@@ -66,16 +65,14 @@ def followed(
         pipeline: swaps.
         players: whose faces the people of the clip get.
         face: which of those without a reference; numbers count from the largest of a frame.
-        seed: seed of the noise, with which each batch begins again; None: 0, for methods that draw
-            any.
-        during: for each reference the times, in seconds from and to, at which the person is
-            swapped; None: always.
+        seed: seed of the noise, with which each batch begins again; None counts as 0 where a method
+            draws any.
         steadily: filter what trembles.
     """
     numbers_of(face)
 
     def change(frames: Iterator[Frame]) -> Iterator[Changed]:
-        follower = _Follower(pipeline, players, face, seed, during, steadily)
+        follower = _Follower(pipeline, players, face, seed, steadily)
         return follower.changed(frames)
 
     return change
@@ -115,11 +112,10 @@ class _Follower:
         players: Players,
         face: FaceChoice,
         seed: int | None,
-        during: Sequence[Sequence[tuple[float, float]] | None],
         steadily: bool,
     ) -> None:
         self.pipeline, self.players, self.face, self.seed = pipeline, players, face, seed
-        self.during, self.steadily = during, steadily
+        self.steadily = steadily
         known = bool(len(players.references))
         self.tracker = Tracker(pipeline, every=known or face != "largest", known=known)
         self.was: dict[int, int] = {}
@@ -217,7 +213,7 @@ class _Follower:
             free = [track for track in tracks if track not in people]
             for track, person in people.items():
                 giver = self.players.givers[person]
-                if giver is not None and self._is_on(person, frame.seconds):
+                if giver is not None and self.players.swaps(person, frame.seconds):
                     givers[track] = giver
         if self.players.others is not None:
             chosen = self._chosen(faces, tracks, free)
@@ -241,10 +237,6 @@ class _Follower:
             alike[row], alike[:, person] = -2, -2
         self.was |= people
         return people
-
-    def _is_on(self, person: int, seconds: float) -> bool:
-        times = self.during[person] if person < len(self.during) else None
-        return times is None or any(start <= seconds <= end for start, end in times)
 
     def _chosen(self, faces: dict[int, Face], tracks: list[int], free: list[int]) -> list[int]:
         """The tracks that the choice means, of those that no reference claims. Which it was before

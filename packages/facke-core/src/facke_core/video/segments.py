@@ -185,6 +185,8 @@ class _Encoder:
         frame.pict_type = 0
         for time in times:
             frame.pts, frame.time_base = time, self._unit
+            context = self._stream.codec_context  # some encoders ask the frames
+            frame.color_primaries, frame.color_trc = context.color_primaries, context.color_trc
             self._write(self._stream.encode(frame))
             self.frames += 1
 

@@ -181,9 +181,10 @@ def change_clip(
         _begin(folder, run, out, resume=resume)
         clip, plan = _looked(path, folder, settings)
         encoding = codecs.choose(clip, out, settings.codec, settings.crf)
-        writing.check_streams(path, clip, encoding, out, settings.audio)
-        for lost in encoding.changes:
-            warnings.warn(f"{out}: {lost}.", FackeWarning, stacklevel=2)
+        lost = writing.check_streams(path, clip, encoding, out, settings.audio)
+        changes = (*encoding.changes, *lost)
+        for each in changes:
+            warnings.warn(f"{out}: {each}.", FackeWarning, stacklevel=2)
         work = ClipWork(
             clip=str(path.resolve()), folder=str(folder.resolve()), encoding=encoding, change=change
         )
@@ -216,7 +217,7 @@ def change_clip(
         kept=len(kept),
         codec=encoding.container.lower() if encoding.animated else encoding.codec,
         pix_fmt=encoding.pix_fmt,
-        changes=tuple(encoding.changes),
+        changes=changes,
     )
 
 

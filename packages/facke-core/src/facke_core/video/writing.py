@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from fractions import Fraction
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from facke_core._files import replacing
 from facke_core.environment import require
-from facke_core.errors import FackeWarning, UsageError
+from facke_core.errors import UsageError
 from facke_core.images.provenance import disclosure
 from facke_core.video import animations, codecs, tags
 from facke_core.video.codecs import Encoding
@@ -34,6 +33,21 @@ OF_THE_FILE = ("major_brand", "minor_version", "compatible_brands", "encoder", "
 """Tags that describe the old file and not its content, but for the time of the recording."""
 OF_THE_PICTURES = ("encoder", "duration", "bps", "number_of_", "_statistics")
 """Beginnings of tags of a stream that describe how it was encoded."""
+LANGUAGES = {
+    "deu": "ger",
+    "nld": "dut",
+    "ell": "gre",
+    "isl": "ice",
+    "zho": "chi",
+    "fas": "per",
+    "ces": "cze",
+    "slk": "slo",
+    "ron": "rum",
+    "sqi": "alb",
+    "msa": "may",
+    "fre": "fra",
+}
+"""Languages -> the other code for them (ISO 639-2), which is the one that QuickTime knows."""
 PLAIN = (
     *("title", "artist", "album", "album_artist", "composer", "comment", "genre", "date", "track"),
     *("copyright", "description", "synopsis", "show", "episode_id", "network", "lyrics", "disc"),
@@ -42,37 +56,55 @@ PLAIN = (
 """Tags that MP4 has a place for."""
 
 
-def check_streams(path: Path, clip: Clip, encoding: Encoding, out: Path, audio: str) -> None:
-    """Refuse a container that cannot hold a clip's other streams, before anything is made.
+def check_streams(path: Path, clip: Clip, encoding: Encoding, out: Path, audio: str) -> list[str]:
+    """Find what a container cannot hold of a clip's other streams, before anything is made.
+
+    Returns:
+        What is left out, in words: data that only its own container knows.
 
     Raises:
-        UsageError: one of them cannot be copied into it.
+        UsageError: sound or subtitles that cannot be copied into it.
     """
     if clip.kind == "pictures":
-        return
+        return []
+    lost = []
     with opened(path) as source:
-        if encoding.animated:
-            sounds = [each for each in source.streams if each.type == "audio"]
-            if sounds and audio != "none":
-                raise UsageError(
-                    f"{out} is an animated picture and cannot hold the clip's sound. Write .mp4 or "
-                    ".mkv, or leave it out by `audio='none'`."
-                )
-            return
-        with require("av").open("/dev/null", "w", format=encoding.container) as file:
-            for stream in _others(source, path, audio):
-                if stream.type in ("attachment", "data"):
-                    continue
-                try:
-                    file.add_stream_from_template(stream, opaque=True)
-                except (ValueError, require("av").FFmpegError) as error:
-                    what = stream.codec_context.name if stream.codec_context else "unknown"
-                    sound = ", or leave sound out by `audio='none'`"
-                    raise UsageError(
-                        f"{out} cannot hold stream {stream.index} of the clip ({stream.type}, "
-                        f"{what}), which is copied as it is. Write .mkv"
-                        f"{sound if stream.type == 'audio' else ''}."
-                    ) from error
+        for stream in _others(source, path, audio):
+            if stream.type != "audio" and encoding.animated:
+                continue
+            if _fits(stream, encoding.container) or _is_of_chapters(stream, source):
+                continue
+            what = stream.codec_context.name if stream.codec_context else "of no known kind"
+            said = f"stream {stream.index} of the clip ({stream.type}, {what})"
+            if stream.type not in ("audio", "subtitle"):
+                lost.append(f"{said} is left out, which {encoding.container} cannot hold")
+                continue
+            sound = ", or leave sound out by `audio='none'`" if stream.type == "audio" else ""
+            raise UsageError(
+                f"{out} cannot hold {said}, which is copied as it is. Write .mkv{sound}."
+            )
+    return lost
+
+
+def _fits(stream: Any, container: str) -> bool:
+    """Tell whether a container takes a stream as it is."""
+    av = require("av")
+    if container in animations.FORMATS.values():
+        return False
+    if stream.type == "attachment":
+        return container == "matroska"
+    try:
+        with av.open("/dev/null", "w", format=container) as file:
+            file.add_stream_from_template(stream, opaque=True)
+            file.start_encoding()
+    except (ValueError, av.FFmpegError):
+        return False
+    return True
+
+
+def _is_of_chapters(stream: Any, source: Any) -> bool:
+    """Tell whether a stream holds the names of chapters, which are written as chapters."""
+    return bool(stream.type == "data" and stream.frames == len(source.chapters()) > 0)
 
 
 def _others(source: Any, path: Path, audio: str) -> list[Any]:
@@ -150,7 +182,7 @@ def _mux(
             video = codecs.add_stream(out, clip, encoding, plan)
         else:
             video = _add_all(source, out, streams, path, clip, encoding, plan, audio)
-            out.set_chapters(_chapters(source.chapters, plan))
+            out.set_chapters(_chapters(source.chapters(), plan))
         out.metadata.update(metadata)
         pictures = _pictures(video, plan, folder, segments)
         others = _copied(source, streams, plan) if source is not None and streams else iter(())
@@ -178,16 +210,15 @@ def _add_all(
 ) -> Any:
     """Add all streams in the order of the clip; return that of the pictures."""
     own = picture_stream(source, path)
-    others = {stream.index for stream in _others(source, path, audio)}
+    others = {
+        stream.index
+        for stream in _others(source, path, audio)
+        if _fits(stream, encoding.container) and not _is_of_chapters(stream, source)
+    }
     video = None
     for stream in source.streams:
         if stream.index == own.index:
             video = added = codecs.add_stream(out, clip, encoding, plan)
-            added.metadata.update(
-                (key, text)
-                for key, text in stream.metadata.items()
-                if not key.lower().startswith(OF_THE_PICTURES)
-            )
         elif stream.index not in others:
             continue
         elif stream.type == "attachment":
@@ -195,30 +226,19 @@ def _add_all(
             out.add_attachment(name, stream.mimetype or "application/octet-stream", stream.data)
             continue
         else:
-            copied = _add_copy(stream, out)
-            if copied is None:
-                continue
-            streams[stream.index] = added = copied
+            streams[stream.index] = added = out.add_stream_from_template(stream, opaque=True)
+        mine = stream.index == own.index
+        added.metadata.update(_tags_of(stream, encoding.container, encoded=mine))
         added.disposition = stream.disposition
     return video
 
 
-def _add_copy(stream: Any, out: Any) -> Any:
-    """Add a stream whose packets are copied; None where the container has no place for it."""
-    try:
-        added = out.add_stream_from_template(stream, opaque=True)
-    except (ValueError, require("av").FFmpegError):
-        warnings.warn(
-            f"Stream {stream.index} of the clip ({stream.type}) is left out: {out.format.name} "
-            "cannot hold it. Write .mkv or .mov to keep it.",
-            FackeWarning,
-            stacklevel=2,
-        )
-        return None
-    added.metadata.update(
-        (key, text) for key, text in stream.metadata.items() if key.lower() != "duration"
-    )
-    return added
+def _tags_of(stream: Any, container: str, *, encoded: bool) -> dict[str, str]:
+    left = OF_THE_PICTURES if encoded else ("duration",)
+    kept = {k: text for k, text in stream.metadata.items() if not k.lower().startswith(left)}
+    if container == "mov" and "language" in kept:
+        kept["language"] = LANGUAGES.get(kept["language"], kept["language"])
+    return kept
 
 
 def _chapters(chapters: list[Any], plan: Plan) -> list[Any]:
