@@ -239,7 +239,7 @@ def test_a_cut_ends_every_track() -> None:
         frame = scenes[i // 6] * 0.4
         frame[:, 60, 60] = 0.9
         frames.append(frame + 0.01 * torch.randn(frame.shape, generator=rng))
-    tracker = Tracker(colours(FunctionDetector(spotted)), every=False, known=False)
+    tracker = Tracker(colours(FunctionDetector(spotted)).detect, every=False, known=False)
     tracks = [set(sight.faces) for sight in tracker.sights(clip(frames))]
     assert tracks == [{0}] * 6 + [{1}] * 6
 

@@ -117,7 +117,7 @@ class _Follower:
         self.pipeline, self.players, self.face, self.seed = pipeline, players, face, seed
         self.steadily = steadily
         known = bool(len(players.references))
-        self.tracker = Tracker(pipeline, every=known or face != "largest", known=known)
+        self.tracker = Tracker(pipeline.detect, every=known or face != "largest", known=known)
         self.was: dict[int, int] = {}
         """The person that each track was taken for."""
         self.chosen: set[int] = set()

@@ -7,9 +7,9 @@ told by the face.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,9 +20,6 @@ from facke_core.identity.people import DIM, OTHER, seen_as
 from facke_core.images.io import resize
 from facke_core.types import Face
 from facke_core.video.frames import Frame
-
-if TYPE_CHECKING:
-    from facke_core.pipeline import SwapPipeline
 
 __all__: list[str] = []
 
@@ -84,13 +81,13 @@ class Tracker:
     """Follows the faces of one segment.
 
     Args:
-        pipeline: finds faces.
+        detect: finds faces, as :meth:`~facke_core.pipeline.SwapPipeline.detect`.
         every: look for small faces beside larger ones, too.
         known: look at who they show.
     """
 
-    def __init__(self, pipeline: SwapPipeline, *, every: bool, known: bool) -> None:
-        self.pipeline = pipeline
+    def __init__(self, detect: Callable[..., list[Face]], *, every: bool, known: bool) -> None:
+        self.detect = detect
         self.every = every
         self.known = known
         self.tracks: dict[int, Track] = {}
@@ -113,8 +110,8 @@ class Tracker:
         looks = frame.index // WHOLE_LOOK, frame.index // EVERY_LOOK
         before, self._looks = self._looks, looks
         if looks[0] == before[0]:
-            return self.pipeline.detect(frame.image, quick=True)
-        return self.pipeline.detect(frame.image, every=self.every and looks[1] != before[1])
+            return self.detect(frame.image, quick=True)
+        return self.detect(frame.image, every=self.every and looks[1] != before[1])
 
     def _seen(self, frame: Frame, place: int) -> dict[int, Face]:
         self._live = {n for n in self._live if place - self.tracks[n].frame <= GAP + 1}
@@ -188,7 +185,7 @@ class Tracker:
                 landmarks=face.landmarks + corner,
                 mesh=None if face.mesh is None else face.mesh + corner,
             )
-            for face in self.pipeline.detect(part.contiguous(), quick=True)
+            for face in self.detect(part.contiguous(), quick=True)
             if overlap(face.box + corner.repeat(2), box) >= SAME_PLACE
         ]
 
