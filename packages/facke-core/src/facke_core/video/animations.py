@@ -13,21 +13,10 @@ import PIL.Image
 from facke_core.environment import require
 from facke_core.errors import ImageError
 from facke_core.images.files import check_pixels, explaining, open_image
+from facke_core.video.kinds import ANIMATED
 from facke_core.video.media import Clip
 
 __all__: list[str] = []
-
-FORMATS = {".gif": "GIF", ".webp": "WEBP", ".png": "PNG", ".apng": "PNG"}
-"""Ends of names that can be written -> Pillow's names of the formats."""
-
-
-def is_animated(path: Path) -> bool:
-    """Tell whether a file is a GIF, WebP or PNG with several frames; others are not looked at."""
-    try:
-        with PIL.Image.open(path, formats=tuple(set(FORMATS.values()))) as picture:
-            return getattr(picture, "n_frames", 1) > 1
-    except Exception:  # whoever reads it says what is wrong
-        return False
 
 
 def scan(path: Path) -> Clip:
@@ -70,7 +59,7 @@ def _is_clear(picture: PIL.Image.Image) -> bool:
 def _pictures(path: Path) -> Iterator[tuple[PIL.Image.Image, int]]:
     """Each frame as RGB or RGBA, and how long it is shown in milliseconds."""
     with open(path, "rb") as file, explaining(str(path)):
-        picture = PIL.Image.open(file, formats=tuple(set(FORMATS.values())))
+        picture = PIL.Image.open(file, formats=tuple(set(ANIMATED.values())))
         check_pixels(picture, str(path), path.stat().st_size)
         for number in range(getattr(picture, "n_frames", 1)):
             picture.seek(number)

@@ -9,7 +9,7 @@ from typing import Any
 
 from facke_core.environment import require
 from facke_core.errors import ImageError, UsageError, check_choice
-from facke_core.video import animations
+from facke_core.video.kinds import ANIMATED
 from facke_core.video.media import Clip
 from facke_core.video.pixels import working_format
 from facke_core.video.timing import Plan
@@ -22,7 +22,7 @@ CONTAINERS = {
     ".mov": "mov",
     ".mkv": "matroska",
     ".webm": "webm",
-    **animations.FORMATS,
+    **ANIMATED,
 }
 """Ends of names that can be written -> the container."""
 ENCODERS = {
@@ -69,7 +69,7 @@ class Encoding:
     @property
     def animated(self) -> bool:
         """True where the clip becomes an animated picture."""
-        return self.container in animations.FORMATS.values()
+        return self.container in ANIMATED.values()
 
 
 def choose(clip: Clip, out: Path, codec: str | None = None, crf: int | None = None) -> Encoding:
@@ -87,7 +87,7 @@ def choose(clip: Clip, out: Path, codec: str | None = None, crf: int | None = No
         ImageError: the codec cannot keep the size or the transparency of the pictures.
     """
     container = container_of(out)
-    if container in animations.FORMATS.values():
+    if container in ANIMATED.values():
         if codec is not None or crf is not None:
             raise UsageError(
                 f"{out} is an animated picture, which takes no codec and no crf. Leave `codec` and "

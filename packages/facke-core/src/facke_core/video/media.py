@@ -26,11 +26,6 @@ __all__: list[str] = []
 
 MISSING = 1.0
 """Seconds that a clip may end before its header says, because many headers are rounded."""
-SUFFIXES = (
-    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts"),
-    *(".wmv", ".flv", ".3gp", ".ogv", ".mxf", ".vob", ".y4m"),
-)
-"""Ends of names of clips."""
 MATRIX = "DISPLAYMATRIX"
 UPRIGHT = (65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
 """The display matrix of a picture that is shown as it is stored."""

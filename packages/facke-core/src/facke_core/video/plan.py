@@ -237,8 +237,8 @@ def read_plan(path: str | Path) -> Cast:
     cast = Cast(people, others=here(cut.others), during=during)
     if cast.others is None and all(source is None for _, source in people):
         raise UsageError(
-            f"{file} swaps nobody: no person in it has a source. Write the path of a picture into "
-            "`source` of a person."
+            f"{file} swaps nobody: no person in it has a source. Write the path of a picture as "
+            "the source of a person."
         )
     return cast
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +121,10 @@ class Swapping:
     dtype: Any = None
     registry: Callable[[], Registry] = default_registry
     """A function that returns where names are looked up; it is called in each process."""
+
+    def with_seed(self, seed: int | None) -> Swapping:
+        """The same with another seed."""
+        return replace(self, seed=seed)
 
     def load(self) -> SwapPipeline:
         """Load the pipeline."""

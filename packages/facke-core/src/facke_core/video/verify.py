@@ -127,9 +127,10 @@ def _of_pictures(old: Clip, new: Clip) -> Iterator[MediaPoint]:
     yield _point("pixel shape", old.sample_aspect or "1", new.sample_aspect or "1")
     yield _point("rotation", old.matrix or "none", new.matrix or "none")
     if old.colour:
-        for name, one, other in zip(COLOURS, old.colour, new.colour, strict=True):
-            told = one if one != (0 if name == "range" else 2) else "not told"
-            yield _point(f"colour {name}", told, other if told != "not told" else told)
+        for name, told, now in zip(COLOURS, old.colour, new.colour, strict=True):
+            nothing = 1 if name == "range" else 2  # a range that is not told is the limited one
+            if (told or nothing) != nothing or now not in (0, nothing):
+                yield _point(f"colour {name}", told, now)
     yield _point("interlaced", old.interlaced, new.interlaced)
     if old.mastering or old.light:
         yield _point("HDR", (old.mastering, old.light), (new.mastering, new.light))
@@ -217,7 +218,7 @@ def _read(
         tracks = [
             _Track(
                 stream.type,
-                stream.codec_context.codec.canonical_name if stream.codec_context else "unknown",
+                _codec(stream),
                 _language(stream),
                 int(stream.disposition),
                 len(times[stream.index]),
@@ -241,6 +242,11 @@ def _read(
             and not key.lower().startswith(OF_THE_PICTURES)
         }  # fmt: skip
     return tracks, chapters, metadata
+
+
+def _codec(stream: Any) -> str:
+    name = str(stream.codec_context.codec.canonical_name) if stream.codec_context else "unknown"
+    return "mp3" if name in ("mp1", "mp2") else name  # which MP4 does not tell apart
 
 
 def _language(stream: Any) -> str:

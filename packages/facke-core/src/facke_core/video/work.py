@@ -26,7 +26,7 @@ from facke_core.errors import (
     first_line,
 )
 from facke_core.types import Progress, SwapRequest
-from facke_core.video import animations, codecs, media, segments, writing
+from facke_core.video import animations, codecs, kinds, media, segments, writing
 from facke_core.video.frames import Change, Changed
 from facke_core.video.media import Clip
 from facke_core.video.segments import ClipWork, Segment
@@ -97,42 +97,9 @@ class Watch:
     done: list[int] = field(default_factory=lambda: [0])
 
 
-def is_clip(path: Path) -> bool:
-    """Tell by its content whether a file is a clip or an animated picture, and not one picture.
-
-    A file that cannot be told is what its name says.
-    """
-    import PIL.Image
-
-    from facke_core.images.files import READABLE
-
-    if path.is_dir() or not path.exists():
-        return False
-    try:
-        with PIL.Image.open(path, formats=READABLE):
-            return animations.is_animated(path)
-    except Exception:  # none that Pillow knows
-        return _begins_like_a_clip(path) or path.suffix.lower() in media.SUFFIXES
-
-
-def _begins_like_a_clip(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            head = file.read(400)
-    except OSError:
-        return False
-    return (
-        head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free")
-        or head[:4] in (b"\x1a\x45\xdf\xa3", b"OggS", b"\0\0\1\xba", b"\0\0\1\xb3", b"FLV\1")
-        or (head[:4] == b"RIFF" and head[8:12] == b"AVI ")
-        or head[:9] == b"YUV4MPEG2"
-        or (head[:1] == b"G" and head[188:189] == b"G")
-    )
-
-
 def look(path: Path, end: float | None = None) -> Clip:
     """Look at all of a clip: see :func:`facke_core.video.media.scan`."""
-    if animations.is_animated(path):
+    if kinds.is_animated(path):
         return animations.scan(path)
     return media.scan(path, end)
 
@@ -173,7 +140,7 @@ def change_clip(
     """
     settings, watch = settings or ClipSettings(), watch or Watch()
     check_choice("audio", settings.audio, AUDIO)
-    _check_out(path, out, overwrite=overwrite)
+    check_out(path, out, overwrite=overwrite)
     folder = unfinished(out)
     with one_job(out, beside=True), _explained(out):
         leftovers(out.parent if str(out.parent) else Path(), remove=True)
@@ -226,7 +193,13 @@ def unfinished(out: Path) -> Path:
     return out.with_name(f"{out.name}{UNFINISHED}")
 
 
-def _check_out(path: Path, out: Path, *, overwrite: bool) -> None:
+def check_out(path: Path, out: Path, *, overwrite: bool) -> None:
+    """Refuse a clip that is not there, and a place where nothing can be written.
+
+    Raises:
+        ImageError: no such clip, or OUT cannot be written or is there already.
+        UsageError: both are the same file.
+    """
     codecs.container_of(out)
     if out.is_dir():
         raise ImageError(f"{out} is a folder. Give the name of a file in it.")

@@ -20,6 +20,7 @@ from facke_core.errors import UsageError
 from facke_core.images.provenance import disclosure
 from facke_core.video import animations, codecs, tags
 from facke_core.video.codecs import Encoding
+from facke_core.video.kinds import ANIMATED
 from facke_core.video.media import Clip, explaining, opened, picture_stream
 from facke_core.video.segments import Segment, packets
 from facke_core.video.timing import Plan
@@ -89,7 +90,7 @@ def check_streams(path: Path, clip: Clip, encoding: Encoding, out: Path, audio: 
 def _fits(stream: Any, container: str) -> bool:
     """Tell whether a container takes a stream as it is."""
     av = require("av")
-    if container in animations.FORMATS.values():
+    if container in ANIMATED.values():
         return False
     if stream.type == "attachment":
         return container == "matroska"
