@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from facke_cli.console import count, emit, progress, table, write
+from facke_cli.console import emit, progress, table, write
 from facke_cli.options import AsJson, Force, Quiet
 from facke_core.errors import UsageError
 
@@ -74,5 +74,9 @@ def plan(
             (each.name, " ".join(f"{start:g}-{end:g}" for start, end in each.seen))
             for each in cut.people
         ]
-        write(f"{file}: {count(len(people), 'person', 'people')}; their faces are in {sheet}")
+        write(f"{file}: {_people(len(people))}; their faces are in {sheet}")
         write(table(("who", "seen, in seconds"), rows), lines=True)
+
+
+def _people(number: int) -> str:
+    return "1 person" if number == 1 else f"{number} people"

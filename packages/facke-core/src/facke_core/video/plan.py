@@ -7,6 +7,7 @@ some faces of each goes with it.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +36,6 @@ SHOWN = 6
 """Faces of each person on the sheet."""
 ONE = 0.6
 """Cosine from which two groups of faces are one person's."""
-_DIGITS = 4
 _HEAD = Alignment(template="ffhq", size=160)
 
 
@@ -45,8 +45,8 @@ class Person:
 
     name: str
     """For whoever edits."""
-    face: list[float]
-    """Embedding (128,), unit norm."""
+    face: str
+    """Embedding (128,): its numbers in 16 bits, as base64."""
     source: str | list[str] | None = None
     """Whom the person becomes: a picture, several, a folder or a saved face, as a path from the
     folder of the plan. None: the person stays."""
@@ -136,7 +136,7 @@ def people_of(
     people = [
         Person(
             name=f"person {number}",
-            face=[round(value, _DIGITS) for value in group.who().tolist()],
+            face=base64.b64encode(group.who().half().numpy().tobytes()).decode(),
             seen=_spans(group.times),
         )
         for number, group in enumerate(groups, 1)
@@ -226,12 +226,7 @@ def read_plan(path: str | Path) -> Cast:
 
     people, during = [], []
     for number, person in enumerate(cut.people):
-        face = F.normalize(torch.tensor(person.face), dim=0)
-        if face.shape != (DIM,) or not bool(face.any()):
-            raise ConfigError(
-                f"people[{number}].face: it has {len(person.face)} numbers, or none but 0. Leave "
-                "it as the plan had it."
-            )
+        face = _face(person.face, f"people[{number}].face")
         people.append((face, here(person.source)))
         during.append(_times(person.during, f"people[{number}].during"))
     cast = Cast(people, others=here(cut.others), during=during)
@@ -241,6 +236,18 @@ def read_plan(path: str | Path) -> Cast:
             "the source of a person."
         )
     return cast
+
+
+def _face(text: str, where: str) -> Tensor:
+    try:
+        numbers = bytearray(base64.b64decode(text, validate=True))
+    except ValueError:
+        numbers = bytearray()
+    if len(numbers) == 2 * DIM:
+        face = torch.frombuffer(numbers, dtype=torch.float16).float()
+        if bool(face.isfinite().all()) and bool(face.any()):
+            return F.normalize(face, dim=0)
+    raise ConfigError(f"{where}: it is not what the plan had there. Make the plan anew.")
 
 
 def _times(spans: list[list[float]] | None, where: str) -> list[tuple[float, float]] | None:
