@@ -25,7 +25,7 @@ from facke_core.sampling import SinglePass
 from facke_core.types import Blend, Face
 from facke_core.video.frames import Changed
 from facke_core.video.people import BATCH, followed
-from facke_core.video.steady import REACH, middle_of, steady
+from facke_core.video.steady import REACH, steady, steady_mask
 from facke_core.video.tracks import GAP, Tracker
 from moving import Head, backdrop, clip, head, put
 from standins import ColourEncoder, FunctionDetector, FunctionGenerator
@@ -121,11 +121,15 @@ def test_other_detectors_faces_are_filtered_by_their_five_points() -> None:
     assert float((result.landmarks - still.landmarks).norm()) < 0.6 * float(before)
 
 
-def test_masks_of_single_frames_do_not_count() -> None:
-    masks = [torch.zeros(1, 2, 2), torch.ones(1, 2, 2), torch.zeros(1, 2, 2)]
-    assert float(middle_of(masks).max()) == 0
-    assert float(middle_of([1 - mask for mask in masks]).min()) == 1
-    assert float(middle_of(masks[:2]).mean()) == 0.5
+def test_masks_of_single_frames_do_not_count_where_nothing_moves() -> None:
+    off, on = torch.zeros(1, 1, 8, 8), torch.ones(1, 1, 8, 8)
+    still = [torch.full((3, 64, 64), 0.5)] * 5
+    flickers = [off, off, on, off, off]
+    assert float(steady_mask(flickers, still, 2).max()) == 0
+    assert float(steady_mask([1 - mask for mask in flickers], still, 2).min()) == 1
+    assert torch.equal(steady_mask(flickers[2:4], still[:2], 0), on)
+    passing = [*still[:2], still[2] + 0.3, *still[3:]]
+    assert float(steady_mask(flickers, passing, 2).min()) == 1
 
 
 # Stand-ins: whose face it is, is a colour

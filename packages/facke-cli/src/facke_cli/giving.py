@@ -105,12 +105,12 @@ def _pair(text: str) -> tuple[Path, Path]:
     """Split ``REF=SOURCE``, where names may hold an equals sign themselves."""
     parts = text.split("=")
     splits = [("=".join(parts[:i]), "=".join(parts[i:])) for i in range(1, len(parts))]
-    splits = [(one, other) for one, other in splits if one and other]
+    splits = [(who, own) for who, own in splits if who and own]
     if not splits:
         raise UsageError(
             f"--map {text!r} is not possible. Give two pictures: REF=SOURCE, of which REF shows a "
             "person of TARGET."
         )
-    pairs = [(sample_or_path(one), sample_or_path(other)) for one, other in splits]
+    pairs = [(sample_or_path(who), sample_or_path(own)) for who, own in splits]
     there = [pair for pair in pairs if all(path.exists() for path in pair)]
     return (there or pairs)[0]

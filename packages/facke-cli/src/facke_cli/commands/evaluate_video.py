@@ -35,23 +35,25 @@ def evaluate_video(
     clips = look(before), look(after)
     total = min(len(each.times) for each in clips)
     with nullcontext() if quiet or as_json else progress(rate=True) as shown:
-        found = steadiness(
+        measured = steadiness(
             frames_in(before, clips[0]),
             frames_in(after, clips[1]),
             finder(default_registry()),
             on_frame=(lambda index: shown("frames", index + 1, total)) if shown else None,
         )
     if as_json:
-        emit({"before": str(before), "after": str(after), **asdict(found)})
+        emit({"before": str(before), "after": str(after), **asdict(measured)})
     elif not quiet:
-        write(f"{found.frames} frames, {found.faces} faces, {found.changed} of them changed")
+        write(
+            f"{measured.frames} frames, {measured.faces} faces, {measured.changed} of them changed"
+        )
         rows = [
-            ("jitter, %", found.jitter_before, found.jitter),
-            ("flicker", found.flicker_before, found.flicker),
+            ("jitter, %", measured.jitter_before, measured.jitter),
+            ("flicker", measured.flicker_before, measured.flicker),
         ]
         head = ("", "before", "after", "after / before")
         lines = [
-            (name, f"{one:.3f}", f"{other:.3f}", f"{other / one:.2f}" if one else "-")
-            for name, one, other in rows
+            (name, f"{was:.3f}", f"{now:.3f}", f"{now / was:.2f}" if was else "-")
+            for name, was, now in rows
         ]
         write(table(head, lines), lines=True)

@@ -83,9 +83,9 @@ def steadiness(
     results: deque[Frame] = deque()
 
     def both() -> Iterator[Frame]:
-        for one, other in zip(before, after, strict=False):
-            results.append(other)
-            yield one
+        for frame, result in zip(before, after, strict=False):
+            results.append(result)
+            yield frame
 
     tracks: dict[int, deque[_Seen]] = defaultdict(lambda: deque(maxlen=3))
     sums: dict[str, list[float]] = defaultdict(list)
@@ -95,9 +95,9 @@ def steadiness(
         result = results.popleft()
         if on_frame:
             on_frame(sight.place)
-        found = detect(result.image, quick=True) if sight.faces else []
+        faces_after = detect(result.image, quick=True) if sight.faces else []
         for track, face in sight.faces.items():
-            same = max(found, key=lambda other: overlap(face.box, other.box), default=None)
+            same = max(faces_after, key=lambda other: overlap(face.box, other.box), default=None)
             if same is None or overlap(face.box, same.box) < SAME_FACE:
                 continue
             crops = [

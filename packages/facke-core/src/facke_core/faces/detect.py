@@ -127,8 +127,7 @@ class MediaPipeDetector:
         return []
 
     def glance(self, photo: Tensor) -> list[Face]:
-        """The upright faces of a photo (3, H, W) in [0, 1] that are not small, largest first: one
-        look at the whole, for the frames of clips."""
+        """The upright faces of a photo (3, H, W) that are not small, largest first, at one look."""
         return self._finished(self._faces(_pixels(photo), 1, ()))
 
     def all_faces(self, photo: Tensor) -> list[Face]:

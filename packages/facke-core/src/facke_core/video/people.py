@@ -18,16 +18,16 @@ from torch import Tensor
 from facke_core.errors import NoFaceError
 from facke_core.faces.align import align
 from facke_core.faces.boxes import overlap
-from facke_core.faces.choosing import WORDS, FaceChoice, larger_than, numbers_of
+from facke_core.faces.choosing import FaceChoice, larger_than, numbers_of
 from facke_core.faces.portrait import Giver
 from facke_core.faces.pose import head_pose
 from facke_core.faces.templates import Alignment
 from facke_core.identity.people import SAME, Players
 from facke_core.pipeline import noise
 from facke_core.results import SwapResult
-from facke_core.types import AlignedFace, Face
+from facke_core.types import AlignedFace, Face, SwapRequest
 from facke_core.video.frames import Change, Changed, Frame
-from facke_core.video.steady import REACH, between, middle_of, steady
+from facke_core.video.steady import REACH, between, steady, steady_mask
 from facke_core.video.tracks import GAP, Sight, Tracker
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class _Role:
     face: AlignedFace
     giver: Giver
     number: int
-    """Of the photograph of the source."""
+    """Number of the photograph of the source."""
     covers: Tensor | None = None
     """What covers it (1, 1, M, M), as soon as somebody asked."""
 
@@ -102,6 +102,10 @@ class _Scene:
     masks: list[Tensor] = field(default_factory=list)
     """What covers each of :attr:`roles` (1, 1, M, M), smoothed."""
 
+    def each(self) -> Iterator[tuple[_Role, Tensor]]:
+        """Every role with its mask."""
+        return zip(self.roles, self.masks, strict=True)
+
 
 class _Follower:
     """Changes the frames of one segment."""
@@ -115,7 +119,7 @@ class _Follower:
         steadily: bool,
     ) -> None:
         self.pipeline, self.players, self.face, self.seed = pipeline, players, face, seed
-        self.steadily = steadily
+        self.numbers, self.steadily = numbers_of(face), steadily
         known = bool(len(players.references))
         self.tracker = Tracker(pipeline.detect, every=known or face != "largest", known=known)
         self.was: dict[int, int] = {}
@@ -177,8 +181,8 @@ class _Follower:
             if face is None or any(overlap(face.box, f.box) > FREE for f in sight.faces.values()):
                 continue
             looks = [
-                _look(each.frame.image, one)
-                for each, one in ((before, before.faces[track]), (sight, face))
+                _look(each.frame.image, shown)
+                for each, shown in ((before, before.faces[track]), (sight, face))
             ]
             if float(looks[0] @ looks[1]) >= STILL_THERE:
                 sight.faces[track] = face
@@ -243,9 +247,8 @@ class _Follower:
         is left for another only where that is clearly larger, or farther out."""
         if self.face == "all":
             return free
-        if self.face not in WORDS:
-            places = numbers_of(self.face) or []
-            named = [tracks[number - 1] for number in places if number <= len(tracks)]
+        if self.numbers is not None:
+            named = [tracks[number - 1] for number in self.numbers if number <= len(tracks)]
             return [track for track in named if track in free]
         if not free:
             return []
@@ -280,13 +283,18 @@ class _Follower:
         reach = MASKS if self.steadily else 0
         near = list(window)[max(middle - reach, 0) : middle + reach + 1]
         for role in scene.roles:
-            covers = [
-                cover
+            known = [
+                (cover, other)
                 for each in near
                 for other in each.roles
                 if other.track == role.track and (cover := self._covers(each, other)) is not None
             ]
-            scene.masks.append(middle_of(covers) if covers else torch.zeros(0))
+            if not known:  # nobody is to look
+                scene.masks.append(torch.zeros(0))
+                continue
+            masks, roles = zip(*known, strict=True)
+            now = next(i for i, other in enumerate(roles) if other is role)
+            scene.masks.append(steady_mask(masks, [other.face.crop for other in roles], now))
         return scene
 
     def _covers(self, scene: _Scene, role: _Role) -> Tensor | None:
@@ -297,55 +305,58 @@ class _Follower:
     # the swap
 
     def _swapped(self, scenes: Sequence[_Scene]) -> Iterator[Changed]:
-        changed = [scene for scene in scenes if scene.masks]
-        roles = [role for scene in changed for role in scene.roles]
-        masks = [mask for scene in changed for mask in scene.masks]
-        crops: Iterator[Tensor] = iter(())
-        if roles:
-            sampler = self.pipeline.sampler(self.seed)
-            rng, start = noise(self.seed or 0)
-            known = torch.cat(masks) if all(len(mask) for mask in masks) else None
-            inputs, views = self.pipeline.given(
-                [role.face for role in roles],
-                [role.giver for role in roles],
-                known,
-                numbers=[role.number for role in roles],
-            )
-            crops = iter(self.pipeline.sample(inputs, rng=rng, sampler=sampler))
-            request = self.pipeline.request(sampler, self.seed, rng, start)
-            sources = iter(views)
+        roles = [role for scene in scenes if scene.masks for role in scene.roles]
+        masks = [mask for scene in scenes for mask in scene.masks]
+        if not roles:
+            yield from (Changed(scene.frame.index, scene.frame.image) for scene in scenes)
+            return
+        sampler = self.pipeline.sampler(self.seed)
+        rng, start = noise(self.seed or 0)
+        inputs, views = self.pipeline.given(
+            [role.face for role in roles],
+            [role.giver for role in roles],
+            torch.cat(masks) if all(len(mask) for mask in masks) else None,
+            numbers=[role.number for role in roles],
+        )
+        crops = self.pipeline.sample(inputs, rng=rng, sampler=sampler)
+        request = self.pipeline.request(sampler, self.seed, rng, start)
+        ready = iter(zip(crops, views, strict=True))
         for scene in scenes:
-            frame = scene.frame
-            if not scene.masks:
-                yield Changed(frame.index, frame.image)
-                continue
-            image, share = frame.image, torch.zeros_like(frame.image[:1])
-            made = [
-                (role, mask, next(crops), next(sources))
-                for role, mask in zip(scene.roles, scene.masks, strict=True)
-            ]
-            for role, mask, crop, _ in reversed(made):  # the largest faces are in front
-                image, own = self.pipeline.paste(
-                    image,
-                    crop,
-                    role.face,
-                    front=larger_than(role.face.face, scene.seen),
-                    occlusion=mask[0] if len(mask) else None,
-                )
-                share = share * (1 - own) + own
-            result = SwapResult(
-                image=image,
-                faces=tuple(role.face.face for role in scene.roles),
-                faces_seen=len(scene.seen),
-                source=made[0][3].face,
-                mask=share,
-                seconds={},
-                request=request,
+            if scene.masks:
+                own = [(role, mask, *next(ready)) for role, mask in scene.each()]
+                yield self._pasted(scene, own, request)
+            else:
+                yield Changed(scene.frame.index, scene.frame.image)
+
+    def _pasted(
+        self,
+        scene: _Scene,
+        made: Sequence[tuple[_Role, Tensor, Tensor, AlignedFace]],
+        request: SwapRequest,
+    ) -> Changed:
+        image, share = scene.frame.image, torch.zeros_like(scene.frame.image[:1])
+        for role, mask, crop, _ in reversed(made):  # the largest faces are in front
+            image, own = self.pipeline.paste(
+                image,
+                crop,
+                role.face,
+                front=larger_than(role.face.face, scene.seen),
+                occlusion=mask[0] if len(mask) else None,
             )
-            hooked = self.pipeline.registry.apply_result(result, request)
-            # what a hook draws may be anywhere
-            mask = share if hooked is result else torch.ones_like(share)
-            yield Changed(frame.index, hooked.image, mask)
+            share = share * (1 - own) + own
+        result = SwapResult(
+            image=image,
+            faces=tuple(role.face.face for role in scene.roles),
+            faces_seen=len(scene.seen),
+            source=made[0][3].face,
+            mask=share,
+            seconds={},
+            request=request,
+        )
+        hooked = self.pipeline.registry.apply_result(result, request)
+        # what a hook draws may be anywhere
+        mask = share if hooked is result else torch.ones_like(share)
+        return Changed(scene.frame.index, hooked.image, mask)
 
 
 def _area(face: Face) -> float:

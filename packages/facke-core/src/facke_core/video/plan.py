@@ -166,18 +166,18 @@ def _joined(groups: Sequence[_Group]) -> list[_Group]:
     while len(rest) > 1:
         alike = torch.stack([each.who() for each in rest])
         alike = (alike @ alike.T).tril(-1)
-        for i, one in enumerate(rest):
+        for i, group in enumerate(rest):
             for j in range(i):
-                if set(one.times) & set(rest[j].times):
+                if set(group.times) & set(rest[j].times):
                     alike[i, j] = 0
         if float(alike.max()) < ONE:
             break
         i, j = divmod(int(alike.argmax()), len(rest))
-        one, other = rest[j], rest.pop(i)
-        one.total = one.total + other.total
-        one.times = sorted([*one.times, *other.times])
-        both = sorted([*one.shown, *other.shown], key=lambda pair: pair[0])
-        one.shown = both[:: -(-len(both) // SHOWN)]
+        group, other = rest[j], rest.pop(i)
+        group.total = group.total + other.total
+        group.times = sorted([*group.times, *other.times])
+        both = sorted([*group.shown, *other.shown], key=lambda pair: pair[0])
+        group.shown = both[:: -(-len(both) // SHOWN)]
     return rest
 
 

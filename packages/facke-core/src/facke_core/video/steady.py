@@ -18,6 +18,8 @@ from torch import Tensor
 from facke_core.faces.boxes import bounds
 from facke_core.faces.detect import FIVE_POINTS
 from facke_core.faces.mesh import EYE_RINGS, MOUTH_RING, SIZE, face_mesh
+from facke_core.faces.smooth import blurred, smoothstep
+from facke_core.images.io import resize
 from facke_core.types import Face
 
 __all__: list[str] = []
@@ -29,6 +31,11 @@ SIGMA = 4.0
 NOISE = 0.005
 """Distance from which a pair counts less, in widths of the face. Points of MediaPipe's mesh on a
 face that stands still, under sensor noise, have a standard deviation of 0.002."""
+MOVING = 0.06
+"""Difference of neighbouring frames, of 1, from which something moves before a face; from twice as
+much on nothing but the frame itself counts."""
+_LOOK = 64
+"""Side in pixels at which that is looked at."""
 _EYE, _MOUTH = 0.28, 0.2
 """How near points lie to an iris, or to the opening of the mouth, in distances of the irises, that
 move together."""
@@ -79,12 +86,23 @@ def between(before: Face, after: Face, share: float) -> Face | None:
     return _with(before, torch.lerp(a, b, share)) if a.shape == b.shape else None
 
 
-def middle_of(masks: Sequence[Tensor]) -> Tensor:
-    """The mean of masks of neighbouring frames without the least and the greatest of each place."""
+def steady_mask(masks: Sequence[Tensor], crops: Sequence[Tensor], now: int) -> Tensor:
+    """What covers a face, without what flickers: the mean of the masks of neighbouring frames, but
+    for the least and the greatest of each place. Where something moves, the own mask counts.
+
+    Args:
+        masks: (1, 1, M, M) of neighbouring frames.
+        crops: (3, S, S) of the face in them.
+        now: the number of the frame among them.
+    """
+    if len(masks) < 3:
+        return masks[now]
     stack = torch.stack(list(masks))
-    if len(stack) < 3:
-        return stack.mean(0)
-    return (stack.sum(0) - stack.amax(0) - stack.amin(0)).div(len(stack) - 2).clamp(0, 1)
+    middle = (stack.sum(0) - stack.amax(0) - stack.amin(0)) / (len(stack) - 2)
+    small = resize(torch.stack(list(crops)), (_LOOK, _LOOK))
+    apart = (small - small[now]).abs().amax((0, 1))[None, None]
+    moves = smoothstep((blurred(apart, 1.0) - MOVING) / MOVING)
+    return torch.lerp(middle, masks[now], resize(moves, (middle.shape[2], middle.shape[3])))
 
 
 def _points(face: Face) -> Tensor:

@@ -192,8 +192,8 @@ def digest_of(source: SourceLike | Cast) -> str:
             digest.update(each.contiguous().numpy().tobytes())
         elif isinstance(each, list | tuple):
             digest.update(f"({len(each)}".encode())
-            for one in each:
-                take(one)
+            for part in each:
+                take(part)
         elif isinstance(each, str | os.PathLike) and Path(each).is_dir():
             take(pictures_in(Path(each)))
         elif isinstance(each, str | os.PathLike):

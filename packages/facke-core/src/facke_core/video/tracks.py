@@ -115,36 +115,38 @@ class Tracker:
 
     def _seen(self, frame: Frame, place: int) -> dict[int, Face]:
         self._live = {n for n in self._live if place - self.tracks[n].frame <= GAP + 1}
-        found = self._found(frame)
-        pairs = self._paired(frame, place, found)
+        detected = self._found(frame)
+        pairs = self._paired(frame, place, detected)
         missed = [n for n in sorted(self._live) if n not in pairs]
         more = [face for n in missed for face in self._near(frame, place, self.tracks[n])]
-        more = [face for face in more if all(overlap(face.box, f.box) < 0.3 for f in found)]
+        more = [face for face in more if all(overlap(face.box, f.box) < 0.3 for f in detected)]
         if more:
-            found += more
-            pairs = self._paired(frame, place, found)
+            detected += more
+            pairs = self._paired(frame, place, detected)
         taken = set(pairs.values())
-        for i in range(len(found)):
+        for i in range(len(detected)):
             if i not in taken:
                 number = len(self.tracks)
-                self.tracks[number] = Track(found[i], place)
+                self.tracks[number] = Track(detected[i], place)
                 self._live.add(number)
                 pairs[number] = i
-        self._learn(frame, place, {n: found[i] for n, i in pairs.items()})
-        return {n: found[i] for n, i in sorted(pairs.items())}
+        self._learn(frame, place, {n: detected[i] for n, i in pairs.items()})
+        return {n: detected[i] for n, i in sorted(pairs.items())}
 
-    def _paired(self, frame: Frame, place: int, found: list[Face]) -> dict[int, int]:
+    def _paired(self, frame: Frame, place: int, detected: list[Face]) -> dict[int, int]:
         """Which face each track is: the best overlaps first, but no face of somebody else."""
         scores = []
         for n in sorted(self._live):
             there = self.tracks[n].place(place)
-            for i, face in enumerate(found):
+            for i, face in enumerate(detected):
                 common = overlap(there, face.box)
                 if common >= SAME_PLACE:
                     scores.append((common, n, i))
         if self.known:
-            rivals = {i for _, _, i in scores if self._contested(found, i)}
-            seen = dict(zip(rivals, seen_as(frame.image, [found[i] for i in rivals]), strict=True))
+            rivals = {i for _, _, i in scores if self._contested(detected, i)}
+            seen = dict(
+                zip(rivals, seen_as(frame.image, [detected[i] for i in rivals]), strict=True)
+            )
             judged = []
             for common, n, i in scores:
                 who = self.tracks[n].who()
@@ -161,14 +163,14 @@ class Tracker:
                 pairs[n] = i
         return pairs
 
-    def _contested(self, found: list[Face], i: int) -> bool:
-        boxes = [face.box for j, face in enumerate(found) if j != i]
+    def _contested(self, detected: list[Face], i: int) -> bool:
+        boxes = [face.box for j, face in enumerate(detected) if j != i]
         boxes += [self.tracks[n].last.box for n in self._live]
-        near = sum(overlap(_larger(found[i].box), _larger(box)) > CONTESTED for box in boxes)
+        near = sum(overlap(_larger(detected[i].box), _larger(box)) > CONTESTED for box in boxes)
         return near > 1  # its own track is near, too
 
     def _near(self, frame: Frame, place: int, track: Track) -> list[Face]:
-        """What is found in the neighbourhood of a face that is missed."""
+        """What is detected in the neighbourhood of a face that is missed."""
         box = track.place(place)
         centre = (box[:2] + box[2:]) / 2
         reach = NEAR / 2 * float((box[2:] - box[:2]).max())
@@ -191,7 +193,7 @@ class Tracker:
 
     def _learn(self, frame: Frame, place: int, faces: dict[int, Face]) -> None:
         """Take what was seen into the tracks."""
-        found = list(faces.values())
+        detected = list(faces.values())
         for i, (n, face) in enumerate(faces.items()):
             track = self.tracks[n]
             steps = place - track.frame
@@ -203,7 +205,7 @@ class Tracker:
                 track.looked = place
                 alone = all(
                     overlap(_larger(face.box), _larger(other.box)) <= CONTESTED
-                    for j, other in enumerate(found)
+                    for j, other in enumerate(detected)
                     if j != i
                 )
                 seen = seen_as(frame.image, [face])[0]
