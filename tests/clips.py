@@ -174,6 +174,8 @@ def grid(path: Path) -> list[tuple[int, bytes]]:
 
 
 def _bytes(frame: Any) -> int:
+    if frame.format.name in ("bgr0", "bgra"):
+        return 4
     return 2 if frame.format.components[0].bits > 8 else 1
 
 

@@ -12,7 +12,7 @@ import PIL.Image
 
 from facke_core.environment import require
 from facke_core.errors import ImageError
-from facke_core.images.files import check_pixels, explaining, open_image
+from facke_core.images.files import check_pixels, explaining
 from facke_core.video.kinds import ANIMATED
 from facke_core.video.media import Clip
 
@@ -32,7 +32,7 @@ def scan(path: Path) -> Clip:
         alpha = alpha or (picture.mode == "RGBA" and _is_clear(picture))
         time += max(shown, 1)
         times.append(time)
-    with open_image(path) as first:
+    with PIL.Image.open(path, formats=tuple(set(ANIMATED.values()))) as first:
         form, loop = first.format or "", first.info.get("loop")
     return Clip(
         kind="pictures",

@@ -46,7 +46,7 @@ OPTIONS = {
     "hevc": {"preset": "fast", "x265-params": "log-level=none:pools=4:frame-threads=2"},
     "vp9": {"deadline": "good", "cpu-used": "4", "row-mt": "1", "b": "0", "threads": THREADS},
     "av1": {"preset": "8", "svtav1-params": "lp=4"},
-    "ffv1": {"level": "3", "slices": "4", "slicecrc": "1", "threads": THREADS},
+    "ffv1": {"level": "3", "threads": THREADS},
     "prores": {"threads": THREADS},
 }
 GOP = 250

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -142,7 +142,7 @@ def change_clip(
     check_choice("audio", settings.audio, AUDIO)
     check_out(path, out, overwrite=overwrite)
     folder = unfinished(out)
-    with one_job(out, beside=True), _explained(out):
+    with one_job(out, beside=True), _explained(out), _emptied(folder):
         leftovers(out.parent if str(out.parent) else Path(), remove=True)
         run = {"clip": sha256_of(path), **about, "settings": asdict(settings)}
         _begin(folder, run, out, resume=resume)
@@ -237,12 +237,12 @@ class _explained:
 def _begin(folder: Path, run: Mapping[str, Any], out: Path, *, resume: bool) -> None:
     """Make the folder of the work, or refuse one of another work."""
     plain = _plain(run)
-    if not folder.exists():
+    if not _holds_segments(folder):
+        shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-    leftovers(folder, remove=True)
-    if not (folder / RUN).exists():
         write_json(folder / RUN, plain)
         return
+    leftovers(folder, remove=True)
     with suppress(ConfigError):
         before = read_json(folder / RUN)
         if other := sorted(key for key in {*plain, *before} if plain.get(key) != before.get(key)):
@@ -258,6 +258,21 @@ def _begin(folder: Path, run: Mapping[str, Any], out: Path, *, resume: bool) -> 
             )
         return
     raise UsageError(f"{folder / RUN} is damaged. Delete the folder {folder} and begin anew.")
+
+
+def _holds_segments(folder: Path) -> bool:
+    return any(folder.glob("*.packets"))
+
+
+@contextmanager
+def _emptied(folder: Path) -> Iterator[None]:
+    """Take the folder of the work away where it ends before the first segment."""
+    try:
+        yield
+    except BaseException:
+        if not _holds_segments(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _plain(run: Mapping[str, Any]) -> dict[str, Any]:

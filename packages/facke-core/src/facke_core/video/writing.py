@@ -178,6 +178,7 @@ def _mux(
         if encoding.container in ("matroska", "webm"):
             metadata[tags.XMP] = xmp.decode()
         out = stack.enter_context(av.open(file, "w", format=encoding.container, options=options))
+        out.flags |= av.container.Flags.bitexact.value  # no number that is drawn by chance
         streams: dict[int, Any] = {}
         if source is None:
             video = codecs.add_stream(out, clip, encoding, plan)
