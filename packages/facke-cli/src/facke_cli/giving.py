@@ -32,10 +32,10 @@ class Given:
         from facke_core.images.files import check_input
 
         for path in self.files():
-            if path.is_file() and path.suffix.lower() != ".safetensors":
-                check_input(path)
-            elif not path.exists():
+            if not path.exists():
                 raise UsageError(f"{path} does not exist. Check the path and the spelling.")
+            if path.is_file() and path.suffix.lower() != ".safetensors" and path != self.plan:
+                check_input(path)
 
     def files(self) -> Iterator[Path]:
         """All paths."""

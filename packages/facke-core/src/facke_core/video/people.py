@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -158,7 +158,10 @@ class _Follower:
                 yield self._filtered(window, place)
 
     def _filtered(self, window: deque[Sight], place: int) -> tuple[Frame, dict[int, Face]]:
-        (now,) = (sight for sight in window if sight.place == place)
+        (number,) = (i for i, sight in enumerate(window) if sight.place == place)
+        now = window[number]
+        # of frames that are gone only the faces are needed: their pictures take much memory
+        window[number] = now._replace(frame=replace(now.frame, image=torch.zeros(0)))
         if not self.steadily:
             return now.frame, now.faces
         faces = {}
