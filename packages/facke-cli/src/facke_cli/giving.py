@@ -10,7 +10,7 @@ from typing import Any
 from facke_cli.samples import sample_or_path
 from facke_core.errors import UsageError
 
-__all__ = ["Given", "given"]
+__all__: list[str] = []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ import typer
 from facke_cli.console import emit, progress, table, write
 from facke_cli.options import AsJson, Quiet
 
-__all__ = ["evaluate_video"]
+__all__: list[str] = []
 
 
 def evaluate_video(

@@ -12,7 +12,7 @@ from facke_cli.console import emit, progress, table, write
 from facke_cli.options import AsJson, Force, Quiet
 from facke_core.errors import UsageError
 
-__all__ = ["plan"]
+__all__: list[str] = []
 
 
 def plan(
