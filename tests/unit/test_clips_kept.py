@@ -124,7 +124,7 @@ def test_transparency_of_animated_pictures_stays(ending: str, tmp_path: Path) ->
             before.seek(number)
             after.seek(number)
             alpha = [np.asarray(each.convert("RGBA"))[..., 3] for each in (before, after)]
-            assert np.array_equal(*alpha)
+            assert np.array_equal(alpha[0], alpha[1])
 
 
 def planes(path: Path) -> list[list[np.ndarray[Any, Any]]]:

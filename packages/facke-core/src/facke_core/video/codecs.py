@@ -42,7 +42,8 @@ LOSSLESS = ("ffv1", "huffyuv", "ffvhuff", "utvideo", "rawvideo", "magicyuv", "pn
 THREADS = "4"
 """Threads of an encoder, wherever it runs: with another number it makes other bytes."""
 OPTIONS = {
-    "h264": {"preset": "medium", "threads": THREADS},
+    # with B-frames x264 r165 reads memory that nobody wrote, and makes other bytes each time
+    "h264": {"preset": "medium", "bf": "0", "threads": THREADS},
     "hevc": {"preset": "fast", "x265-params": "log-level=none:pools=4:frame-threads=2"},
     "vp9": {"deadline": "good", "cpu-used": "4", "row-mt": "1", "b": "0", "threads": THREADS},
     "av1": {"preset": "8", "svtav1-params": "lp=4"},
