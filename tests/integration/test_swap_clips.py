@@ -88,7 +88,7 @@ def test_bad_clips_and_sources_are_one_line(facke: Callable[..., Any], samples: 
     Image.new("RGB", (200, 200), "gray").save("wall.png")
     (samples / "zero.mp4").touch()
     for words, said in (
-        (["wall.png", path], "No face was found in the source"),
+        (["wall.png", path], "wall.png ("),
         (["collins.png", "empty.mp4"], "in any of the 2 frames"),
         (["collins.png", "zero.mp4"], "is empty (0 bytes)"),
         (["collins.png", path, "--codec", "divx"], "'divx' does not exist"),

@@ -161,8 +161,9 @@ def change_clip(
         if not changed:
             shutil.rmtree(folder, ignore_errors=True)
             raise NoFaceError(
-                f"No face was found in any of the {len(plan.times)} frames of {path}, so nothing "
-                "is written: it would be a copy. Use a clip that shows a face, not in full profile."
+                f"No face to swap was found in any of the {len(plan.times)} frames of {path}, so "
+                "nothing is written: it would be a copy. Use a clip that shows such a face, not in "
+                "full profile."
             )
         writing.write(
             path,
