@@ -102,6 +102,10 @@ class _Scene:
     masks: list[Tensor] = field(default_factory=list)
     """What covers each of :attr:`roles` (1, 1, M, M), smoothed."""
 
+    def unchanged(self) -> Changed:
+        """The frame as it was."""
+        return Changed(self.frame.index, self.frame.image)
+
     def each(self) -> Iterator[tuple[_Role, Tensor]]:
         """Every role with its mask."""
         return zip(self.roles, self.masks, strict=True)
@@ -311,7 +315,7 @@ class _Follower:
         roles = [role for scene in scenes if scene.masks for role in scene.roles]
         masks = [mask for scene in scenes for mask in scene.masks]
         if not roles:
-            yield from (Changed(scene.frame.index, scene.frame.image) for scene in scenes)
+            yield from (scene.unchanged() for scene in scenes if scene.frame.inside)
             return
         sampler = self.pipeline.sampler(self.seed)
         rng, start = noise(self.seed or 0)
@@ -328,8 +332,8 @@ class _Follower:
             if scene.masks:
                 own = [(role, mask, *next(ready)) for role, mask in scene.each()]
                 yield self._pasted(scene, own, request)
-            else:
-                yield Changed(scene.frame.index, scene.frame.image)
+            elif scene.frame.inside:
+                yield scene.unchanged()
 
     def _pasted(
         self,
