@@ -42,8 +42,8 @@ LOSSLESS = ("ffv1", "huffyuv", "ffvhuff", "utvideo", "rawvideo", "magicyuv", "pn
 THREADS = "4"
 """Threads of an encoder, wherever it runs: with another number it makes other bytes."""
 OPTIONS = {
-    # with B-frames x264 r165 reads memory that nobody wrote, and makes other bytes each time
-    "h264": {"preset": "medium", "bf": "0", "threads": THREADS},
+    # with its tree of macroblocks, x264 (core 165) makes other bytes now and then
+    "h264": {"preset": "medium", "x264-params": "mbtree=0", "threads": THREADS},
     "hevc": {"preset": "fast", "x265-params": "log-level=none:pools=4:frame-threads=2"},
     "vp9": {"deadline": "good", "cpu-used": "4", "row-mt": "1", "b": "0", "threads": THREADS},
     "av1": {"preset": "8", "svtav1-params": "lp=4"},
@@ -124,7 +124,7 @@ def choose(clip: Clip, out: Path, codec: str | None = None, crf: int | None = No
         options["x265-params"] += f":hdr10=1:master-display={clip.mastering}{light}"
     if clip.interlaced and name == "h264":
         options["flags"] = "+ildct+ilme"
-        options["x264-params"] = "tff=1" if clip.field_order in (0, 1, 2, 4) else "bff=1"
+        options["x264-params"] += ":tff=1" if clip.field_order in (0, 1, 2, 4) else ":bff=1"
     return Encoding(
         container=container, codec=name, pix_fmt=pix_fmt, options=options, changes=changes
     )
