@@ -87,6 +87,10 @@ JOBS = {
     "pairs": Job(
         words=f"swap --pairs pairs.csv -o {{}}/p {CPU}", resume="--resume", begun="p/run.json"
     ),
+    "clip": Job(
+        words=f"swap --method warp 0.png clip.mkv -o {{}}/c.mkv {CPU}",
+        resume="--resume",
+    ),
     "prepare": Job(words="prepare photos {}/d --size 64 --workers 1 --quiet"),
     "evaluate": Job(
         words=f"evaluate simswap --pairs pairs.csv {MEASURE} {CPU}",
@@ -125,7 +129,8 @@ def inputs(folder: Path) -> None:
 
     from facke_cli.samples import sample_or_path
 
-    sys.path[:0] = [str(ROOT / "tests" / "unit"), str(ROOT / "tests")]
+    sys.path[:0] = [str(ROOT / "tests" / "unit"), str(ROOT / "tests"), str(ROOT / "tools")]
+    from make_clip import make
     from test_convert_safety import tiny
 
     pictures = [Image.open(sample_or_path(f"sample:{who}")) for who in ("collins", "hopper")]
@@ -134,6 +139,7 @@ def inputs(folder: Path) -> None:
         picture.save(folder / f"{number}.png")
         (folder / "photos" / "AB"[number % 2]).mkdir(parents=True, exist_ok=True)
         picture.save(folder / "photos" / "AB"[number % 2] / f"{number}.png")
+    make(folder / "clip.mkv", frames=2, size=(240, 200), seconds=11)
     rows = [f"{a}.png,{b}.png" for a in range(2) for b in range(3) if a != b]
     (folder / "pairs.csv").write_text("\n".join(["source,target", *rows]) + "\n")
     torch.save(tiny(), folder / "latest_net_G.pth")

@@ -300,7 +300,7 @@ def test_a_missing_face_says_how_many_there_are(
 def test_impossible_choices_are_explained(
     detector: FaceDetector, red: Tensor, group: Tensor, face: Any
 ) -> None:
-    with pytest.raises(UsageError, match="Use 'largest', 'all', or a number from 1"):
+    with pytest.raises(UsageError, match="'left', 'right', or a number from 1"):
         make(detector)(red, group, face=face)
 
 

@@ -115,36 +115,46 @@ def _text(cell: object) -> str:
 
 
 @contextmanager
-def progress() -> Iterator[Progress]:
-    """Show progress on stderr: a bar on a terminal, a line now and then elsewhere."""
+def progress(*, rate: bool = False) -> Iterator[Progress]:
+    """Show progress on stderr: a bar on a terminal, a line now and then elsewhere; with ``rate``
+    also how many a second, and the time that is left."""
     if not sys.stderr.isatty():
-        yield _lines()
+        yield _lines(rate=rate)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
 
     name = TextColumn("{task.description}", markup=False)
-    columns = (name, BarColumn(), MofNCompleteColumn(), Remaining())
+    speed = [TextColumn("{task.fields[speed]}")] if rate else []
+    columns = (name, BarColumn(), MofNCompleteColumn(), *speed, Remaining())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         tasks: dict[str, TaskID] = {}
 
         def show(what: str, done: int, total: int) -> None:
             if what not in tasks or bar.tasks[tasks[what]].finished:
-                tasks[what] = bar.add_task(plain(what), total=total)
-            bar.update(tasks[what], completed=done)
+                tasks[what] = bar.add_task(plain(what), total=total, speed="")
+            per_second = bar.tasks[tasks[what]].speed
+            speed = f"{per_second:.1f}/s" if per_second else ""
+            bar.update(tasks[what], completed=done, speed=speed)
 
         yield show
 
 
-def _lines() -> Progress:
-    said = time.monotonic()
+def _lines(*, rate: bool) -> Progress:
+    said = began = time.monotonic()
+    first = 0
 
     def show(what: str, done: int, total: int) -> None:
-        nonlocal said
-        if done == total or time.monotonic() - said > SECONDS:
-            said = time.monotonic()
-            say(f"{what} {done}/{total}")
+        nonlocal said, first, began
+        now = time.monotonic()
+        if not first:  # what was done before is not of this run
+            first, began = done, now
+        if done == total or now - said > SECONDS:
+            said = now
+            speed = (done - first) / (now - began) if now > began else 0.0
+            more = f", {speed:.1f}/s, {(total - done) / speed:.0f} s left" if speed else ""
+            say(f"{what} {done}/{total}{more if rate else ''}")
 
     return show
 

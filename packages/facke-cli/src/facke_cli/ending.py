@@ -50,6 +50,8 @@ class Stopped(KeyboardInterrupt):
 
     last: tuple[int, float] | None = None
     """Number and time of the last signal of this process."""
+    resumes = False
+    """Whether the running command can go on by ``--resume``."""
 
 
 class Unwritten(Exception):
@@ -138,12 +140,15 @@ def _stop(number: int, frame: FrameType | None) -> None:
     raise Stopped
 
 
+def can_resume() -> None:
+    """Note that the running command keeps what is finished, and goes on by ``--resume``."""
+    Stopped.resumes = True
+
+
 def go_on(words: Sequence[str]) -> str:
     """Say how a command that was stopped goes on; empty where it begins anew."""
     first, options = words[0] if words else "", {word.partition("=")[0] for word in words}
-    resumes = (first == "swap" and "--pairs" in options) or (
-        first == "evaluate" and "--out" in options
-    )
+    resumes = Stopped.resumes or (first == "evaluate" and "--out" in options)
     if not resumes and first != "prepare":
         return ""
     more = ["--resume"] if resumes and "--resume" not in options else []

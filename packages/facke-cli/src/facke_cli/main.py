@@ -41,7 +41,9 @@ __all__ = ["main", "run"]
 OWN = {
     "swap": "Put the identity of one face on another picture.",
     "faces": "List and number the faces of a picture.",
-    "inspect": "Tell what a picture says about its own making.",
+    "inspect": "Tell what a picture or a clip says about its own making.",
+    "plan": "Find the people of a clip, to say who becomes whom.",
+    "verify-media": "Compare a clip with what was made of it.",
     "methods": "List the installed methods.",
     "plugins": "List the installed plugins, and those that failed.",
     "prepare": "Make a dataset from photographs of people.",
@@ -55,6 +57,7 @@ GROUPS = {
     "evaluate": {
         "run": "Measure weights; meant where no command is named.",
         "diff": "Say where two reports differ.",
+        "video": "Measure how steady a clip is, and what was made of it.",
         "scan": "Choose among the checkpoints of a run, as the paper.",
     },
     "weights": {
@@ -104,7 +107,7 @@ def main(arguments: Sequence[str]) -> int:
     _show_warnings(everything=debug)
     # --debug is accepted anywhere, because it is added to a command that failed
     words = [word for word in arguments if word != "--debug"]
-    Stopped.last = None
+    Stopped.last, Stopped.resumes = None, False
     try:
         _dispatch(words)
     except SystemExit as stop:
@@ -224,10 +227,12 @@ def _is_command(first: str, rest: list[str]) -> bool:
 
 
 def _own() -> list[CommandSpec]:
-    return [
-        CommandSpec(name=name, target=f"facke_cli.commands.{name}:{name}", help=text)
-        for name, text in OWN.items()
-    ]
+    return [CommandSpec(name=name, target=_target(name), help=text) for name, text in OWN.items()]
+
+
+def _target(name: str) -> str:
+    module = name.replace("-", "_")
+    return f"facke_cli.commands.{module}:{module}"
 
 
 def _command_list() -> str:

@@ -266,6 +266,14 @@ class LazyDetector:
         """
         return every_face(self.get(), photo)
 
+    def glance(self, photo: Tensor) -> list[Face]:
+        """The same at one look, if the detector can do with one.
+
+        Raises:
+            UnavailableError: no detector works here.
+        """
+        return glanced(self.get(), photo)
+
     def close(self) -> None:
         """Free what the detector holds; a later photo builds it again."""
         with self._building:
@@ -280,6 +288,13 @@ class LazyDetector:
 def every_face(detector: FaceDetector, photo: Tensor) -> list[Face]:
     """All faces of a photo that a detector can find, largest first."""
     return detector.all_faces(photo) if isinstance(detector, GroupDetector) else detector(photo)
+
+
+def glanced(detector: FaceDetector, photo: Tensor) -> list[Face]:
+    """The faces of a photo that a detector finds at one look, if it can do with one."""
+    glance = getattr(detector, "glance", detector)
+    faces: list[Face] = glance(photo)
+    return faces
 
 
 def close_detector(detector: FaceDetector) -> None:

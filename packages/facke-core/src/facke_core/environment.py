@@ -126,6 +126,7 @@ _SHORT = ("/tmp", "/var/tmp", "/dev/shm")
 
 
 EXTRAS = {
+    "av": "video",
     "onnx": "onnx",
     "onnxscript": "onnx",
     "onnxruntime": "onnx",

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import copy
 import itertools
+import os
 import secrets
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
 from facke_core.backends.choice import Choice
-from facke_core.building import close_detector, every_face
+from facke_core.building import (
+    DEFAULT_ENCODER,
+    close_detector,
+    encoder_settings,
+    every_face,
+    glanced,
+)
 from facke_core.environment import ForkSafeLock
 from facke_core.errors import (
     CompatibilityError,
     FackeError,
+    FackeWarning,
     ImageError,
     NoFaceError,
     UsageError,
@@ -35,8 +45,13 @@ from facke_core.faces.choosing import (
 from facke_core.faces.doubts import looked_over
 from facke_core.faces.occlusion import occlusion
 from facke_core.faces.paste import Pasted, mask_behind, paste
+from facke_core.faces.portrait import MOST, SUFFIX, Giver, Portrait, View, giver
+from facke_core.faces.pose import head_pose
 from facke_core.faces.reframe import retemplate
 from facke_core.faces.templates import Alignment
+from facke_core.identity.digest import encoder_digest
+from facke_core.identity.people import DIM, OTHER, Cast, Players, seen_as
+from facke_core.images.files import pictures_in
 from facke_core.images.io import ImageLike, Photo, read_image, resize
 from facke_core.plugins.registry import default_registry
 from facke_core.protocols import FaceDetector, IdentityEncoder, Method, Sampler, SeededSampler
@@ -61,8 +76,13 @@ class _Looked(NamedTuple):
 
     photo: Photo
     faces: list[AlignedFace]
+    givers: list[Giver]
     seen: list[Face]
     covers: Tensor | None
+
+
+SourceLike = ImageLike | Portrait | Sequence[ImageLike | Portrait]
+"""A source: a photograph, several or a folder of one person, or a saved face."""
 
 
 class SwapPipeline:
@@ -151,7 +171,7 @@ class SwapPipeline:
 
     def __call__(
         self,
-        source: ImageLike,
+        source: SourceLike | Cast,
         target: ImageLike,
         *,
         seed: int | None = None,
@@ -161,14 +181,16 @@ class SwapPipeline:
         """Swap faces in a photo.
 
         Args:
-            source: gives the identity, by its largest face.
+            source: gives the identity, by its largest face: a photograph; several, or a folder, of
+                one person; a saved face (:class:`~facke_core.faces.portrait.Portrait`); or who
+                becomes whom (:class:`~facke_core.identity.people.Cast`).
             target: the photo that is changed.
             seed: seed of the noise, for methods that draw any; default: a fresh one, which the
                 result names. Some methods draw only if it is given
                 (:class:`~facke_core.protocols.SeededSampler`). The global random state is neither
                 read nor changed.
-            face: the faces of the target to swap: ``largest``, ``all``, a number counted from
-                the largest, 1, or several such numbers.
+            face: the faces of the target to swap: ``largest``, ``all``, ``left``, ``right``, a
+                number counted from the largest, 1, or several such numbers.
             source_face: the face of the source that gives the identity, counted from the largest,
                 1; default: the largest, with a warning where there are others.
 
@@ -187,7 +209,7 @@ class SwapPipeline:
 
     def swap_many(
         self,
-        source: ImageLike,
+        source: SourceLike | Cast,
         targets: Iterable[ImageLike],
         *,
         seed: int | None = None,
@@ -200,7 +222,7 @@ class SwapPipeline:
         photos go through the generator together.
 
         Args:
-            source: gives the identity, by its largest face.
+            source: gives the identity, as for a call.
             targets: the photos that are changed; read as they are needed.
             seed: seed of the noise, with which each batch begins again. Where a method draws
                 noise, what a photo gets depends on its place in the batch.
@@ -226,62 +248,79 @@ class SwapPipeline:
         if batch_size < 1:
             raise UsageError(f"batch_size={batch_size} is not possible. Use a number from 1.")
         clock = StageClock(STAGES)
-        photo = read_image(source)
-        with clock.stage("detect"):
-            giver = self._source_face(photo, source_face)
-        with clock.stage("align"):
-            own = self.align(photo.image, giver)
-        with clock.stage("occlusion"):
-            hidden = self.occlusion(photo.image, [own])
-        with clock.stage("encode"):
-            identity = self.encode(own.crop[None])
+        players = self.players(source, source_face=source_face, clock=clock)
         remaining = iter(enumerate(targets))
         while batch := list(itertools.islice(remaining, batch_size)):
             looked = []
             for number, target in batch:
                 try:
-                    looked.append(self._look(read_image(target), face, clock))
+                    looked.append(self._look(read_image(target), players, face, clock))
                 except (ImageError, NoFaceError) as error:
                     if on_error is None:
                         raise
                     on_error(number, error)
             if looked:
-                yield from self._swapped(own, hidden, identity, looked, seed, clock)
+                yield from self._swapped(looked, seed, clock)
             clock = StageClock(STAGES)
 
-    def _look(self, photo: Photo, choice: FaceChoice, clock: StageClock) -> _Looked:
+    def _look(
+        self, photo: Photo, players: Players, choice: FaceChoice, clock: StageClock
+    ) -> _Looked:
         with clock.stage("detect"):
-            chosen, seen = self._faces(photo, choice)
+            numbers_of(choice)  # refused before anything is looked for
+            every = choice != "largest" or bool(len(players.references))
+            seen = self._seen(photo, every=every)
+            chosen, givers = players.among(photo, seen, choice)
         with clock.stage("align"):
             ready = [self.align(photo.image, face) for face in chosen]
         with clock.stage("occlusion"):
             covers = self.occlusion(photo.image, ready)
-        return _Looked(photo, ready, seen, covers)
+        return _Looked(photo, ready, givers, seen, covers)
+
+    def given(
+        self,
+        targets: Sequence[AlignedFace],
+        givers: Sequence[Giver],
+        covers: Tensor | None,
+        *,
+        numbers: Sequence[int] | None = None,
+    ) -> tuple[SwapInputs, list[AlignedFace]]:
+        """What :meth:`sample` takes, and the photographs that were chosen of the sources.
+
+        Args:
+            targets: B faces that :meth:`align` made.
+            givers: the source of each.
+            covers: what covers each (B, 1, M, M); None: nobody looked.
+            numbers: of the photographs of each source; default: those that are nearest.
+        """
+        numbers = numbers or [
+            giver.nearest(head_pose(target.face))
+            for giver, target in zip(givers, targets, strict=True)
+        ]
+        views = [giver.views[number] for giver, number in zip(givers, numbers, strict=True)]
+        inputs = self.inputs(views, targets, torch.cat([giver.identity for giver in givers]))
+        hidden = [
+            giver.hidden[number]
+            for giver, number in zip(givers, numbers, strict=True)
+            if giver.hidden is not None
+        ]
+        if covers is not None and len(hidden) == len(targets):
+            inputs = inputs._replace(source_occlusion=torch.stack(hidden), target_occlusion=covers)
+        return inputs, views
 
     def _swapped(
-        self,
-        source: AlignedFace,
-        hidden: Tensor | None,
-        identity: Tensor,
-        looked: Sequence[_Looked],
-        seed: int | None,
-        clock: StageClock,
+        self, looked: Sequence[_Looked], seed: int | None, clock: StageClock
     ) -> Iterator[SwapResult]:
         with clock.stage("generate"):
-            sampler, (rng, start) = self.sampler(seed), _random(seed)
+            sampler, (rng, start) = self.sampler(seed), noise(seed)
             everyone = [face for each in looked for face in each.faces]
-            count = len(everyone)
-            inputs = self.inputs([source] * count, everyone, identity.expand(count, -1))
-            covers = [each.covers for each in looked if each.covers is not None]
-            if hidden is not None and covers:
-                inputs = inputs._replace(
-                    source_occlusion=hidden.expand(count, -1, -1, -1),
-                    target_occlusion=torch.cat(covers),
-                )
+            givers = [giver for each in looked for giver in each.givers]
+            known = [each.covers for each in looked if each.covers is not None]
+            inputs, sources = self.given(everyone, givers, torch.cat(known) if known else None)
             swapped = iter(self.sample(inputs, rng=rng, sampler=sampler))
         with clock.stage("paste"):
             images, shares = [], []
-            for photo, ready, seen, cover in looked:  # the largest faces are in front
+            for photo, ready, _, seen, cover in looked:  # the largest faces are in front
                 image, share = photo.image, torch.zeros_like(photo.image[:1])
                 crops = [(i, face, next(swapped)) for i, face in enumerate(ready)]
                 for i, face, crop in reversed(crops):
@@ -291,9 +330,13 @@ class SwapPipeline:
                     share = share * (1 - own) + own
                 images.append(image)
                 shares.append(share)
-        request = self._request(sampler, seed, rng, start)
+        request = self.request(sampler, seed, rng, start)
         seconds = {stage: value / len(looked) for stage, value in clock.seconds(total=True).items()}
-        for (photo, ready, seen, _), image, share in zip(looked, images, shares, strict=True):
+        starts = itertools.accumulate((len(each.faces) for each in looked), initial=0)
+        firsts = [sources[start] for start in itertools.islice(starts, len(looked))]
+        for (photo, ready, _, seen, _), source, image, share in zip(
+            looked, firsts, images, shares, strict=True
+        ):
             result = SwapResult(
                 image=image,
                 faces=tuple(aligned.face for aligned in ready),
@@ -305,6 +348,149 @@ class SwapPipeline:
                 alpha=photo.alpha,
             )
             yield self.registry.apply_result(result, request)
+
+    def portrait(self, source: SourceLike, *, source_face: int | None = None) -> Portrait:
+        """A source as something to keep: :meth:`~facke_core.faces.portrait.Portrait.save` it.
+
+        Of several photographs those that cannot be used are left out.
+
+        Args:
+            source: a photograph, several or a folder of one person, or a saved face.
+            source_face: the face in each photograph, counted from the largest, 1.
+
+        Raises:
+            ImageError, NoFaceError: no photograph can be read and shows a face.
+            UsageError: an impossible ``source_face``, or photographs without number or end.
+
+        Warns:
+            FackeWarning: a photograph is left out, or seems to show somebody else.
+        """
+        views = self._views(source, source_face)
+        if self.identity_encoder is None:
+            return Portrait(views=views)
+        crops = torch.stack([self.align(photo.image, face).crop for photo, face in views])
+        return Portrait(views=views, encoder=self._encoder, identities=self.encode(crops))
+
+    def players(
+        self,
+        source: SourceLike | Cast,
+        *,
+        source_face: int | None = None,
+        clock: StageClock | None = None,
+    ) -> Players:
+        """What a source, or a cast, is for swaps: looked at once, used for any number of targets.
+
+        Errors and warnings are those of :meth:`portrait`.
+        """
+        clock = clock or StageClock(STAGES)
+        if not isinstance(source, Cast):
+            return Players(torch.zeros(0, DIM), [], self._giver(source, source_face, clock))
+        references, givers = [], []
+        for reference, own in source.people:
+            if isinstance(reference, Tensor) and reference.shape == (DIM,):
+                references.append(reference)
+            else:
+                with clock.stage("detect"):
+                    views = self._views(reference, None)
+                known = torch.cat([seen_as(photo.image, [face]) for photo, face in views])
+                references.append(torch.nn.functional.normalize(known.mean(0), dim=0))
+            givers.append(None if own is None else self._giver(own, source_face, clock))
+        others = source.others
+        return Players(
+            torch.stack(references) if references else torch.zeros(0, DIM),
+            givers,
+            None if others is None else self._giver(others, source_face, clock),
+            source.during,
+        )
+
+    def _giver(self, source: SourceLike, source_face: int | None, clock: StageClock) -> Giver:
+        kept = source
+        if isinstance(source, str | os.PathLike) and Path(source).suffix.lower() == SUFFIX:
+            kept = Portrait.read(source)
+        with clock.stage("detect"):
+            views = self._views(kept, source_face)
+        with clock.stage("align"):
+            ready = [self.align(photo.image, face) for photo, face in views]
+        with clock.stage("occlusion"):
+            hidden = [
+                self.occlusion(photo.image, [own])
+                for (photo, _), own in zip(views, ready, strict=True)
+            ]
+        with clock.stage("encode"):
+            if isinstance(kept, Portrait) and kept.encoder and kept.encoder == self._encoder:
+                assert kept.identities is not None
+                identities = kept.identities
+            else:
+                identities = self.encode(torch.stack([own.crop for own in ready]))
+            identity = identities[:1]
+            if len(identities) > 1:
+                identity = torch.nn.functional.normalize(identities.mean(0, keepdim=True), dim=1)
+        return giver(ready, hidden, identity)
+
+    def _views(self, source: SourceLike, source_face: int | None) -> tuple[View, ...]:
+        """The photographs of a source, and the face in each."""
+        if isinstance(source, str | os.PathLike):
+            path = Path(source)
+            if path.suffix.lower() == SUFFIX:
+                return Portrait.read(path).views
+            if path.is_dir():
+                source = list(pictures_in(path))
+        if isinstance(source, Portrait):
+            return source.views
+        if not isinstance(source, list | tuple):
+            photo = read_image(source)  # type: ignore[arg-type]
+            return (View(photo, self._source_face(photo, source_face)),)
+        if not 1 <= len(source) <= MOST:
+            raise UsageError(
+                f"A source of {len(source)} photographs is not possible. Give 1 to {MOST} pictures "
+                "of one person."
+            )
+        views: list[View] = []
+        faults: list[FackeError] = []
+        for each in source:
+            try:
+                views += self._views(each, source_face)
+            except (ImageError, NoFaceError) as error:
+                faults.append(error)
+        if not views:
+            raise faults[0]
+        for fault in faults:
+            warnings.warn(f"Left out of the source: {fault}", FackeWarning, stacklevel=4)
+        if len(views) > 1:
+            known = torch.cat([seen_as(photo.image, [face]) for photo, face in views])
+            alike = known @ known.sum(0) - 1  # to all others together
+            for (photo, _), share in zip(views, (alike / (len(views) - 1)).tolist(), strict=True):
+                if share < OTHER:
+                    warnings.warn(
+                        f"{photo.name} seems to show somebody else than the other photographs of "
+                        f"the source (likeness {share:.2f}). Leave it out, or choose its face by "
+                        "`source_face`.",
+                        FackeWarning,
+                        stacklevel=4,
+                    )
+        return tuple(views)
+
+    @property
+    def _encoder(self) -> str:
+        """Digest of the identity encoder; empty without one."""
+        if self.identity_encoder is None:
+            return ""
+        config = self.source.config.identity_encoder if self.source else None
+        own = {"name": self.identity_encoder.spec.name} if self.source is None else DEFAULT_ENCODER
+        return encoder_digest(self.identity_encoder, encoder_settings(config or own))
+
+    def video(
+        self,
+        source: SourceLike | Cast,
+        clip: str | os.PathLike[str],
+        out: str | os.PathLike[str],
+        **options: Any,
+    ) -> Any:
+        """Swap the faces of a clip: :func:`facke_core.video.swapping.swap_video`, which says what
+        ``options`` there are, and what it returns and raises."""
+        # named, not imported: clips are made of pipelines, and not the other way round
+        swap_video = self.registry.resolve("facke_core.video.swapping:swap_video")
+        return swap_video(self, source, clip, out, **options)
 
     def swap_files(
         self, source: ImageLike, target: ImageLike, *, seed: int | None = None
@@ -322,20 +508,24 @@ class SwapPipeline:
         with clock.stage("encode"):
             identity = self.encode(crops[0])
         with clock.stage("generate"):
-            sampler, (rng, start) = self.sampler(seed), _random(seed)
+            sampler, (rng, start) = self.sampler(seed), noise(seed)
             image = self.swap_crops(*crops, identity=identity, rng=rng, sampler=sampler)[0]
-        request = self._request(sampler, seed, rng, start)
+        request = self.request(sampler, seed, rng, start)
         return SwapResult(image=image, faces=(), seconds=clock.seconds(total=True), request=request)
 
-    def detect(self, photo: Tensor, *, every: bool = False) -> list[Face]:
+    def detect(self, photo: Tensor, *, every: bool = False, quick: bool = False) -> list[Face]:
         """The faces of a photo (3, H, W), largest first.
 
         The detector may stop at the first faces that it finds; with ``every``, one that can looks
-        on, for small faces beside larger ones and for heads that lie or stand on their heads.
-        Threads wait for each other here.
+        on, for small faces beside larger ones and for heads that lie or stand on their heads. With
+        ``quick``, one that can looks once, for faces that are neither. Threads wait for each other
+        here.
         """
         with self._detecting:
-            faces = every_face(self.detector, photo) if every else self.detector(photo)
+            if quick:
+                faces = glanced(self.detector, photo)
+            else:
+                faces = every_face(self.detector, photo) if every else self.detector(photo)
         return [looked_over(face, photo) for face in faces]
 
     def align(self, photo: Tensor, face: Face) -> AlignedFace:
@@ -478,17 +668,11 @@ class SwapPipeline:
         weights = f"weights {self.source.name}, " if self.source and self.source.name else ""
         return f"{weights}backend {self.choice}"
 
-    def _faces(self, photo: Photo, choice: FaceChoice) -> tuple[list[Face], list[Face]]:
-        """The faces to swap, and those that were seen."""
-        numbers = numbers_of(choice)
-        faces = self._seen(photo, every=choice != "largest")
-        return chosen_faces(faces, numbers, photo, every=choice == "all"), faces
-
     def _source_face(self, photo: Photo, number: int | None) -> Face:
         if number is None:
             return largest_of(self._seen(photo, every=False), photo)
-        numbers = [number_of(number, "source_face")]
-        return chosen_faces(self._seen(photo, every=True), numbers, photo)[0]
+        number = number_of(number, "source_face")
+        return chosen_faces(self._seen(photo, every=True), number, photo)[0]
 
     def _seen(self, photo: Photo, *, every: bool) -> list[Face]:
         faces = self.detect(photo.image, every=every)
@@ -517,7 +701,7 @@ class SwapPipeline:
             return sampler.seeded()
         return sampler
 
-    def _request(
+    def request(
         self, sampler: Sampler[Any], seed: int | None, rng: torch.Generator, start: Tensor
     ) -> SwapRequest:
         """The record for results; it names a seed that was drawn here only if noise was drawn."""
@@ -533,7 +717,7 @@ class SwapPipeline:
         )
 
 
-def _random(seed: int | None) -> tuple[torch.Generator, Tensor]:
+def noise(seed: int | None) -> tuple[torch.Generator, Tensor]:
     """A random generator of its own on the CPU, and its state before anything was drawn."""
     if seed is not None and not 0 <= seed < 2**63:
         raise UsageError(f"seed={seed} is not possible. Use a number from 0 to 2**63 - 1.")

@@ -15,17 +15,23 @@ __all__ = ["inspect"]
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A picture.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A picture or a clip.")],
     as_json: AsJson = False,
 ) -> None:
-    """Tell what a picture says about its own making.
+    """Tell what a picture or a clip says about its own making.
 
-    Results of facke say that they are synthetic, and with which method, weights and seed. A
-    picture that says nothing may still be synthetic: metadata is easily lost.
+    Results of facke say that they are synthetic, and with which method, weights and seed. One
+    that says nothing may still be synthetic: metadata is easily lost.
     """
     from facke_core.images.provenance import read_disclosure, source_type
+    from facke_core.video.kinds import is_stream
 
-    disclosure = read_disclosure(file)
+    if is_stream(file):
+        from facke_core.video.tags import read_disclosure as read_of_clip
+
+        disclosure = read_of_clip(file)
+    else:
+        disclosure = read_disclosure(file)
     kind = source_type(disclosure.get("digital_source_type", ""))
     synthetic = kind is not None and kind.synthetic
     meaning = "" if kind is None else kind.meaning

@@ -13,21 +13,23 @@ from facke_core.types import Face
 
 __all__ = ["FaceChoice"]
 
-FaceChoice = Literal["largest", "all"] | int | Sequence[int]
+FaceChoice = Literal["largest", "all", "left", "right"] | int | Sequence[int]
 """The faces of a target to swap. Numbers count from the largest, which is 1, through all faces that
-can be found; ``largest`` is the largest of those that are found first, and takes less time."""
+can be found; ``left`` and ``right`` are the outermost of them, as one looks at the picture;
+``largest`` is the largest of those that are found first, and takes less time."""
+WORDS = ("largest", "all", "left", "right")
 _CALLER = 5
 """Number of frames from a warning to the code that asked for a swap, about."""
 
 
 def numbers_of(choice: FaceChoice) -> list[int] | None:
-    """The chosen numbers, each once; None for ``largest`` and ``all``.
+    """The chosen numbers, each once; None for one of :data:`WORDS`.
 
     Raises:
         UsageError: it is no choice.
     """
     if isinstance(choice, str):
-        return None if choice in ("largest", "all") else [number_of(choice)]
+        return None if choice in WORDS else [number_of(choice)]
     if isinstance(choice, Sequence) and choice:
         return sorted({number_of(number) for number in choice})
     return [number_of(choice)]
@@ -41,24 +43,24 @@ def number_of(value: object, where: str = "face") -> int:
     """
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return value
-    others = "" if where == "source_face" else "'largest', 'all', or "
+    others = "" if where == "source_face" else "'largest', 'all', 'left', 'right', or "
     raise UsageError(
         f"{where}={value!r} is not possible. Use {others}a number from 1, which counts from the "
         f"largest face{', or several such numbers' if others else ''}."
     )
 
 
-def chosen_faces(
-    faces: Sequence[Face], numbers: Sequence[int] | None, photo: Photo, *, every: bool = False
-) -> list[Face]:
-    """The faces of a photo with these numbers; for None all, or the largest.
+def chosen_faces(faces: Sequence[Face], choice: FaceChoice, photo: Photo) -> list[Face]:
+    """The chosen ones of the faces of a photo, of which there is one at least.
 
     Raises:
+        UsageError: it is no choice.
         NoFaceError: there are fewer.
 
     Warns:
         FackeWarning: one of them is doubtful.
     """
+    numbers = numbers_of(choice)
     missing = [number for number in numbers or () if number > len(faces)]
     if missing:
         there = "is 1 face" if len(faces) == 1 else f"are {len(faces)} faces"
@@ -67,10 +69,26 @@ def chosen_faces(
             "largest, 1, or ask for largest or all."
         )
     if numbers is None:
-        chosen = list(faces) if every else list(faces[:1])
+        chosen = by_word(faces, str(choice))
     else:
         chosen = [faces[number - 1] for number in numbers]
-    for face in chosen:
+    warn_of(chosen, photo)
+    return chosen
+
+
+def by_word(faces: Sequence[Face], word: str) -> list[Face]:
+    """The faces, largest first, that one of :data:`WORDS` names; none where there are none."""
+    if word == "all":
+        return list(faces)
+    if word in ("left", "right"):
+        across = sorted(faces, key=lambda face: float(face.box[0] + face.box[2]))
+        return across[:1] if word == "left" else across[-1:]
+    return list(faces[:1])
+
+
+def warn_of(faces: Sequence[Face], photo: Photo) -> None:
+    """Warn of the doubtful ones of faces that are swapped."""
+    for face in faces:
         if face.doubts:
             x, y = ((face.box[:2] + face.box[2:]) / 2).round().int().tolist()
             warnings.warn(
@@ -79,7 +97,6 @@ def chosen_faces(
                 FackeWarning,
                 stacklevel=_CALLER,
             )
-    return chosen
 
 
 def larger_than(face: Face, faces: Sequence[Face]) -> list[Face]:
@@ -101,7 +118,7 @@ def largest_of(faces: Sequence[Face], photo: Photo) -> Face:
             FackeWarning,
             stacklevel=_CALLER,
         )
-    return chosen_faces(faces, None, photo)[0]
+    return chosen_faces(faces, "largest", photo)[0]
 
 
 def shown(photo: Photo, threshold: float | None = None) -> str:

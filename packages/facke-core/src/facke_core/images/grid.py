@@ -59,7 +59,7 @@ def face_matrix(
     white = torch.ones(3, size, size)
     top, left = (
         [
-            _labelled(white if picture is None else _fit(picture, size), text)
+            labelled(white if picture is None else _fit(picture, size), text)
             for picture, text in zip(pictures, labels or [""] * len(pictures), strict=True)
         ]
         for pictures, labels in ((targets, target_labels), (sources, source_labels))
@@ -97,7 +97,7 @@ def picture_grid(
         for j, picture in enumerate(row):
             if picture is None:
                 continue
-            cell = _labelled(_fit(picture, size), labels[j] if labels and i == 0 else "")
+            cell = labelled(_fit(picture, size), labels[j] if labels and i == 0 else "")
             canvas[:, i * step : i * step + size, j * step : j * step + size] = cell
     return canvas
 
@@ -113,7 +113,7 @@ def _fit(picture: Tensor, size: int) -> Tensor:
     return F.pad(small, (left, size - w - left, top, size - h - top), value=1.0)
 
 
-def _labelled(picture: Tensor, text: str) -> Tensor:
+def labelled(picture: Tensor, text: str) -> Tensor:
     """The picture with ``text`` in white on a dark strip along its lower edge."""
     if not text:
         return picture

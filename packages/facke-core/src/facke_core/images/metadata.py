@@ -8,6 +8,7 @@ that make the picture, and what is read of the others is bounded.
 from __future__ import annotations
 
 import io
+import re
 import struct
 import warnings
 import zlib
@@ -34,6 +35,7 @@ XMP_TAG = 700
 _XMP_JPEG = b"http://ns.adobe.com/xap/1.0/\0"
 _XMP_MORE = b"http://ns.adobe.com/xmp/extension/\0"
 _XMP_PNG = b"XML:com.adobe.xmp"
+_XMP_GIF = rb"!\xff\x0bXMP DataXMP(.*?)\x01\xff\xfe\xfd"
 
 
 def open_picture(file: BinaryIO, formats: tuple[str, ...] | None = None) -> PIL.Image.Image:
@@ -223,6 +225,9 @@ def _other_xmp(file: BinaryIO) -> Iterator[bytes]:
             if kind == b"XMP " and length <= MAX_BYTES:
                 yield file.read(length)
             place += 8 + length + length % 2
+        return
+    if _begins(file, b"GIF8"):  # of which Pillow keeps no packet
+        yield from re.findall(_XMP_GIF, file.read(MAX_BYTES), re.DOTALL)
         return
     with open_picture(file) as picture:
         packet = picture.info.get("xmp") or getattr(picture, "tag_v2", {}).get(XMP_TAG)

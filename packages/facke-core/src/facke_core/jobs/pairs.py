@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from facke_core._files import sha256_of
 from facke_core.data.tables import read_csv
 from facke_core.errors import DataError, UsageError, did_you_mean
+from facke_core.images.files import SUFFIXES, pictures_in
 
 if TYPE_CHECKING:
     import torch
@@ -152,6 +153,25 @@ def read_pairs(file: Path) -> PairSet:
         for pair in named
     ]
     return PairSet(pairs=pairs, name=file.name)
+
+
+def pairs_of_folder(source: Path, folder: Path) -> PairSet:
+    """Pair one source with all pictures in a folder and the folders in it, sorted by their names.
+
+    Raises:
+        DataError: the source cannot be read, or there is no picture.
+    """
+    key, fault = _digest(source)
+    if fault:
+        raise DataError(f"The source {source} cannot be read: {fault}. Give a picture.")
+    giver = PictureRef(str(source), "source", key, path=source)
+    pairs = []
+    for path in pictures_in(folder, deep=True):
+        name, (key, fault) = path.relative_to(folder).as_posix(), _digest(path)
+        pairs.append(SwapPair(giver, PictureRef(name, name, key, path=path, fault=fault)))
+    if not pairs:
+        raise DataError(f"No picture is in {folder}. Give a folder with {', '.join(SUFFIXES)}.")
+    return PairSet(pairs=pairs, name=folder.name)
 
 
 def read_same(file: Path) -> list[SamePair]:

@@ -1,8 +1,9 @@
-"""The work of swapping many pictures: the pairs of a CSV, here or on many machines.
+"""The work of swapping many pictures: the pairs of a CSV, or one source and all pictures of a
+folder, here or on many machines.
 
-Picture *n* of the folder is what :class:`~facke_core.pipeline.SwapPipeline` makes of pair *n* with
-the seed that stands beside it. Pairs are done in shards; an interrupted work loses the shard it was
-at.
+Picture *n* of a CSV, or that of the same name, is what
+:class:`~facke_core.pipeline.SwapPipeline` makes of pair *n* with the seed that stands beside it.
+Pairs are done in shards; an interrupted work loses the shard it was at.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from facke_core.errors import (
     NoFaceError,
     UsageError,
 )
-from facke_core.images.files import is_hidden
+from facke_core.images.files import WRITABLE, is_hidden
 from facke_core.jobs.engines import Engine, here, parts_without, shards
-from facke_core.jobs.pairs import PairSet, SwapPair, key_of, read_pairs
+from facke_core.jobs.pairs import PairSet, SwapPair, key_of, pairs_of_folder, read_pairs
 from facke_core.plugins.registry import Registry, default_registry
 from facke_core.types import Progress
 from facke_core.weights.sources import Source, locate
@@ -78,9 +79,12 @@ class SwapWork:
     """The weights, as :func:`facke_core.load` takes them. Where several do the work, a
     :class:`Source` makes all of them load the same commit or the same tensors."""
     pairs: str
-    """A CSV for :func:`~facke_core.jobs.pairs.read_pairs`."""
+    """A CSV for :func:`~facke_core.jobs.pairs.read_pairs`, or with :attr:`source` a folder of
+    pictures, whose results have the same names in the same folders."""
     folder: str
     """The folder that the pictures go to."""
+    source: str = ""
+    """A picture that is put on all of a folder; empty where a CSV names the sources."""
     face: str | int | Sequence[int] = "largest"
     """The faces of each target to swap, as :class:`~facke_core.pipeline.SwapPipeline` takes them.
     """
@@ -97,6 +101,19 @@ class SwapWork:
     """The device, as for :func:`facke_core.load`."""
     registry: Callable[[], Registry] = default_registry
     """A function that returns where names are looked up; it is called in each process."""
+
+    def read(self) -> PairSet:
+        """Read the pairs."""
+        if self.source:
+            return pairs_of_folder(Path(self.source), Path(self.pairs))
+        return read_pairs(Path(self.pairs))
+
+    def name_of(self, index: int, pair: SwapPair) -> str:
+        """The name of the result of a pair in :attr:`folder`."""
+        if not self.source:
+            return f"{index:06d}.png"
+        name = pair.target.name  # formats that are only read become PNG
+        return name if Path(name).suffix.lower() in WRITABLE else f"{name}.png"
 
     def about(self, pairs: PairSet) -> dict[str, Any]:
         """Say what decides the pictures, as plain values."""
@@ -129,7 +146,7 @@ class SwapWork:
             blend=self.blend,
             registry=self.registry(),
         )
-        pairs = read_pairs(Path(self.pairs)).pairs
+        pairs = self.read().pairs
         draws = self.seed is not None or not isinstance(pipeline.method.sampler, SeededSampler)
 
         def swap(index: int, pair: SwapPair) -> Swap:
@@ -152,8 +169,9 @@ class SwapWork:
                     )
             except (ImageError, NoFaceError) as error:
                 return replace(row, skipped=str(error))
-            name = f"{index:06d}.png"
+            name = self.name_of(index, pair)
             file = Path(self.folder) / name
+            file.parent.mkdir(parents=True, exist_ok=True)
             result.save(str(file), overwrite=True)
             shown = [*result.faces, *([result.source] if result.source else [])]
             return replace(
@@ -179,7 +197,8 @@ def swap_pairs(
     resume: bool = False,
     on_progress: Progress | None = None,
 ) -> list[Swap]:
-    """Swap all pairs of a CSV into a folder: ``000000.png`` and so on, and :data:`SWAPS`.
+    """Swap all pairs into a folder: ``000000.png`` and so on, or the names of the targets, and
+    :data:`SWAPS`.
 
     Args:
         work: what is done.
@@ -199,12 +218,12 @@ def swap_pairs(
         FackeError: whatever :func:`facke_core.load` raises.
     """
     work = replace(work, weights=locate(work.weights, registry=work.registry()))
-    pairs, folder = read_pairs(Path(work.pairs)), Path(work.folder)
+    pairs, folder = work.read(), Path(work.folder)
     with one_job(folder):
         run = work.about(pairs)
         done = _begin(folder, run, resume=resume)
         whole = shards(len(pairs))
-        known = {swap.pair: swap for part in whole for swap in _kept(done, part, pairs, folder)}
+        known = {swap.pair: swap for part in whole for swap in _kept(done, part, pairs, work)}
         if not known and any(done.iterdir()) and read_json(folder / RUN).get(PAIRS) != run[PAIRS]:
             raise UsageError(
                 f"{folder} holds pictures of other pairs, none of which is in {work.pairs}. Choose "
@@ -259,12 +278,12 @@ def _file(done: Path, part: range) -> Path:
     return done / f"{part.start:06d}.json"
 
 
-def _kept(done: Path, part: range, pairs: PairSet, folder: Path) -> list[Swap]:
+def _kept(done: Path, part: range, pairs: PairSet, work: SwapWork) -> list[Swap]:
     """What was done of a shard and is still there."""
     file = _file(done, part)
     if not file.is_file():
         return []
-    return [swap for swap in _read(file) if swap.pair in part and _holds(swap, pairs, folder)]
+    return [swap for swap in _read(file) if swap.pair in part and _holds(swap, pairs, work)]
 
 
 def _read(file: Path) -> list[Swap]:
@@ -274,13 +293,13 @@ def _read(file: Path) -> list[Swap]:
         raise DataError(f"{file} is damaged ({error}). Delete it and resume.") from error
 
 
-def _holds(swap: Swap, pairs: PairSet, folder: Path) -> bool:
+def _holds(swap: Swap, pairs: PairSet, work: SwapWork) -> bool:
     """Tell whether a row is of its pair, and its picture as it was written."""
     pair = pairs.pairs[swap.pair]
     source, target = pictures = pair[:2]
     if (swap.key, swap.source, swap.target) != (key_of(pictures), source.name, target.name):
         return False
-    picture = folder / f"{swap.pair:06d}.png"
+    picture = Path(work.folder) / work.name_of(swap.pair, pair)
     return bool(swap.skipped) or (picture.is_file() and sha256_of(picture) == swap.sha256)
 
 
