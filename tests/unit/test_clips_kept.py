@@ -25,7 +25,10 @@ from facke_core.video.work import ClipReport, ClipSettings, change_clip
 
 HDR = "master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,1)"
 ILDCT = {"flags": "+ildct+ilme", "x264-params": "tff=1"}
-VFR: dict[str, Any] = {"unit": Fraction(1, 1000), "times": lambda number: 40 * number + 7 * (number % 3)}
+VFR: dict[str, Any] = {
+    "unit": Fraction(1, 1000),
+    "times": lambda number: 40 * number + 7 * (number % 3),
+}
 CORPUS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "plain, with two sounds, chapters and tags": (
         "a.mp4",

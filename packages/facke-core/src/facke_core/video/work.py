@@ -299,8 +299,8 @@ def _looked(path: Path, folder: Path, settings: ClipSettings) -> tuple[Clip, Pla
 
 def _kept(work: ClipWork, plan: Plan) -> dict[int, Segment]:
     numbers = range(len(plan.parts))
-    finished = {number: segments.kept(work.folder, number) for number in numbers}
-    return {number: segment for number, segment in finished.items() if segment is not None}
+    there = {number: segments.kept(work.folder, number) for number in numbers}
+    return {number: segment for number, segment in there.items() if segment is not None}
 
 
 def _done(
