@@ -12,7 +12,6 @@ from facke_cli.console import emit, progress, say, write
 from facke_cli.ending import can_resume
 from facke_cli.telling import measured
 from facke_cli.watching import check_previews
-from facke_core.images.files import WRITABLE
 from facke_core.video.kinds import ANIMATED, is_clip
 
 if TYPE_CHECKING:
@@ -29,6 +28,8 @@ PREVIEWS = 10.0
 def becomes_clip(target: Path, output: Path) -> bool:
     """Tell whether a clip is made of TARGET: it is one, or an animated picture whose result is to
     be animated, too. Of other animated pictures the first is taken, as of a picture."""
+    from facke_core.images.files import WRITABLE
+
     ending = output.suffix.lower()
     still = ending in WRITABLE and ending not in ANIMATED
     return not still and is_clip(target)
