@@ -217,14 +217,12 @@ def note_of(folder: str, number: int) -> Path:
     return Path(folder) / f"{number:06d}.json"
 
 
-def packets_in(file: Path, *, heads: bool = False) -> Iterator[Packet]:
-    """The packets of a segment, in the order of decoding; with ``heads`` without their data."""
+def packets_in(file: Path) -> Iterator[Packet]:
+    """The packets of a segment."""
     with file.open("rb") as stream:
         while head := stream.read(_HEAD.size):
             pts, size, key = _HEAD.unpack(head)
-            yield Packet(pts, bool(key), b"" if heads else stream.read(size))
-            if heads:
-                stream.seek(size, 1)
+            yield Packet(pts, bool(key), stream.read(size))
 
 
 def kept(folder: str, number: int) -> Segment | None:
@@ -252,7 +250,7 @@ def here(
         yield make(work, clip, plan, number, change, on_frame)
 
 
-def packets(folder: str, segments: Iterable[Segment], *, heads: bool = False) -> Iterator[Packet]:
+def packets(folder: str, segments: Iterable[Segment]) -> Iterator[Packet]:
     """The packets of all segments, one after the other."""
     for segment in segments:
-        yield from packets_in(packets_of(folder, segment.number), heads=heads)
+        yield from packets_in(packets_of(folder, segment.number))

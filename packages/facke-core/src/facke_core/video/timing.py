@@ -33,7 +33,7 @@ class Plan:
     start: str = "0"
     """Seconds of the clip before what is written: a fraction; times begin there."""
     end: float | None = None
-    """The place where it ends, in seconds of the clip. None: with the clip."""
+    """The end, in seconds of the clip. None: that of the clip."""
 
     @property
     def stop(self) -> int:

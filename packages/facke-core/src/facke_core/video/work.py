@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from facke_core._files import leftovers, one_job, sha256_of
+from facke_core._version import __version__
 from facke_core.config import from_dict, read_json, write_json
 from facke_core.errors import (
     ConfigError,
@@ -144,7 +145,7 @@ def change_clip(
     folder = unfinished(out)
     with one_job(out, beside=True), _explained(out), _emptied(folder):
         leftovers(out.parent if str(out.parent) else Path(), remove=True)
-        run = {"clip": sha256_of(path), **about, "settings": asdict(settings)}
+        run = {"clip": sha256_of(path), **about, "settings": asdict(settings), "by": __version__}
         _begin(folder, run, out, resume=resume)
         clip, plan = _looked(path, folder, settings)
         encoding = codecs.choose(clip, out, settings.codec, settings.crf)
@@ -299,8 +300,8 @@ def _looked(path: Path, folder: Path, settings: ClipSettings) -> tuple[Clip, Pla
 
 def _kept(work: ClipWork, plan: Plan) -> dict[int, Segment]:
     numbers = range(len(plan.parts))
-    finished = {number: segments.kept(work.folder, number) for number in numbers}
-    return {number: segment for number, segment in finished.items() if segment is not None}
+    there = {number: segments.kept(work.folder, number) for number in numbers}
+    return {number: segment for number, segment in there.items() if segment is not None}
 
 
 def _done(

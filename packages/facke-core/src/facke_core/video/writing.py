@@ -261,26 +261,17 @@ def _chapters(chapters: list[Any], plan: Plan) -> list[Any]:
 def _pictures(
     stream: Any, plan: Plan, folder: str, segments: Sequence[Segment]
 ) -> Iterator[tuple[Fraction, Any]]:
-    """The packets of the new pictures, each with the time at which it is decoded.
-
-    Encoders begin anew with each segment, and so do their times of decoding; they are set here, for
-    all segments together.
-    """
+    """The packets of the new pictures, each with its time. They are decoded in the order in which
+    they are shown."""
     av = require("av")
-    order = [packet.pts for packet in packets(folder, segments, heads=True)]
-    times = sorted(order)
-    rank = {time: number for number, time in enumerate(times)}
+    times = plan.times
     ends = [*times[1:], times[-1] + plan.last]
-    delay = max(number - rank[pts] for number, pts in enumerate(order))
-    step = max((times[-1] - times[0]) // max(len(times) - 1, 1), 1)
-    for number, (pts, key, data) in enumerate(packets(folder, segments)):
+    for (pts, key, data), end in zip(packets(folder, segments), ends, strict=True):
         packet = av.Packet(data)
-        packet.pts, packet.time_base, packet.is_keyframe = pts, plan.unit, key
-        early = number - delay
-        packet.dts = times[early] if early >= 0 else times[0] + early * step
-        packet.duration = ends[rank[pts]] - pts
-        packet.stream = stream
-        yield packet.dts * plan.unit, packet
+        packet.pts = packet.dts = pts
+        packet.duration, packet.time_base = end - pts, plan.unit
+        packet.is_keyframe, packet.stream = key, stream
+        yield pts * plan.unit, packet
 
 
 def _copied(source: Any, streams: dict[int, Any], plan: Plan) -> Iterator[tuple[Fraction, Any]]:
