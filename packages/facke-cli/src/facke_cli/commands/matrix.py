@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from facke_cli.commands.swap import DEFAULT_METHOD, find
+from facke_cli.commands.swap import find
 from facke_cli.console import count, emit, progress, say, write
 from facke_cli.options import AsJson, Device, Force, Quiet, check_apart, command, settings
 from facke_cli.samples import sample_or_path
@@ -48,7 +48,10 @@ class MatrixOptions:
     methods: Annotated[
         list[str] | None,
         typer.Option(
-            "--method", "--methods", metavar="NAME...", help="One or more. [default: simswap]"
+            "--method",
+            "--methods",
+            metavar="NAME...",
+            help="One or more. [default: the best installed]",
         ),
     ] = None
     weights: Annotated[
@@ -169,7 +172,7 @@ def _columns(options: MatrixOptions, registry: Registry) -> dict[str, Source]:
     elif refs:
         named = [locate(ref, registry=registry) for ref in refs]
     else:
-        named = [find(name, None, registry) for name in methods or [DEFAULT_METHOD]]
+        named = [find(name, None, registry) for name in methods or (None,)]
     labels = [source.config.method for source in named]
     if len(set(labels)) < len(labels):
         labels = [source.name or source.config.method for source in named]

@@ -19,15 +19,15 @@ from facke_cli.telling import measured, report
 from facke_cli.watching import check_previews, watching
 from facke_core.errors import UsageError
 from facke_core.plugins.registry import Registry, default_registry
+from facke_core.weights.inventory import best_method
 from facke_core.weights.layout import refuse_foreign
 from facke_core.weights.sources import Source, locate
 
 if TYPE_CHECKING:
     from facke_core.faces.choosing import FaceChoice
 
-__all__ = ["DEFAULT_METHOD", "find", "swap"]
+__all__ = ["find", "swap"]
 
-DEFAULT_METHOD = "simswap"
 _TAG = re.compile(r"[\w-][\w.-]*")
 
 
@@ -85,7 +85,7 @@ def swap(
         typer.Option(metavar="CSV", help="Many at once: columns source and target."),
     ] = None,
     method: Annotated[
-        str | None, typer.Option(metavar="NAME", help=f"The method. [default: {DEFAULT_METHOD}]")
+        str | None, typer.Option(metavar="NAME", help="The method. [default: the best installed]")
     ] = None,
     weights: Annotated[
         str | None,
@@ -360,14 +360,15 @@ def _check_saved(who: Given, file: Path, *, overwrite: bool) -> None:
 
 
 def find(method: str | None, weights: str | None, registry: Registry) -> Source:
-    """Locate the weights that ``--method`` and ``--weights`` mean together.
+    """Locate the weights that ``--method`` and ``--weights`` mean together; without either, those
+    of the best method that is installed.
 
     Raises:
         FackeError: they cannot be located, or are weights of another method.
     """
     if method is not None:
         registry.methods[method]
-    chosen = method or DEFAULT_METHOD
+    chosen = method or best_method(registry=registry)
     name = chosen
     if weights is not None:
         refuse_foreign(Path(weights))
