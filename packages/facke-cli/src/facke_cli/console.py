@@ -143,12 +143,12 @@ def progress(*, rate: bool = False) -> Iterator[Progress]:
 
 def _lines(*, rate: bool) -> Progress:
     said = began = time.monotonic()
-    first = 0
+    first: int | None = None
 
     def show(what: str, done: int, total: int) -> None:
         nonlocal said, first, began
         now = time.monotonic()
-        if not first:  # what was done before is not of this run
+        if first is None:  # what was done before is not of this run
             first, began = done, now
         if done == total or now - said > SECONDS:
             said = now

@@ -148,7 +148,11 @@ def can_resume() -> None:
 def go_on(words: Sequence[str]) -> str:
     """Say how a command that was stopped goes on; empty where it begins anew."""
     first, options = words[0] if words else "", {word.partition("=")[0] for word in words}
-    resumes = Stopped.resumes or (first == "evaluate" and "--out" in options)
+    resumes = (
+        Stopped.resumes
+        or (first == "swap" and "--pairs" in options)
+        or (first == "evaluate" and "--out" in options)
+    )
     if not resumes and first != "prepare":
         return ""
     more = ["--resume"] if resumes and "--resume" not in options else []
