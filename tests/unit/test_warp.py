@@ -12,6 +12,7 @@ from facke_core.faces.warp import (
     areas,
     bend,
     depths,
+    poses_of,
     pulled,
     rasterize,
 )
@@ -59,7 +60,7 @@ def test_every_pixel_of_a_face_knows_its_place() -> None:
 def test_the_nearest_triangle_that_faces_the_camera_is_seen(yaw: float) -> None:
     """As one at a time in float64 says."""
     mesh, corners = head(yaw), face_mesh().triangles
-    raster, depth = rasterize(mesh, SIZE), depths(mesh)[0].double()
+    raster, depth = rasterize(mesh, SIZE), depths(poses_of(mesh))[0].double()
     assert areas(mesh)[0, raster.triangle[raster.triangle >= 0]].min() > 0, "none is folded"
     points, checked = mesh[0].double(), 0
     front = areas(mesh)[0] > 1e-4

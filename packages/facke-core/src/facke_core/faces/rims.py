@@ -73,8 +73,8 @@ def enlarged(crop: Tensor) -> Tensor:
 def outlines(shapes: Tensor, axes: Axes, places: int) -> Tensor:
     """The outlines (N, 2, K, 2) of both lenses for shapes (N, 7), from their right ends, down."""
     width, height, power, drop, slant, wing, shift = (x[:, None] for x in shapes.T)
-    angle = torch.arange(places) * 2 * math.pi / places
-    cos, sin = angle.cos()[None], angle.sin()[None]
+    angle = torch.arange(places).double() * 2 * math.pi / places  # the sine of pi is below 0 else
+    cos, sin = angle.cos().float()[None], angle.sin().float()[None]
     lenses = []
     for side, corners in enumerate(CORNERS):
         a, b = axes.points[list(corners)]
