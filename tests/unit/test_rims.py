@@ -13,8 +13,8 @@ from facke_cli.samples import sample_or_path
 from facke_core.building import make_detector
 from facke_core.data.occluders import draw
 from facke_core.faces.align import align, meshes
-from facke_core.faces.occlusion import CLEAR_CONTRAST, FRAMING, LEAST_CONTRAST, occlusion
 from facke_core.faces.mesh import face_mesh
+from facke_core.faces.occlusion import CLEAR_CONTRAST, FRAMING, LEAST_CONTRAST, occlusion
 from facke_core.faces.rims import Axes, drawn, enlarged, fitted, outlines
 from facke_core.images.io import read_image
 from facke_core.types import AlignedFace

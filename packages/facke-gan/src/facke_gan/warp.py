@@ -35,7 +35,7 @@ LEAST_CONTRAST = 0.5
 """Least share of the source's contrast that stays."""
 DARKEST = 0.04
 """What is added to a picture before logarithms are taken."""
-PULL = 0.5
+PULL = 1.0
 """Share of the shape of the source's face that a result has."""
 MISSING = 0.3
 """Least share of a face that the source does not show for another method to be asked; of less, such

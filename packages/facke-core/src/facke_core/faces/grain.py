@@ -24,7 +24,7 @@ MOST = 1.5
 """Most by which a band of the face is strengthened."""
 _LEAST = 0.4
 """Least standard deviation of a filter, in pixels."""
-_CLIP = 4.0
+_CLIP = 3.0
 """Detail beyond this many standard deviations is a wrinkle or a hair, and no grain."""
 
 

@@ -26,7 +26,7 @@ __all__ = ["face_mask", "paste"]
 
 MARGIN = 0.12
 """Width of what is kept around a face in front of another, as a share of its width."""
-FEATHER = 0.16
+FEATHER = 0.12
 """Width of the fade, as a share of the face's width; it ends at the outline of the face."""
 
 _DIRECTIONS = 72

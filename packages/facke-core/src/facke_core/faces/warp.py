@@ -30,7 +30,7 @@ SOURCE_LOOKS, TARGET_LOOKS = (0.6, 0.68), (0.4, 0.5)
 all is: half of a source's face has to be seen, and meshes of profiles are guesses."""
 TWIN = 0.7
 """Trust in what the other half of the face shows, which has another light."""
-EXPRESSION = 0.35
+EXPRESSION = 0.6
 """Share of that pull that eyes and lips get, as their shape is expression as well."""
 COVERED = 0.06
 """Depth in distances of the irises by which something must lie before a triangle to cover it."""
