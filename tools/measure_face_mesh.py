@@ -101,7 +101,7 @@ def triangles(mean: Points) -> list[list[int]]:
     for a, b, c in sorted(corners):
         (x1, y1), (x2, y2) = mean[b, :2] - mean[a, :2], mean[c, :2] - mean[a, :2]
         turned.append([a, b, c] if x1 * y2 > x2 * y1 else [a, c, b])
-    # beside the nostrils the mean face has one that is turned away: its edges run as its neighbours'
+    # beside the nostrils the mean face has two that are turned away, unlike all around them
     runs = Counter(edge for corners in turned for edge in _edges(corners))
     return [t[::-1] if all(runs[edge] > 1 for edge in _edges(t)) else t for t in turned]
 
