@@ -138,6 +138,8 @@ class Pinned(PerPair):
 
 
 def test_the_network_of_any_metric_that_names_its_digest_is_in_the_protocol() -> None:
-    own = Pinned(name="own", function=lambda pairs: torch.zeros(1), digest="0" * 64)
+    own = Pinned(
+        name="own", needs=frozenset(), function=lambda pairs: torch.zeros(1), digest="0" * 64
+    )
     pairs = pairs_of_dataset(dataset(), 3)
     assert evaluator("target", own).protocol(pairs)["networks"] == {"own": "0" * 64}
