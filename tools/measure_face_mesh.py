@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,8 @@ def upright(points: Points, mirror: list[int]) -> Points:
 
 
 def triangles(mean: Points) -> list[list[int]]:
-    """Corners of all triangles; clockwise in a picture of a face that looks into the camera."""
+    """Corners of all triangles, seen from outside; clockwise in a picture of a face that looks into
+    the camera, unless they are turned away."""
     edges = {(min(a, b), max(a, b)) for a, b in FACEMESH_TESSELATION}
     near: dict[int, set[int]] = {}
     for a, b in edges:
@@ -99,7 +101,14 @@ def triangles(mean: Points) -> list[list[int]]:
     for a, b, c in sorted(corners):
         (x1, y1), (x2, y2) = mean[b, :2] - mean[a, :2], mean[c, :2] - mean[a, :2]
         turned.append([a, b, c] if x1 * y2 > x2 * y1 else [a, c, b])
-    return turned
+    # beside the nostrils the mean face has two that are turned away, unlike all around them
+    runs = Counter(edge for corners in turned for edge in _edges(corners))
+    return [t[::-1] if all(runs[edge] > 1 for edge in _edges(t)) else t for t in turned]
+
+
+def _edges(corners: list[int]) -> list[tuple[int, int]]:
+    a, b, c = corners
+    return [(a, b), (b, c), (c, a)]
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from facke_core.data.composite import composite
 from facke_core.errors import VerificationError
 from facke_core.evaluation import artefacts as module
 from facke_core.evaluation.artefacts import FRAMING, artefacts, score
-from facke_core.evaluation.metrics import SwappedPairs
+from facke_core.evaluation.metrics import PerPair, SwappedPairs
 from facke_core.evaluation.runner import make_metrics
 from facke_core.evaluation.statistics import verification_auc
 from facke_core.faces.align import align, transform_points
@@ -129,3 +130,16 @@ def test_other_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(VerificationError, match=r"artefacts\.safetensors .* is damaged"):
         score(torch.rand(3, 64, 64), Face(torch.zeros(4), torch.rand(5, 2) * 64, 1.0))
     module._network.cache_clear()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pinned(PerPair):
+    digest: str
+
+
+def test_the_network_of_any_metric_that_names_its_digest_is_in_the_protocol() -> None:
+    own = Pinned(
+        name="own", needs=frozenset(), function=lambda pairs: torch.zeros(1), digest="0" * 64
+    )
+    pairs = pairs_of_dataset(dataset(), 3)
+    assert evaluator("target", own).protocol(pairs)["networks"] == {"own": "0" * 64}

@@ -47,6 +47,35 @@ def test_a_face_that_is_sharper_than_the_photo_becomes_as_soft() -> None:
     assert detail(result) == pytest.approx(detail(target), rel=0.25)
 
 
+def laplacian(picture: Tensor) -> float:
+    kernel = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]])[None, None]
+    return float(torch.nn.functional.conv2d(picture[:1, None], kernel).abs().mean())
+
+
+def test_every_band_is_filled_up_to_that_of_the_photo() -> None:
+    """Coarse detail is no pores, however strong it is."""
+    target, whole = noise(0.03), torch.ones(1, SIZE, SIZE)
+    coarse = 0.5 + 6 * (blurred(noise(0.03, seed=1)[None], 2.0)[0] - 0.5)
+    result = grained(coarse, target, whole, 3 * WIDTH)
+    assert laplacian(coarse) < 0.3 * laplacian(target)
+    assert laplacian(result) == pytest.approx(laplacian(target), rel=0.15)
+
+
+def test_soft_features_become_sharper_and_get_no_grain() -> None:
+    target = noise(0.03)
+    skin, inside = torch.zeros(1, SIZE, SIZE), torch.ones(1, SIZE, SIZE)
+    skin[..., : SIZE // 2] = 1
+    lines = torch.zeros(3, SIZE, SIZE)
+    lines[..., SIZE // 2 :: 8] = 0.06
+    soft = 0.4 + blurred(lines[None], 1.0)[0]
+    result = grained(soft, target, skin, 3 * WIDTH, inside)[..., SIZE // 2 + 16 :]
+    plain = soft[..., SIZE // 2 + 16 :]
+    assert 1.2 < laplacian(result) / laplacian(plain) <= 1.5 + 1e-3
+    assert (result[:, 1:] - result[:, :-1]).abs().max() < 0.02, "lines stay lines"
+    flat = grained(torch.full((3, SIZE, SIZE), 0.4), target, skin, WIDTH, inside)
+    assert (flat[..., SIZE // 2 :] - 0.4).abs().max() < 1e-6
+
+
 def test_without_skin_nothing_changes() -> None:
     face = noise(0.05)
     assert torch.equal(grained(face, noise(0.2, 1), torch.zeros(1, SIZE, SIZE), WIDTH), face)

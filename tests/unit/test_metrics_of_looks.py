@@ -295,6 +295,10 @@ def test_the_seam_is_the_difference_in_colour_along_it() -> None:
     # inside of the mask alone, half of the ring has it
     inside = measured(photo + (share > 0.5) * tint, share)
     assert inside["seam"] == pytest.approx(everywhere["seam"] / 2, rel=0.2)
+    # and in the middle of the face, none
+    width = round(0.1 * here.width)
+    middle = -F.max_pool2d(-(share > 0.5).float(), 2 * width + 1, 1, width)
+    assert measured(photo + middle * tint, share)["seam"] < 0.1 * everywhere["seam"]
     assert math.isnan(measured(photo, torch.zeros_like(share))["seam"])
 
 
@@ -460,9 +464,14 @@ def frames(folder: Path, count: int = 5) -> None:
         to_pil(picture).save(folder / f"{number}.png")
 
 
-def clip_pairs(folder: Path, order: Sequence[int], clips: Sequence[str]) -> PairSet:
+def clip_pairs(
+    folder: Path,
+    order: Sequence[int],
+    clips: Sequence[str],
+    sources: Sequence[str] = ("hopper.jpg",),
+) -> PairSet:
     file = folder / "clips.csv"
-    lines = [f"hopper.jpg,{number}.png,{clips[number]}" for number in order]
+    lines = [f"{name},{number}.png,{clips[number]}" for name in sources for number in order]
     file.write_text("\n".join(["source,target,clip", *lines, "hopper.jpg,hopper.jpg,"]))
     (folder / "hopper.jpg").write_bytes((SAMPLES / "hopper.jpg").read_bytes())
     return read_pairs(file)
@@ -494,6 +503,11 @@ def test_a_flickering_clip_moves_more_than_its_target(tmp_path: Path) -> None:
     assert value(flickering, clip_pairs(tmp_path, [3, 1, 4, 0, 2], ["one"] * 5)) == shaken
     two = value(flickering, clip_pairs(tmp_path, range(5), ["one"] * 3 + ["two"] * 2))
     assert two.n == 2
+    (tmp_path / "other.png").write_bytes((SAMPLES / "collins.png").read_bytes())
+    both = value(
+        flickering, clip_pairs(tmp_path, range(5), ["one"] * 5, ["hopper.jpg", "other.png"])
+    )
+    assert both.n == 2, "one clip for each source"
     none = value(flickering, clip_pairs(tmp_path, range(5), [""] * 5))
     assert (none.value, none.n) == (None, 0)
     assert clip_pairs(tmp_path, range(5), [""] * 5).digest != pairs.digest

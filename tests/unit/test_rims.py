@@ -13,8 +13,9 @@ from facke_cli.samples import sample_or_path
 from facke_core.building import make_detector
 from facke_core.data.occluders import draw
 from facke_core.faces.align import align, meshes
+from facke_core.faces.mesh import face_mesh
 from facke_core.faces.occlusion import CLEAR_CONTRAST, FRAMING, LEAST_CONTRAST, occlusion
-from facke_core.faces.rims import Axes, drawn, enlarged, fitted
+from facke_core.faces.rims import Axes, drawn, enlarged, fitted, outlines
 from facke_core.images.io import read_image
 from facke_core.types import AlignedFace
 
@@ -56,6 +57,19 @@ def test_drawn_rims_are_found_whole_where_they_are(
     found, there = drawn(grey, axes, rims) > 0.3, thing.extent > 0.5
     assert float((found & there).sum() / there.sum()) > 0.85
     assert float((found & there).sum() / found.sum()) > 0.4  # with some skin around
+
+
+def test_the_lenses_of_a_face_that_looks_ahead_are_alike() -> None:
+    """At every place, the ends below the wings too."""
+    points = face_mesh().points[:, :2]
+    even = (points + points[face_mesh().mirror] * torch.tensor([-1, 1])) / 2
+    axes = Axes.of((even * 32 + 64).float())
+    shape = torch.tensor([[0.44, 0.33, 4.5, 0.0, 0.0, 0.25, 0.0]])
+    left, right = outlines(shape, axes, 40)[0]
+    across = (20 - torch.arange(40)) % 40  # from the other side
+    middle = (axes.points[468, 0] + axes.points[473, 0]) / 2
+    mirrored = torch.stack([2 * middle - right[across, 0], right[across, 1]], 1)
+    torch.testing.assert_close(left, mirrored, atol=0.01, rtol=0)
 
 
 def test_a_bare_face_has_no_outline_of_glasses(

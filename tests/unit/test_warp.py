@@ -12,6 +12,7 @@ from facke_core.faces.warp import (
     areas,
     bend,
     depths,
+    poses_of,
     pulled,
     rasterize,
 )
@@ -55,11 +56,20 @@ def test_every_pixel_of_a_face_knows_its_place() -> None:
             assert (places[row, axis] - want)[inside[row]].abs().max() < 1e-3
 
 
+def test_the_triangles_are_a_surface_that_is_seen_from_one_side() -> None:
+    """What two of them share runs one way in the one and back in the other; a triangle that is
+    turned over leaves a hole in every face."""
+    runs = [(int(t[i]), int(t[(i + 1) % 3])) for t in face_mesh().triangles for i in range(3)]
+    assert len(set(runs)) == len(runs)
+    around = {(a, b) for a, b in runs if (b, a) not in set(runs)}
+    assert {a for a, _ in around} == set(OVAL_RING), "it ends at the outline only"
+
+
 @pytest.mark.parametrize("yaw", [0, 25, 45, -45])
 def test_the_nearest_triangle_that_faces_the_camera_is_seen(yaw: float) -> None:
     """As one at a time in float64 says."""
     mesh, corners = head(yaw), face_mesh().triangles
-    raster, depth = rasterize(mesh, SIZE), depths(mesh)[0].double()
+    raster, depth = rasterize(mesh, SIZE), depths(poses_of(mesh))[0].double()
     assert areas(mesh)[0, raster.triangle[raster.triangle >= 0]].min() > 0, "none is folded"
     points, checked = mesh[0].double(), 0
     front = areas(mesh)[0] > 1e-4

@@ -63,6 +63,32 @@ def test_highlights_are_weaker_before_a_target_without_any() -> None:
     assert spread(result) < 0.6 * spread(shiny)
 
 
+def test_lips_are_as_light_beside_the_skin_as_the_targets() -> None:
+    """Pink lips of a dark face would glow in a light one."""
+    mask, mouth = disc(), torch.zeros(1, 1, SIZE, SIZE)
+    mouth[..., 40:48, 22:42] = 1
+
+    def face(skin: tuple[float, ...], lips: tuple[float, ...], seed: int) -> Tensor:
+        tone, other = (torch.tensor(x).view(1, 3, 1, 1) for x in (skin, lips))
+        return torch.lerp(tone, other, mouth) * (texture(seed) * 0.4 + 0.8)
+
+    dark = face((0.3, 0.2, 0.16), (0.5, 0.32, 0.3), 1)
+    light = face((0.85, 0.66, 0.58), (0.7, 0.4, 0.38), 2)
+    inside = (mouth > 0)[0, 0]
+
+    def contrast(image: Tensor) -> Tensor:
+        """Of lips to skin, by channel."""
+        values = image[0].log()
+        skin = (mask - mouth)[0, 0] > 0
+        return values[:, inside].median(1).values - values[:, skin].median(1).values
+
+    result = relit(dark, light, mask, mouth)
+    assert (contrast(result) - contrast(light)).abs().max() < 0.08
+    assert (contrast(relit(dark, light, mask)) - contrast(light)).abs().max() > 0.2
+    elsewhere = (blurred(mouth, 1.0) == 0).expand_as(dark)
+    assert torch.equal(result[elsewhere], relit(dark, light, mask)[elsewhere])
+
+
 def test_a_place_without_a_face_is_no_reason_to_fail() -> None:
     source, target = texture(5), texture(6)
     nothing = torch.zeros(1, 1, SIZE, SIZE)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from facke_core import SwapInputs
-from facke_core.faces.areas import inside, openings
+from facke_core.faces.areas import inside, lips, openings
 from facke_core.faces.mesh import OVAL_RING, face_mesh
 from facke_core.faces.smooth import blurred
 from facke_core.faces.templates import template_points
@@ -92,7 +92,9 @@ def _bent(inputs: SwapInputs, covered: Tensor, pull: float, eyes: bool) -> Geome
     )
     face = (bent.raster.triangle >= 0)[:, None]
     moved = torch.where(face, bent.raster.read(x, inputs.target_mesh), x) if pull else x
-    warped = relit(toned(bent.image, x, face), moved, bent.confidence * (covered < 0.1))
+    mouths = torch.stack([lips(mesh, size) for mesh in bent.mesh])
+    seen = bent.confidence * (covered < 0.1)
+    warped = relit(toned(bent.image, x, face), moved, seen, mouths)
     open_ = torch.stack([openings(mesh, size, eyes=eyes) for mesh in bent.mesh])
     keep = torch.maximum(blurred(open_, size / 250), covered)
     closed = _closed(face.float())

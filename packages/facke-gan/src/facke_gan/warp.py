@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from facke_core import GeneratorOutput, GeneratorSpec, Method, SwapInputs
 from facke_core.delegate import encoders_of, swapped_by
 from facke_core.errors import ConfigError, UsageError
-from facke_core.faces.areas import openings
+from facke_core.faces.areas import lips, openings
 from facke_core.faces.smooth import blurred
 from facke_core.faces.warp import bend
 
@@ -35,7 +35,7 @@ LEAST_CONTRAST = 0.5
 """Least share of the source's contrast that stays."""
 DARKEST = 0.04
 """What is added to a picture before logarithms are taken."""
-PULL = 0.5
+PULL = 1.0
 """Share of the shape of the source's face that a result has."""
 MISSING = 0.3
 """Least share of a face that the source does not show for another method to be asked; of less, such
@@ -152,7 +152,8 @@ def _swapped(
     if target_occlusion is not None:  # whose colours are not the face's
         covered = F.interpolate(target_occlusion, (size, size), mode="bilinear")
         seen = seen * (covered < 0.1)
-    warped = relit(toned(bent.image, x, face), moved, seen)
+    mouths = torch.stack([lips(mesh, size) for mesh in bent.mesh])
+    warped = relit(toned(bent.image, x, face), moved, seen, mouths)
     result = blended(base, warped, bent.confidence)
     keep = torch.stack([openings(mesh, size, eyes=eyes) for mesh in bent.mesh])
     result = torch.lerp(result, moved, blurred(keep, size / 250)).clamp(0, 1)
@@ -165,12 +166,13 @@ def narrowed(mask: Tensor, by: int) -> Tensor:
     return -F.max_pool2d(-across, (2 * by + 1, 1), 1, (by, 0))
 
 
-def relit(image: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+def relit(image: Tensor, target: Tensor, mask: Tensor, lips: Tensor | None = None) -> Tensor:
     """Pictures (B, 3, S, S) in the light and the tone of ``target``, inside the mask (B, 1, S, S).
 
     In logarithms, where light and skin are sums: first the medians and, where it is less, the
     contrast of the target's face; then its low frequencies, those of its colours less low than
-    those of its lightness, within :data:`LIGHT_LIMIT`.
+    those of its lightness, within :data:`LIGHT_LIMIT`; then the medians of the lips (B, 1, S, S),
+    which are lighter than dark skin and darker than light skin.
     """
     size, face = image.shape[-1], mask > 0.5
     inside = face.to(image.dtype)
@@ -183,7 +185,21 @@ def relit(image: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         for share in (LIGHT, COLOUR)
     )
     change = torch.cat([light[:, :1], colour[:, 1:]], 1).clamp(-LIGHT_LIMIT, LIGHT_LIMIT)
-    return _from_logarithms(ours + change)
+    ours = ours + change
+    if lips is None:
+        return _from_logarithms(ours)
+    mouths = ((lips > 0.5) & face)[:, 0]
+    apart = [_between(*each) for each in zip(ours, theirs, mouths, strict=True)]
+    shift = torch.stack(apart).clamp(-LIGHT_LIMIT, LIGHT_LIMIT)
+    return _from_logarithms(ours + shift * blurred(lips, size / 100))
+
+
+def _between(ours: Tensor, theirs: Tensor, where: Tensor) -> Tensor:
+    """How much larger (3, 1, 1) the medians of one picture (3, S, S) are than those of another, in
+    a mask (S, S); 0 where it is empty."""
+    if not where.any():
+        return ours.new_zeros(3, 1, 1)
+    return (theirs[:, where].median(1).values - ours[:, where].median(1).values)[:, None, None]
 
 
 def _logarithms(image: Tensor) -> Tensor:

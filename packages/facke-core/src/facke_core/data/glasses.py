@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import random
 from typing import NamedTuple
 
+import torch
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from facke_core.data.canvas import Canvas, Colour, Point, any_colour, line, varied
-from facke_core.faces.rims import CORNERS, TEMPLES
+from facke_core.faces.rims import CORNERS, TEMPLES, Axes, outlines
 
 __all__: list[str] = []
 
@@ -49,33 +49,23 @@ def _frame(canvas: Canvas, rng: random.Random) -> Frame:
     half_width, half_height = rng.uniform(0.36, 0.5), rng.uniform(0.2, 0.46)
     power, drop = rng.choice([2, 2, 2.4, 3, 4.5]), rng.uniform(-0.02, 0.16)
     slant, wing = rng.uniform(-0.12, 0.12), rng.choice([0, 0, rng.uniform(0, 0.3)])
-    lenses: list[list[Point]] = []
+    points, right, down = (torch.tensor(x) for x in (canvas.points, canvas.right, canvas.down))
+    shape = torch.tensor([[half_width, half_height, power, drop, slant, wing, 0]])
+    both = outlines(shape, Axes(points, canvas.unit, right, down), 48)[0].tolist()
+    lenses: list[list[Point]] = [[(x, y) for x, y in outline] for outline in both]
     inner: list[Point] = []
     outer: list[Point] = []
     pads: list[Point] = []
-    for side, (left, right) in enumerate(CORNERS):
-        (x0, y0), (x1, y1) = canvas.points[left], canvas.points[right]
-        # an eye that is turned away is narrower, and so is its lens
-        width = half_width * max(
-            0.35, min(1.25, math.hypot(x1 - x0, y1 - y0) / (0.46 * canvas.unit))
-        )
-        centre = canvas.at(0, drop, ((x0 + x1) / 2, (y0 + y1) / 2))
-        out = 1 if side else -1
-        outline = []
-        for step in range(48):
-            angle = 2 * math.pi * step / 48
-            cos, sin = math.cos(angle), math.sin(angle)
-            x = math.copysign(abs(cos) ** (2 / power), cos) * width
-            y = math.copysign(abs(sin) ** (2 / power), sin) * half_height
-            y += slant * x * out
-            if x * out > 0 and y < 0:  # the wings of cat eyes
-                y -= wing * x * out
-            outline.append(canvas.at(x, y, centre))
-        lenses.append(outline)
-        ends = [canvas.at(sign * width, -0.05, centre) for sign in (-out, out)]
+    for side, corners in enumerate(CORNERS):
+        (x0, y0), (x1, y1) = (canvas.points[i] for i in corners)
+        middle = canvas.at(0, drop, ((x0 + x1) / 2, (y0 + y1) / 2))
+        (x0, y0), (x1, y1) = lenses[side][24], lenses[side][0]  # its ends
+        across = (x1 - x0) * canvas.right[0] + (y1 - y0) * canvas.right[1]
+        width, out = across / 2 / canvas.unit, 1 if side else -1
+        ends = [canvas.at(sign * width, -0.05, middle) for sign in (-out, out)]
         inner.append(ends[0])
         outer.append(canvas.at(0, -wing * width, ends[1]))
-        pads.append(canvas.at(-out * width * 0.95, 0.12, centre))
+        pads.append(canvas.at(-out * width * 0.95, 0.12, middle))
     lift = rng.uniform(0.02, 0.14)
     middle = ((inner[0][0] + inner[1][0]) / 2, (inner[0][1] + inner[1][1]) / 2)
     bridge = line(inner[0], canvas.at(0, -lift, middle), inner[1])

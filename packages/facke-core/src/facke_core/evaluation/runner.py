@@ -17,7 +17,6 @@ from facke_core._files import one_job
 from facke_core.building import LazyDetector
 from facke_core.config import to_dict
 from facke_core.errors import DataError, UsageError
-from facke_core.evaluation.artefacts import Artefacts
 from facke_core.evaluation.calibration import calibrate
 from facke_core.evaluation.clips import of_clips
 from facke_core.evaluation.clock import STAGES, encoder_share
@@ -309,7 +308,9 @@ class Evaluator:
                 for role, recogniser in self.encoders.items()
             },
             "metrics": [metric.name for metric in self.metrics],
-            "networks": {m.name: m.digest for m in self.metrics if isinstance(m, Artefacts)},
+            "networks": {
+                m.name: digest for m in self.metrics if (digest := getattr(m, "digest", ""))
+            },
             "alignment": to_dict(pipeline.alignment),
             "detector": self._detector(pairs),
             "backend": pipeline.choice.backend,

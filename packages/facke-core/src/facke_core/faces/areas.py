@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from facke_core.faces.mesh import EYE_RINGS, MOUTH_RING, OVAL_RING
 
-__all__ = ["inside", "openings"]
+__all__ = ["inside", "lips", "openings"]
 
 LIPS_RING = (
     61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 375, 321, 405, 314, 17, 84, 181, 91, 146,
 )  # fmt: skip
 """The outer edges of the lips."""
-_SOCKETS = (
-    (226, 247, 30, 29, 27, 28, 56, 190, 243, 112, 26, 22, 23, 24, 110, 25),
-    (446, 467, 260, 259, 257, 258, 286, 414, 463, 341, 256, 252, 253, 254, 339, 255),
-)
 _BROWS = (
     (70, 63, 105, 66, 107, 55, 65, 52, 53, 46),
     (300, 293, 334, 296, 336, 285, 295, 282, 283, 276),
@@ -51,7 +48,14 @@ def openings(mesh: Tensor, size: int, *, eyes: bool) -> Tensor:
     return inside(mesh, (MOUTH_RING, *(EYE_RINGS if eyes else ())), size)
 
 
+def lips(mesh: Tensor, size: int) -> Tensor:
+    """The lips (1, size, size), without what is between them."""
+    return inside(mesh, (LIPS_RING,), size) * (1 - openings(mesh, size, eyes=False))
+
+
 def skin(mesh: Tensor, size: int) -> Tensor:
-    """The skin (1, size, size) of the face: without eyes, brows, lips and nostrils."""
-    features = inside(mesh, (*_SOCKETS, *_BROWS, LIPS_RING, _NOSTRILS), size)
-    return inside(mesh, (OVAL_RING,), size) * (1 - features)
+    """The skin (1, size, size) of the face: without eyes and lashes, brows, lips and nostrils."""
+    lashes = size // 64
+    eyes = F.max_pool2d(inside(mesh, EYE_RINGS, size), 2 * lashes + 1, 1, lashes)
+    features = inside(mesh, (*_BROWS, LIPS_RING, _NOSTRILS), size)
+    return inside(mesh, (OVAL_RING,), size) * (1 - eyes.maximum(features))

@@ -96,7 +96,7 @@ class FaceMesh(NamedTuple):
     """Number (478,) int64 of the point that takes the place of each in a mirrored picture."""
     triangles: Tensor
     """Numbers (T, 3) int64 of the corners of triangles that cover the face, closed at eyes and
-    mouth; clockwise in a picture of a face that looks into the camera."""
+    mouth; clockwise where they are seen from outside."""
 
 
 @cache

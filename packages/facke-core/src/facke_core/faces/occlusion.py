@@ -83,8 +83,8 @@ def _outside(photo: Tensor, matrix: Tensor, size: int) -> Tensor:
 def _covered(face: AlignedFace) -> Tensor:
     """What the network sees, and the whole of glasses of which it sees a part."""
     crop, hull = face.crop[None].float().cpu(), face_hull(face, FRAMING.size)[None]
-    net = _network()
-    seen = net(crop, hull).maximum(net(crop.flip(3), hull.flip(3)).flip(3)).sigmoid()[0]
+    own, other = _network()(*(torch.cat([each, each.flip(3)]) for each in (crop, hull)))
+    seen = own.maximum(other.flip(2)).sigmoid()
     points = meshes([face])
     if points is None or torch.equal(points[0, 468], points[0, 473]):  # eyes without a distance
         return seen.clone()

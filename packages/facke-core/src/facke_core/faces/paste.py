@@ -26,7 +26,7 @@ __all__ = ["face_mask", "paste"]
 
 MARGIN = 0.12
 """Width of what is kept around a face in front of another, as a share of its width."""
-FEATHER = 0.16
+FEATHER = 0.12
 """Width of the fade, as a share of the face's width; it ends at the outline of the face."""
 
 _DIRECTIONS = 72
@@ -190,9 +190,10 @@ def paste(
     region = result[:, y0:y1, x0:x1]
     if grain and aligned.face.mesh is not None:
         mesh = transform_points(matrix, aligned.face.mesh[None].double().cpu())[0]
-        bare = place(skin(mesh, size) * _fit(mask, target), "bilinear", "zeros").clamp(0, 1)
+        whole = (4 * mask).clamp(max=1)  # what fades needs grain as much as the middle
+        bare = place(skin(mesh, size) * _fit(whole, target), "bilinear", "zeros").clamp(0, 1)
         width = float(mesh[:, 0].max() - mesh[:, 0].min()) / _scale(matrix)
-        face = grained(face, region, bare, width)
+        face = grained(face, region, bare, width, (4 * share).clamp(max=1))
     region += share * (face - region)
     shares[:, y0:y1, x0:x1] = share
     return Pasted(result, shares)

@@ -74,13 +74,13 @@ def expression(face: Face) -> Tensor | None:
     return None if points is None else points[[POINTS[i] for i in _MOVING]]
 
 
-def frontal(mesh: Tensor) -> Tensor | None:
+def frontal(mesh: Tensor, pose: Pose | None = None) -> Tensor | None:
     """The points (478, 2) of a mesh in the head's own axes, in distances of the irises.
 
     They are float64, with the depth of the mean face. None where the head is turned so far that
-    width cannot be told from depth.
+    width cannot be told from depth. The pose is that of the mesh, where it is known already.
     """
-    pose = mesh_pose(mesh)
+    pose = pose or mesh_pose(mesh)
     turned = pose.rotation[:2, :2]
     if abs(float(torch.linalg.det(turned))) < _STEEP:
         return None

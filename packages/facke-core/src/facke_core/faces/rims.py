@@ -73,8 +73,8 @@ def enlarged(crop: Tensor) -> Tensor:
 def outlines(shapes: Tensor, axes: Axes, places: int) -> Tensor:
     """The outlines (N, 2, K, 2) of both lenses for shapes (N, 7), from their right ends, down."""
     width, height, power, drop, slant, wing, shift = (x[:, None] for x in shapes.T)
-    angle = torch.arange(places) * 2 * math.pi / places
-    cos, sin = angle.cos()[None], angle.sin()[None]
+    angle = torch.arange(places).double() * 2 * math.pi / places  # the sine of pi is below 0 else
+    cos, sin = angle.cos().float()[None], angle.sin().float()[None]
     lenses = []
     for side, corners in enumerate(CORNERS):
         a, b = axes.points[list(corners)]
@@ -148,11 +148,10 @@ def edges(grey: Tensor, axes: Axes, rims: Rims) -> list[list[tuple[int, int] | N
     values = across(grey, lines, torch.arange(-REACH, REACH + 1).float()) * (
         -1 if rims.light else 1
     )
-    centre = REACH - 5 + values[..., REACH - 5 : REACH + 6].argmin(-1)
+    centres = REACH - 5 + values[..., REACH - 5 : REACH + 6].argmin(-1)
     sides = []
-    for lens in range(2):
-        each = [_extent(values[lens, k].tolist(), int(centre[lens, k])) for k in range(PLACES)]
-        sides.append(_alike(each))
+    for lens, centre in zip(values.tolist(), centres.tolist(), strict=True):
+        sides.append(_alike([_extent(*each) for each in zip(lens, centre, strict=True)]))
     return sides
 
 
@@ -195,15 +194,13 @@ def drawn(grey: Tensor, axes: Axes, rims: Rims) -> Tensor:
     image = Image.new("L", (side, side))
     draw = ImageDraw.Draw(image)
 
-    def put(*corners: Tensor) -> None:
-        draw.polygon([(float(x), float(y)) for x, y in corners], fill=255)
-
-    for lens, seen in enumerate(edges(grey, axes, rims)):
+    for lens, seen in zip(places.tolist(), edges(grey, axes, rims), strict=True):
         for k, edge in enumerate(seen):
             after = (k + 1) % PLACES
             a, b = edge or plain, seen[after] or plain
             ends = [(k, a[0] - 1), (k, a[1] + 1), (after, b[1] + 1), (after, b[0] - 1)]
-            put(*(places[lens, i, min(max(o, 0), 2 * REACH)] for i, o in ends))
+            corners = [tuple(lens[i][min(max(o, 0), 2 * REACH)]) for i, o in ends]
+            draw.polygon(corners, fill=255)
     lift = 0.12 * axes.unit * axes.down
     bars = [(lines[0, 0] - lift, lines[1, PLACES // 2] - lift, 0.07)]
     lift = (0.1 + float(rims.shape[5] * rims.shape[0])) * axes.unit * axes.down
@@ -211,6 +208,7 @@ def drawn(grey: Tensor, axes: Axes, rims: Rims) -> Tensor:
         bars.append((outer - lift, axes.points[temple], 0.06))
     for start, end, half in bars:
         away = half * axes.unit * axes.down
-        put(start - away, end - away, end + away, start + away)
+        bar = torch.stack([start - away, end - away, end + away, start + away])
+        draw.polygon([(x, y) for x, y in bar.tolist()], fill=255)
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return F.avg_pool2d(pixels.view(1, side, side).float() / 255, UP)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from facke_core.faces.mesh import EYE_RINGS, MOUTH_RING, OVAL_RING, POINTS, REGIONS, face_mesh
-from facke_core.faces.pose import frontal, mesh_pose
+from facke_core.faces.pose import Pose, frontal, mesh_pose
 from facke_core.faces.smooth import blurred, smoothstep
 
 __all__ = ["bend"]
@@ -30,7 +30,7 @@ SOURCE_LOOKS, TARGET_LOOKS = (0.6, 0.68), (0.4, 0.5)
 all is: half of a source's face has to be seen, and meshes of profiles are guesses."""
 TWIN = 0.7
 """Trust in what the other half of the face shows, which has another light."""
-EXPRESSION = 0.35
+EXPRESSION = 0.6
 """Share of that pull that eyes and lips get, as their shape is expression as well."""
 COVERED = 0.06
 """Depth in distances of the irises by which something must lie before a triangle to cover it."""
@@ -66,12 +66,16 @@ def areas(mesh: Tensor) -> Tensor:
     return (x1 * y2 - y1 * x2) / 2
 
 
-def depths(mesh: Tensor) -> Tensor:
-    """The distance (B, 478) of the points of meshes (B, 478, 2) from the camera, in distances of
-    the irises and relative to the middle between them: those of the mean face, turned like the
-    head."""
-    turned = [mesh_pose(face.detach()).rotation[2] @ face_mesh().points.T for face in mesh]
-    return torch.stack(turned).to(mesh.dtype)
+def poses_of(mesh: Tensor) -> list[Pose]:
+    """The poses of faces, by their meshes (B, 478, 2)."""
+    return [mesh_pose(face) for face in mesh]
+
+
+def depths(poses: Sequence[Pose]) -> Tensor:
+    """The distance (B, 478) of the points of faces from the camera, in distances of the irises and
+    relative to the middle between them: those of the mean face, turned like the heads."""
+    turned = [pose.rotation[2].detach() @ face_mesh().points.T for pose in poses]
+    return torch.stack(turned).float()
 
 
 def rasterize(mesh: Tensor, size: int, depth: Tensor | None = None) -> Raster:
@@ -82,10 +86,11 @@ def rasterize(mesh: Tensor, size: int, depth: Tensor | None = None) -> Raster:
     Args:
         mesh: points (B, 478, 2) in pixels of the crops.
         size: side S of the crops.
-        depth: distance (B, 478) of the points from the camera; default: :func:`depths`.
+        depth: distance (B, 478) of the points from the camera; default: :func:`depths` of their
+            poses.
     """
     batch, corners = len(mesh), face_mesh().triangles
-    depth = depths(mesh) if depth is None else depth
+    depth = depths(poses_of(mesh)) if depth is None else depth
     fixed = mesh.detach()
     count = len(corners)
     shown = fixed[:, corners].view(batch * count, 3, 2)
@@ -157,15 +162,18 @@ def bend(
         occlusion: the share (B, 1, h, w) in [0, 1] of each pixel of the sources that something
             before the face covers, which is not trusted; None: nothing does.
     """
-    goal = pulled(source_mesh, target_mesh, pull)
-    raster, mirror = rasterize(goal, size), face_mesh().mirror
-    twins, hidden = source_mesh[:, mirror], _covered(source_mesh)
+    ours, theirs = poses_of(source_mesh), poses_of(target_mesh)
+    goal = pulled(source_mesh, target_mesh, pull, (ours, theirs))
+    depth = depths(theirs)
+    raster, mirror = rasterize(goal, size, depth), face_mesh().mirror
+    twins, hidden = source_mesh[:, mirror], _covered(source_mesh, depths(ours))
     scale = (size / source.shape[-1]) ** 2
     # a mirrored triangle is seen from outside where its area is below 0
-    facing = _facing(source_mesh, *SOURCE_LOOKS) * _facing(target_mesh, *TARGET_LOOKS)
+    facing = _facing(ours, *SOURCE_LOOKS) * _facing(theirs, *TARGET_LOOKS)
     trust = _trust(scale * areas(source_mesh), goal) * ~hidden * facing
     mirrored = _trust(-scale * areas(twins), goal) * ~hidden[:, mirror] * facing
-    own, other = _shares([(trust, source_mesh), (mirrored, twins)], goal, size, source, occlusion)
+    trusts = [(trust, source_mesh), (mirrored, twins)]
+    own, other = _shares(trusts, goal, depth, size, source, occlusion)
     image = read(source, raster.carry(source_mesh))
     if float(((1 - own) * other).detach().amax()) > 0.05:
         twin = read(source, raster.carry(twins))
@@ -176,6 +184,7 @@ def bend(
 def _shares(
     trusts: Sequence[tuple[Tensor, Tensor]],
     goal: Tensor,
+    depth: Tensor,
     size: int,
     source: Tensor,
     occlusion: Tensor | None,
@@ -184,7 +193,7 @@ def _shares(
     pixels (B, 1, S, S): none beside the face, narrowed by about 1 % of the crop, and faded over as
     much."""
     small = min(size, 128)
-    raster = rasterize((goal + 0.5) * small / size - 0.5, small)
+    raster = rasterize((goal + 0.5) * small / size - 0.5, small, depth)
     for trust, mesh in trusts:
         share = raster.carry(trust[..., None])
         if occlusion is not None:
@@ -209,18 +218,18 @@ def _trust(shown: Tensor, goal: Tensor) -> Tensor:
     return ((ratio - LEAST_AREA) / (FULL_AREA - LEAST_AREA)).clamp(0, 1)
 
 
-def _facing(mesh: Tensor, away: float, here: float) -> Tensor:
+def _facing(poses: Sequence[Pose], away: float, here: float) -> Tensor:
     """How far (B, 1) heads look at the camera: 0 up to one cosine, 1 from another on."""
-    cosine = torch.stack([mesh_pose(face.detach()).rotation[2, 2] for face in mesh]).to(mesh.dtype)
+    cosine = torch.stack([pose.rotation[2, 2].detach() for pose in poses]).float()
     return smoothstep((cosine - away) / (here - away))[:, None]
 
 
-def _covered(mesh: Tensor) -> Tensor:
-    """Which points (B, 478) lie behind another part of the face."""
+def _covered(mesh: Tensor, depth: Tensor) -> Tensor:
+    """Which points (B, 478) lie behind another part of the face, by their distance (B, 478)."""
     side = 128
     low = mesh.amin(1, keepdim=True)
     scale = (side - 1) / (mesh.amax(1, keepdim=True) - low).amax(2, keepdim=True).clamp(min=1e-3)
-    small, depth = (mesh - low) * scale, depths(mesh)
+    small = (mesh - low) * scale
     seen = rasterize(small, side, depth)
     places = small.round().long().clamp(0, side - 1)
     row = torch.arange(len(mesh))[:, None]
@@ -239,7 +248,12 @@ def read(image: Tensor, places: Tensor, mode: str = "bicubic") -> Tensor:
 # -- the shape that a result has -------------------------------------------------------------------
 
 
-def pulled(source_mesh: Tensor, target_mesh: Tensor, pull: float) -> Tensor:
+def pulled(
+    source_mesh: Tensor,
+    target_mesh: Tensor,
+    pull: float,
+    poses: tuple[Sequence[Pose], Sequence[Pose]] | None = None,
+) -> Tensor:
     """The target's meshes (B, 478, 2) with a share of the shape of the sources' faces, in the
     target's pose.
 
@@ -250,10 +264,12 @@ def pulled(source_mesh: Tensor, target_mesh: Tensor, pull: float) -> Tensor:
         source_mesh: (B, 478, 2), in any pixels.
         target_mesh: (B, 478, 2), in pixels of the target.
         pull: share of the source's shape, 0 to 1.
+        poses: those of sources and targets, where they are known already.
     """
     goals = []
-    for source, target in zip(source_mesh, target_mesh, strict=True):
-        pose, own, wanted = mesh_pose(target), frontal(source), frontal(target)
+    ours, theirs = poses or (poses_of(source_mesh), poses_of(target_mesh))
+    for source, target, giver, pose in zip(source_mesh, target_mesh, ours, theirs, strict=True):
+        own, wanted = frontal(source, giver), frontal(target, pose)
         if pull == 0 or own is None or wanted is None:
             goals.append(target)
             continue
