@@ -6,6 +6,7 @@ the work. What is in them follows from the clip, the settings and the number of 
 
 from __future__ import annotations
 
+import os
 import struct
 import warnings
 from collections import deque
@@ -169,7 +170,7 @@ class _Encoder:
         self._unit = plan.unit
         self.frames = 0
         form = "matroska" if encoding.animated else encoding.container
-        self._container = av.open("/dev/null", "w", format=form)
+        self._container = av.open(os.devnull, "w", format=form)
         self._stream = codecs.add_stream(self._container, clip, encoding, plan)
 
     def put(self, native: Any, changed: Changed, times: list[int], layout: Any, turn: Any) -> None:
