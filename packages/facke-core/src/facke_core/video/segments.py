@@ -6,6 +6,7 @@ the work. What is in them follows from the clip, the settings and the number of 
 
 from __future__ import annotations
 
+import gc
 import os
 import struct
 import warnings
@@ -152,6 +153,8 @@ def make(
         encoder.finish()
     segment = Segment(number=number, frames=encoder.frames, changed=changed, sha256=sha256_of(path))
     write_json(note_of(work.folder, number), asdict(segment))
+    del encoder
+    gc.collect()  # what PyAV ties into rings holds the frames of codecs
     return segment
 
 
@@ -193,6 +196,7 @@ class _Encoder:
 
     def finish(self) -> None:
         self._write(self._stream.encode(None))
+        self._container.close()
 
     def _write(self, packets: Iterable[Any]) -> None:
         for packet in packets:
