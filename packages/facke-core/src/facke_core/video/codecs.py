@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -102,7 +103,7 @@ def choose(clip: Clip, out: Path, codec: str | None = None, crf: int | None = No
         return Encoding(container=container, codec="ffv1", pix_fmt=name, options=OPTIONS["ffv1"])
     name = codec or _default(clip, container)
     check_choice("The codec", name, ENCODERS)
-    with require("av").open("/dev/null", "w", format=container) as file:
+    with require("av").open(os.devnull, "w", format=container) as file:
         if ENCODERS[name] not in file.supported_codecs:
             able = [each for each in ENCODERS if ENCODERS[each] in file.supported_codecs]
             raise UsageError(
@@ -151,7 +152,7 @@ def container_of(out: Path) -> str:
 
 def _default(clip: Clip, container: str) -> str:
     own = "ffv1" if clip.codec in LOSSLESS and container == "matroska" else clip.codec
-    with require("av").open("/dev/null", "w", format=container) as file:
+    with require("av").open(os.devnull, "w", format=container) as file:
         if own in ENCODERS and ENCODERS[own] in file.supported_codecs:
             return own
     return DEFAULTS.get(container, "h264")

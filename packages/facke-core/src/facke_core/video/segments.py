@@ -6,6 +6,8 @@ the work. What is in them follows from the clip, the settings and the number of 
 
 from __future__ import annotations
 
+import gc
+import os
 import struct
 import warnings
 from collections import deque
@@ -151,6 +153,8 @@ def make(
         encoder.finish()
     segment = Segment(number=number, frames=encoder.frames, changed=changed, sha256=sha256_of(path))
     write_json(note_of(work.folder, number), asdict(segment))
+    del encoder
+    gc.collect()  # what PyAV ties into rings holds the frames of codecs
     return segment
 
 
@@ -169,7 +173,7 @@ class _Encoder:
         self._unit = plan.unit
         self.frames = 0
         form = "matroska" if encoding.animated else encoding.container
-        self._container = av.open("/dev/null", "w", format=form)
+        self._container = av.open(os.devnull, "w", format=form)
         self._stream = codecs.add_stream(self._container, clip, encoding, plan)
 
     def put(self, native: Any, changed: Changed, times: list[int], layout: Any, turn: Any) -> None:
@@ -192,6 +196,7 @@ class _Encoder:
 
     def finish(self) -> None:
         self._write(self._stream.encode(None))
+        self._container.close()
 
     def _write(self, packets: Iterable[Any]) -> None:
         for packet in packets:

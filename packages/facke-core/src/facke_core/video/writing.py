@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from fractions import Fraction
@@ -95,7 +96,7 @@ def _fits(stream: Any, container: str) -> bool:
     if stream.type == "attachment":
         return container == "matroska"
     try:
-        with av.open("/dev/null", "w", format=container) as file:
+        with av.open(os.devnull, "w", format=container) as file:
             file.add_stream_from_template(stream, opaque=True)
             file.start_encoding()
     except (ValueError, av.FFmpegError):
@@ -303,7 +304,7 @@ def _decoded(
     """The frames of segments, for formats that are encoded as a whole."""
     av = require("av")
     decoder = av.CodecContext.create("ffv1", "r")
-    with av.open("/dev/null", "w", format="matroska") as file:
+    with av.open(os.devnull, "w", format="matroska") as file:
         stream = codecs.add_stream(file, clip, encoding, plan)
         file.start_encoding()
         decoder.extradata = stream.codec_context.extradata
