@@ -4,7 +4,7 @@
 
 Writes config.json, model.safetensors (float16), golden tensors, the logs and their plot,
 evaluation.json (without the rows, which would be larger than the weights) and the model card of the
-run's newest checkpoint; a DATA.md that lies in DEST already (sources and licences of the pictures)
+run's newest checkpoint, with --size for crops of another size than it was trained on; a DATA.md that lies in DEST already (sources and licences of the pictures)
 is linked from the card.
 """
 
@@ -16,7 +16,8 @@ from pathlib import Path
 
 import torch
 
-from facke_core import load, save
+from facke_core import default_registry, load, save
+from facke_core.building import build_method
 from facke_core.evaluation.report import document, read_reports, write_reports
 from facke_core.publish._curves import curves_beside, write_logs
 from facke_core.publish.card import model_card
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument(
         "--earlier", type=Path, nargs="*", default=[], help="logs of the runs it began with"
     )
+    parser.add_argument("--size", type=int, help="image_size of the generator, and of crops")
     args = parser.parse_args()
 
     newest = complete(args.run)[-1]
@@ -53,7 +55,17 @@ def main() -> None:
         old.unlink()
     training["logs"] = write_logs(args.dest, texts)
     config = replace(config, license=args.license, training=training)
-    written = save(load(newest).method, args.dest, config, dtype=torch.float16, overwrite=True)
+    method = load(newest).method
+    if args.size:
+        config = replace(
+            config,
+            generator={**config.generator, "image_size": args.size},
+            alignment={**(config.alignment or {}), "size": args.size},
+        )
+        resized = build_method(config, registry=default_registry())
+        resized.generator.load_state_dict(method.generator.state_dict())
+        method = resized._replace(generator=resized.generator.eval())
+    written = save(method, args.dest, config, dtype=torch.float16, overwrite=True)
     evaluation = None
     if args.evaluation:
         reports = [replace(report, rows=()) for report in read_reports(args.evaluation)]

@@ -1,6 +1,6 @@
 """Make the picture of the README: the two samples, each with the other's identity.
 
-    ./dev python tools/make_readme_picture.py [--method warp] [--output docs/images/swap.jpg]
+    ./dev python tools/make_readme_picture.py [--method fuse] [--output docs/images/swap.jpg]
 
 Rows are sources, columns are targets.
 """
@@ -23,7 +23,7 @@ SIZE = 208
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--method", default="warp")
+    parser.add_argument("--method", default="fuse")
     parser.add_argument("--output", type=Path, default=Path("docs/images/swap.jpg"))
     args = parser.parse_args()
 

@@ -19,7 +19,7 @@ from facke_gan.warp import narrowed, relit, toned
 
 __all__: list[str] = []
 
-PULL = 0.5
+PULL = 1.0
 """Share of the shape of the source's face that a result has."""
 EDGE = 0.016
 """Width of the soft edge of a face, in sides of the crop."""

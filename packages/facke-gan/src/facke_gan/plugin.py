@@ -66,7 +66,9 @@ def facke_methods() -> list[MethodSpec]:
             build="facke_gan.fuse:build",
             objective="facke_gan.fuse:objective",
             recipes={name: f"facke_gan:recipes/{name}.json" for name in FUSE},
+            weights={"mini": Bundled("facke_gan:weights/fuse-mini")},
             license="Apache-2.0",
+            rank=30,
         ),
         MethodSpec(
             name="warp",
