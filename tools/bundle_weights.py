@@ -4,8 +4,8 @@
 
 Writes config.json, model.safetensors (float16), golden tensors, the logs and their plot,
 evaluation.json (without the rows, which would be larger than the weights) and the model card of the
-run's newest checkpoint, with --size for crops of another size than it was trained on; a DATA.md that lies in DEST already (sources and licences of the pictures)
-is linked from the card.
+run's newest checkpoint; with --size for crops of another size than those that it was trained on. A
+DATA.md that lies in DEST already (sources and licences of the pictures) is linked from the card.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import torch
+from torch import nn
 
 from facke_core import default_registry, load, save
 from facke_core.building import build_method
@@ -62,9 +64,9 @@ def main() -> None:
             generator={**config.generator, "image_size": args.size},
             alignment={**(config.alignment or {}), "size": args.size},
         )
-        resized = build_method(config, registry=default_registry())
-        resized.generator.load_state_dict(method.generator.state_dict())
-        method = resized._replace(generator=resized.generator.eval())
+        trained = cast(nn.Module, method.generator)
+        method = build_method(config, registry=default_registry())
+        cast(nn.Module, method.generator).eval().load_state_dict(trained.state_dict())
     written = save(method, args.dest, config, dtype=torch.float16, overwrite=True)
     evaluation = None
     if args.evaluation:

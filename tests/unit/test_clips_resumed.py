@@ -198,7 +198,7 @@ class Slow(clips.Inverted):
 
 
 def work(path, out):
-    return change_clip(path, out, Slow(skip=7), about={}, request=clips.REQUEST, resume=True)
+    return change_clip(path, out, Slow(skip=7), about={"x": 1}, request=clips.REQUEST, resume=True)
 
 """
 KILLED = """

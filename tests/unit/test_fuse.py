@@ -12,7 +12,6 @@ from facke_core import SwapInputs
 from facke_core.errors import ConfigError
 from facke_core.faces.mesh import face_mesh
 from facke_core.faces.templates import template_points
-from facke_core.faces.warp import rasterize
 from facke_core.types import FaceBatch, GeneratorOutput, Step
 from facke_gan.fuse import DARKEST, FuseConfig, FuseGenerator, build
 from facke_gan.fusing import AlphaLoss, Fusing
@@ -72,24 +71,6 @@ def test_what_is_not_face_is_neither_mask_nor_trusted() -> None:
     assert float(made.mask.max()) == pytest.approx(1, abs=1e-3)
     inner = made.mask[0, 0, 26:40, 24:42]
     assert float(inner.min()) > 0.9  # no hole beside the nose
-
-
-def test_a_hole_of_the_mesh_shows_the_target_and_is_not_trusted() -> None:
-    """A turned head has some beside its nose: a black dot otherwise."""
-    solid, side = face_mesh().points, 128
-    angle = torch.tensor(45.0, dtype=torch.float64).deg2rad()
-    across = solid[:, 0] * angle.cos() + solid[:, 2] * angle.sin()
-    turned = torch.stack([across, solid[:, 1]], 1) * side / 4 + side * torch.tensor([0.5, 0.45])
-    mesh = turned.float()[None]
-    raster = rasterize(mesh, side)
-    assert int((raster.triangle[:, 50:76, 45:83] < 0).sum()) > 0
-    grey = torch.full((1, 3, side, side), 0.5)
-    made = geometry(inputs(source=grey, target=grey, source_mesh=mesh, target_mesh=mesh), pull=0.0)
-    face = made.mask > 0.9
-    hole = face & (raster.triangle < 0)[:, None]
-    assert hole.any()
-    assert float((made.warped - grey).abs()[face.expand_as(grey)].max()) < 0.02
-    assert float(made.trust[hole].max()) == 0
 
 
 def test_eyes_and_what_lies_before_the_face_are_kept() -> None:

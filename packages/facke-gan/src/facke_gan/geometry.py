@@ -24,9 +24,6 @@ PULL = 1.0
 EDGE = 0.016
 """Width of the soft edge of a face, in sides of the crop."""
 
-HOLE = 0.03
-"""Width of the holes that meshes have, such as behind a nose, in sides of the crop."""
-
 
 class Geometry(NamedTuple):
     """The inputs of the network; all but the first by their names."""
@@ -97,10 +94,7 @@ def _bent(inputs: SwapInputs, covered: Tensor, pull: float, eyes: bool) -> Geome
     warped = relit(toned(bent.image, x, face), moved, seen, mouths)
     open_ = torch.stack([openings(mesh, size, eyes=eyes) for mesh in bent.mesh])
     keep = torch.maximum(blurred(open_, size / 250), covered)
-    closed = _closed(face.float())
-    hole = (closed > 0.5) & ~face  # behind a nose no triangle is seen
-    warped = torch.where(hole, moved, warped * face)
-    return Geometry(moved, warped, bent.confidence * ~hole, _edged(closed), keep)
+    return Geometry(moved, warped * face, bent.confidence, _edged(face.float()), keep)
 
 
 def _unknown(inputs: SwapInputs, covered: Tensor) -> Geometry:
@@ -120,13 +114,6 @@ def _mean_mesh(template: str, size: int) -> Tensor:
     points = face_mesh().points[:, :2].float()
     turn = torch.stack([across, across.flip(0) * torch.tensor([-1.0, 1.0])])
     return points @ turn + eyes.mean(0)
-
-
-def _closed(face: Tensor) -> Tensor:
-    """Masks (B, 1, S, S) of faces without their holes."""
-    hole = round(HOLE * face.shape[-1])
-    wide = F.max_pool2d(F.pad(face, (2 * hole,) * 4), 2 * hole + 1, 1)
-    return -F.max_pool2d(-wide, 2 * hole + 1, 1)
 
 
 def _edged(face: Tensor) -> Tensor:
