@@ -353,7 +353,12 @@ def test_each_command_of_the_group_has_its_own_help(facke: Callable[..., Any]) -
     group = facke("evaluate", "--help")
     assert group.code == 0
     assert "run is meant" in group.out
-    assert re.findall(r"^  ([a-z]+)  +", group.out, re.MULTILINE) == ["run", "diff", "scan"]
+    assert re.findall(r"^  ([a-z]+)  +", group.out, re.MULTILINE) == [
+        "run",
+        "diff",
+        "video",
+        "scan",
+    ]
     own = {"run": "--protocol", "diff": "--tolerance", "scan": "--coarse"}
     for name, option in own.items():
         text = facke("evaluate", name, "--help").out
