@@ -217,7 +217,7 @@ LOSSES: dict[str, tuple[type[LossConformance], Callable[..., Loss], str]] = {
     **{name: (OfImages, build, "generator") for name, build in {**TERMS, **VAE_TERMS}.items()},
     **{
         name: (OfImages, TERMS[name], "discriminator")
-        for name in ("real", "fake", "gradient-penalty")
+        for name in ("real", "fake", "gradient-penalty", "relativistic-critic", "r1")
     },
     **{
         f"diffusion {name}": (OfNoise, build, "generator")
