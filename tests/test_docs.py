@@ -235,7 +235,7 @@ def test_json_and_toml_can_be_parsed() -> None:
 
 def test_the_readme_has_the_two_commands_of_a_newcomer() -> None:
     lines = (ROOT / "README.md").read_text("utf-8").splitlines()
-    assert "./dev facke swap --method warp sample:collins sample:hopper -o out.png" in lines
+    assert "./dev facke swap sample:collins sample:hopper -o out.png" in lines
     assert "./dev pytest" in lines
 
 

@@ -214,6 +214,6 @@ def test_some_samples_of_a_step_come_without_geometry_and_some_without_identity(
 def test_alpha_is_held_to_the_trust_where_that_is_sure() -> None:
     trust = torch.tensor([1.0, 0.0, 0.5, 0.95]).view(1, 1, 2, 2)
     alpha = torch.tensor([0.5, 0.0, 0.0, 0.95]).view(1, 1, 2, 2)
-    output = GeneratorOutput(torch.zeros(1, 3, 2, 2), {"alpha": alpha, "trust": trust})
+    output = GeneratorOutput(torch.zeros(1, 3, 2, 2), {"alpha": alpha, "sure": trust})
     value = AlphaLoss()(Step(batch(1), output, {}))
     torch.testing.assert_close(value, torch.tensor([0.25 / 4]))

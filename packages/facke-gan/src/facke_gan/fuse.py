@@ -154,7 +154,8 @@ class FuseGenerator(nn.Module):
                 the inside of the mouth, and what lies before the face.
 
         Returns:
-            The results; as ``alpha`` (B, 1, S, S) how much of them is ``warped``.
+            The results; as ``alpha`` (B, 1, S, S) how much of them is ``warped``, as ``sure`` the
+            trust.
         """
         given = torch.cat([x, warped, trust, mask, keep], 1)
         factor = self.config.image_size // self.config.network_size
@@ -173,7 +174,7 @@ class FuseGenerator(nn.Module):
         light = LIGHT * torch.tanh(_enlarged(light, 4 * factor))
         lit = ((warped + DARKEST).log() + light).exp() - DARKEST
         image = torch.lerp(x, torch.lerp(fill, lit, alpha), mask * (1 - keep))
-        return GeneratorOutput(image.to(x.dtype), {"alpha": alpha, "trust": trust})
+        return GeneratorOutput(image.to(x.dtype), {"alpha": alpha, "sure": trust})
 
     def _maps(self, x: Tensor, identity: Tensor) -> Tensor:
         """What the network says (B, 37, N/4, N/4) of what it sees (B, 9, N, N)."""

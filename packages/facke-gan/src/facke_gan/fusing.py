@@ -58,7 +58,7 @@ class AlphaLoss:
     name: str = "alpha"
 
     def __call__(self, step: Step) -> Tensor:
-        alpha, trust = (step.output.aux[name].float() for name in ("alpha", "trust"))
+        alpha, trust = (step.output.aux[name].float() for name in ("alpha", "sure"))
         high, low = SURE
         sure = ((trust > high) | (trust < low)).float()
         return ((alpha - trust).square() * sure).flatten(1).mean(1)
