@@ -504,6 +504,10 @@ ALLOWED = {
     ("facke_core/testing/checking.py", ".write_text"): "into a temporary folder",
     ("facke_core/training/logs.py", "open to write"): "lines are added, or nothing",
     ("facke_core/training/trainer.py", "save_file"): "into what new_folder() gives",
+    ("facke_core/video/animations.py", ".write_bytes"): "into what replacing() gives",
+    ("facke_core/video/codecs.py", "open to write"): "os.devnull",
+    ("facke_core/video/segments.py", "open to write"): "what replacing() gives, and os.devnull",
+    ("facke_core/video/writing.py", "open to write"): "what replacing() gives, and os.devnull",
     ("facke_core/weights/licenses.py", ".touch"): "an empty file",
     ("facke_core/weights/rewriting.py", "os.link"): "files that stay get a name in the new folder",
 }
