@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from facke_cli.console import emit, progress, say, write
 from facke_cli.ending import can_resume
-from facke_cli.telling import measured
+from facke_cli.telling import made_by, measured
 from facke_cli.watching import check_previews
 from facke_core.video.kinds import ANIMATED, is_clip
 
@@ -87,12 +87,7 @@ def swap_clip(
         emit(
             {
                 "output": str(output),
-                "method": weights.config.method,
-                "weights": weights.name or None,
-                "revision": weights.revision or None,
-                "device": str(swapper.device),
-                "backend": swapper.choice.backend,
-                "dtype": swapper.choice.dtype,
+                **made_by(weights, swapper),
                 "seed": seed,
                 "frames": report.frames,
                 "frames_swapped": report.changed,

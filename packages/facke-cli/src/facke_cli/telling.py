@@ -30,6 +30,18 @@ def _is(one: Measured, choice: Choice) -> bool:
     return (one.backend, one.dtype) == (choice.backend, choice.dtype)
 
 
+def made_by(found: Source, pipeline: SwapPipeline) -> dict[str, str | None]:
+    """Say in plain values what swapped, and on what."""
+    return {
+        "method": found.config.method,
+        "weights": found.name or None,
+        "revision": found.revision or None,
+        "device": str(pipeline.device),
+        "backend": pipeline.choice.backend,
+        "dtype": pipeline.choice.dtype,
+    }
+
+
 def report(
     result: SwapResult,
     pipeline: SwapPipeline,
@@ -43,12 +55,7 @@ def report(
         emit(
             {
                 "output": str(output),
-                "method": found.config.method,
-                "weights": found.name or None,
-                "revision": found.revision or None,
-                "device": str(pipeline.device),
-                "backend": pipeline.choice.backend,
-                "dtype": pipeline.choice.dtype,
+                **made_by(found, pipeline),
                 "seed": result.request.seed,
                 "faces": [about(face) for face in result.faces],
                 "faces_seen": result.faces_seen,
