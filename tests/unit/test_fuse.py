@@ -13,9 +13,10 @@ from facke_core.errors import ConfigError
 from facke_core.faces.mesh import face_mesh
 from facke_core.faces.templates import template_points
 from facke_core.types import FaceBatch, GeneratorOutput, Step
-from facke_gan.fuse import DARKEST, FuseConfig, FuseGenerator, build
+from facke_gan.fuse import FuseConfig, FuseGenerator, build
 from facke_gan.fusing import AlphaLoss, Fusing
 from facke_gan.geometry import Geometry, geometry
+from facke_gan.warp import DARKEST
 
 SIZE = 64
 TINY = FuseConfig(

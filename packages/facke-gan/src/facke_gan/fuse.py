@@ -26,7 +26,8 @@ from facke_core import GeneratorOutput, GeneratorSpec, Method, SwapInputs
 from facke_core.errors import ConfigError
 from facke_core.faces.smooth import blurred
 from facke_core.nn.adain import AdaIN
-from facke_gan.geometry import PULL, Geometry, geometry
+from facke_gan.geometry import Geometry, geometry
+from facke_gan.warp import DARKEST, PULL
 
 if TYPE_CHECKING:
     from facke_core import IdentityEncoder, Objective, Recipe
@@ -36,8 +37,6 @@ __all__ = ["FuseConfig", "FuseGenerator", "FuseSampler"]
 VEIL = 0.045
 """Standard deviation of the filter that hides the target's face from the network, as a share of the
 side of the crop: its light stays, its features go."""
-DARKEST = 0.04
-"""What is added to a picture before logarithms are taken."""
 LIGHT = 1.2
 """Largest change of a logarithm."""
 TRUST = 8.0

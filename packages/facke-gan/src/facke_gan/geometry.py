@@ -15,12 +15,10 @@ from facke_core.faces.mesh import OVAL_RING, face_mesh
 from facke_core.faces.smooth import blurred
 from facke_core.faces.templates import template_points
 from facke_core.faces.warp import bend
-from facke_gan.warp import narrowed, relit, toned
+from facke_gan.warp import PULL, narrowed, relit, toned
 
 __all__: list[str] = []
 
-PULL = 1.0
-"""Share of the shape of the source's face that a result has."""
 EDGE = 0.016
 """Width of the soft edge of a face, in sides of the crop."""
 
