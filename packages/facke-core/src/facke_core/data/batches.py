@@ -151,7 +151,8 @@ class SwapBatches:
         same = torch.tensor([pairs[i].same_identity for i in chosen.tolist()])
         mirrored = mirrored[chosen]
         seeds = [f"{self.seed}/{step}/{row}" for row in chosen.tolist()]
-        views = [self._view(pairs[i], f"{self.seed}/{step}/{i}") for i in chosen.tolist()]
+        drawn = zip(chosen.tolist(), seeds, strict=True)
+        views = [self._view(pairs[row], seed) for row, seed in drawn]
         source_index = torch.tensor([view.picture for view in views])
         reference = self._images(target_index, mirrored)
         source = self._images(source_index, mirrored)
